@@ -1,0 +1,1 @@
+"""raylens: learn lenses on simulations, find them on real sky."""
