@@ -1,0 +1,49 @@
+"""A small convolutional network that trains on two CPU cores: the default.
+
+Strides do the pooling, so that no layer works at full resolution. The maximum over the image goes to the features
+beside the average, since an arc covers few pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from raylens.config import section
+
+
+class Encoder(nn.Module):
+    """Pixels (B, C, H, W) -> features (B, dim); images of 16 x 16 and larger."""
+
+    @section
+    class Config:
+        name: str = "small"
+        """An encoder of raylens, or any name that timm knows."""
+        features: int = 256
+        """Length of the feature vector."""
+        width: int = 24
+        """Channels of the first layer; the later ones have two to four times as many."""
+        dropout: float = 0.0
+        """Share of the pooled channels that are dropped while training."""
+
+    def __init__(self, config: Config, channels: int, size: int) -> None:
+        super().__init__()
+        self.dim, width = config.features, config.width
+        self.layers = nn.Sequential(
+            convolution(channels, width, kernel=5, stride=2),
+            convolution(width, 2 * width, kernel=3, stride=2),
+            convolution(2 * width, 4 * width, kernel=3, stride=2),
+            convolution(4 * width, 4 * width, kernel=3, stride=1),
+            convolution(4 * width, 4 * width, kernel=3, stride=2),
+        )
+        self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(8 * width, self.dim), nn.ReLU())
+        self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        maps = self.layers(pixels.contiguous(memory_format=torch.channels_last))
+        return self.project(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1))
+
+
+def convolution(channels: int, out: int, *, kernel: int, stride: int) -> nn.Module:
+    layer = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(out), nn.ReLU(inplace=True))

@@ -1,0 +1,83 @@
+"""Any encoder that timm knows: `efficientnet_b2`, `resnet34`, `densenet121`, and a thousand more.
+
+As in the published lens finder: timm's network up to its global average pool, dropout, a linear layer, PReLU. Networks
+that are made for one image size, as vision transformers are, are made for the data's.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from raylens.config import section
+from raylens.errors import ConfigError
+
+
+class Encoder(nn.Module):
+    """Pixels (B, C, H, W) -> features (B, dim)."""
+
+    @section
+    class Config:
+        name: str = "efficientnet_b2"
+        """An encoder of raylens, or any name that timm knows."""
+        features: int = 256
+        """Length of the feature vector."""
+        dropout: float = 0.5
+        """Share of the pooled channels that are dropped while training."""
+        pretrained: bool = False
+        """Start from weights learned on ImageNet; they are fetched once, over the network."""
+
+    def __init__(self, config: Config, channels: int, size: int) -> None:
+        super().__init__()
+        self.dim = config.features
+        self.network = network(config.name, channels, size, config.pretrained)
+        self.project = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(pooled(self.network, channels, size), self.dim), nn.PReLU()
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.project(self.network(pixels))
+
+
+def network(name: str, channels: int, size: int, pretrained: bool) -> nn.Module:
+    """timm's network without its classifier."""
+    if not timm.is_model(name):
+        close = get_close_matches(name, ["small", "ecnn", *timm.list_models()])
+        hint = f"; close to it: {', '.join(close)}" if close else ""
+        raise ConfigError(f"unknown encoder '{name}'{hint}; python -m raylens.models lists what there is")
+    known = timm.get_pretrained_cfg(name)
+    if pretrained and not (known and known.has_weights):
+        raise ConfigError(f"timm has no weights of '{name}'; set encoder.pretrained to false")
+    fixed = {"img_size": size} if known and known.fixed_input_size else {}
+    try:
+        return timm.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=0, **fixed)
+    except (OSError, RuntimeError, ValueError) as error:
+        if not pretrained:
+            raise refusal(name, channels, size, error) from error
+        raise ConfigError(
+            f"the weights of '{name}' cannot be fetched ({reason(error)}); set encoder.pretrained to false, "
+            "or run once where there is a network and take its cache (HF_HOME) along"
+        ) from error
+
+
+@torch.no_grad()
+def pooled(network: nn.Module, channels: int, size: int) -> int:
+    """Channels after the pool, from an empty image, which also shows that the network can take this size."""
+    try:
+        return network.eval()(torch.zeros(1, channels, size, size)).shape[1]
+    except (AssertionError, RuntimeError) as error:
+        raise refusal(type(network).__name__, channels, size, error) from error
+    finally:
+        network.train()
+
+
+def refusal(name: str, channels: int, size: int, error: Exception) -> ConfigError:
+    why = f"{channels} x {size} x {size} pixels ({reason(error)})"
+    return ConfigError(f"encoder '{name}' cannot take {why}; set data.size or another encoder.name")
+
+
+def reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
