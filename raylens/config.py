@@ -1,0 +1,356 @@
+"""Run and its sections: frozen, checked against their types, read from and written to YAML.
+
+Later wins: a section's default, what the method suggests, the run file, the flag, the sample of a trial. Settings are
+addressed by dotted paths, `optimizer.lr`; every path has one Setting, which knows its type, default, range and meaning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, dataclass_transform, get_args, get_origin, get_type_hints
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from raylens import find
+from raylens.errors import ConfigError
+from raylens.space import Choice, LogUniform, Range, Uniform, parse
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def section(cls: type) -> type:
+    """A class of settings: frozen, by keyword, unknown names refused, each field explained by the string below it."""
+    settings = pydantic.ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, arbitrary_types_allowed=True
+    )
+    return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings)
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@section
+class TaskConfig:
+    name: str = "classification"
+    """What is learned: classification."""
+
+
+@section
+class Data:
+    source: str | None = None
+    """Shard set with labels; without one the preset `sim` is simulated."""
+    target: str | None = None
+    """Shard set to adapt to; without one the preset `survey` is simulated."""
+    source_rows: Count = 6000
+    """Images to simulate when no source is given."""
+    target_rows: Count = 15000
+    """Images to simulate when no target is given."""
+    target_prior: Share | None = None
+    """Share of lenses in a simulated target; the preset's own, about 1 in 100, without it."""
+    bands: str = "i"
+    """Bands to simulate, `i` or `gri`."""
+    transform: Literal["minmax", "asinh", "log", "none"] = "minmax"
+    """What is done to each image of both domains before anything sees it; travels in the checkpoint."""
+    batch: Count = 64
+    """Source images per worker and step."""
+    target_batch: Count | None = None
+    """Target images per worker and step; as many as source images without it."""
+    balance: Share | None = None
+    """Share of the last class in every source batch; as it comes without it."""
+    views: str | None = None
+    """Pipeline in place of the one that the method names for its views; see raylens/augment.py."""
+    mode: Literal["auto", "resident", "streaming"] = "auto"
+    """Keep the sets in shared memory, or stream them from Parquet; by size without a word."""
+    resident_limit: Annotated[float, Field(gt=0)] = 4.0
+    """Gigabytes of pixels up to which sets are kept in shared memory."""
+    cpus: Annotated[float, Field(gt=0)] = 0.5
+    """CPUs of each data task while streaming."""
+    validation_rows: Count = 20000
+    """Rows of each validation split to look at, at most."""
+
+
+@section
+class Optimizer:
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Which optimizer; `sgd` has momentum betas[0]."""
+    lr: Annotated[float, Field(ge=0)] = 1e-3
+    """Learning rate at its peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Decay of the weights, decoupled in adamw."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running mean of gradients and of their squares."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps in which the learning rate rises from 0 to its peak."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after that."""
+
+
+@section
+class Fit:
+    steps: Count = 600
+    """Optimizer steps; an epoch has no meaning here."""
+    report_every: Count = 100
+    """Steps between reports, each with a validation and a checkpoint."""
+    clip: Annotated[float, Field(gt=0)] = 5.0
+    """Largest norm of the gradients of each parameter group."""
+    precision: Literal["32", "bf16", "16"] = "32"
+    """Bits of the forward pass: 32, or automatic mixed precision."""
+
+
+@section
+class Scale:
+    workers: Count = 1
+    """Data-parallel workers of a training or of each trial."""
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs of each worker."""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of each worker, fractions allowed; 1 where the cluster has any, else 0."""
+
+
+@section
+class Search:
+    trials: Count = 8
+    """Configurations to try."""
+    scheduler: Literal["asha", "pbt", "none"] = "asha"
+    """Who stops trials: asha halves, pbt copies the better ones, none lets all finish."""
+    searcher: Literal["random", "tpe"] = "random"
+    """Who proposes them: seeded random draws or Optuna's TPE."""
+    grace: Count | None = None
+    """Steps before asha may stop a trial; a quarter of fit.steps without it."""
+    reduction: Annotated[int, Field(ge=2)] = 2
+    """One trial in so many goes on at each of asha's rungs."""
+    validator: str = "default"
+    """What chooses between trials, without target labels; see raylens/validators/."""
+    oracle: bool = False
+    """Choose by target validation labels. That is cheating, and every output says so."""
+    keep: Count = 3
+    """Best trials whose checkpoints are evaluated on the target's test split and kept."""
+    concurrent: Count | None = None
+    """Trials at a time, at most; what the cluster's resources allow without it."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a trial that lost its process starts again from its last checkpoint."""
+    space: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Ranges that differ from the method's own: path -> {log_uniform: [low, high]}, or null."""
+
+
+SECTIONS = {"task": TaskConfig, "data": Data, "optimizer": Optimizer, "fit": Fit, "scale": Scale, "search": Search}
+
+
+@section
+class Run:
+    """One training or one search, with nothing left open."""
+
+    method: Any
+    encoder: Any
+    task: TaskConfig = TaskConfig()
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    fit: Fit = Fit()
+    scale: Scale = Scale()
+    search: Search = Search()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Feeds shuffles, initial weights, views and the search."""
+    storage: str = "runs"
+    """Folder or s3://, gs:// address under which runs are kept."""
+    name: str | None = None
+    """Name of the run's folder; made from the settings without it, so that the same command finds it again."""
+    start: str | None = None
+    """Checkpoint to start from, for methods that adapt a trained model."""
+
+    @property
+    def title(self) -> str:
+        """The run's name: given, or the method and a hash of all that shapes the outcome."""
+        if self.name:
+            return self.name
+        shaping = {path: value for path, value in flat(self).items() if path not in ("storage", "name")}
+        digest = hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()
+        return f"{self.method.name.replace(':', '.')}-{digest[:8]}"
+
+    def replace(self, **values: Any) -> Run:
+        """This run with the settings at dotted paths replaced: `{"optimizer.lr": 0.1}`. Raises ConfigError."""
+        return build({**flat(self), **values})
+
+
+TOP = ("seed", "storage", "name", "start")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a run: its dotted path, type, default, range (None: not searched) and meaning."""
+
+    path: str
+    type: Any
+    default: Any
+    range: Range | None
+    meaning: str
+
+
+def classes(method: str, encoder: str) -> dict[str, type]:
+    """The class of each section for a method and an encoder. Raises ConfigError for unknown names."""
+    return {"method": find.method(method).Config, "encoder": find.encoder(encoder).Config, **SECTIONS}
+
+
+def settings(method: str, encoder: str) -> dict[str, Setting]:
+    """Every setting of a run, by dotted path."""
+    found = {}
+    for name, cls in classes(method, encoder).items():
+        for setting in _fields(cls):
+            found[f"{name}.{setting.path}"] = dataclasses.replace(setting, path=f"{name}.{setting.path}")
+    for setting in _fields(Run):
+        if setting.path in TOP:
+            found[setting.path] = setting
+    suggested = find.method(method).suggests
+    for path, value in suggested.items():
+        found[path] = dataclasses.replace(found[path], default=value)
+    for path, span in find.method(method).space.items():
+        found[path] = dataclasses.replace(found[path], range=span)
+    found["method.name"] = dataclasses.replace(found["method.name"], default=method)
+    found["encoder.name"] = dataclasses.replace(found["encoder.name"], default=encoder)
+    return found
+
+
+def _fields(cls: type) -> list[Setting]:
+    hints = get_type_hints(cls, include_extras=True)
+    listed = []
+    for field in dataclasses.fields(cls):
+        metadata = get_args(hints[field.name])[1:] if get_origin(hints[field.name]) is Annotated else ()
+        span = next((item for item in metadata if isinstance(item, Uniform | LogUniform | Choice)), None)
+        about = cls.__pydantic_fields__[field.name]
+        default = None if about.is_required() else about.get_default(call_default_factory=True)
+        listed.append(Setting(field.name, hints[field.name], default, span, about.description or ""))
+    return listed
+
+
+def flatten(written: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """A nested or dotted mapping as dotted paths; `method: adda` is short for `method: {name: adda}`."""
+    if not isinstance(written, Mapping):
+        raise ConfigError(f"{origin} should hold settings such as `data: {{batch: 64}}`, not {str(written)[:60]!r}")
+    paths = {}
+    for key, value in written.items():
+        key = str(key)
+        if key in ("method", "encoder", "task") and isinstance(value, str):
+            paths[f"{key}.name"] = value
+        elif key in ("method", "encoder", *SECTIONS):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key} in {origin} is a section; write {key}: {{setting: value}}, not {value!r}")
+            paths.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            paths[key] = value
+    return paths
+
+
+def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
+    """A Run from layers of settings, later ones winning; each may come with its origin, for messages.
+
+    Raises ConfigError, which names the setting, what was given, where, and what would do.
+    """
+    given, origins = {}, {}
+    for layer in layers:
+        values, origin = layer if isinstance(layer, tuple) else (layer, "the settings")
+        for path, value in flatten(values, origin).items():
+            given[path], origins[path] = value, origin
+    method = given.get("method.name")
+    if method is None:
+        raise ConfigError(f"no method was given; known here: {', '.join(find.names('methods'))}")
+    encoder = given.get("encoder.name", "small")
+    known = settings(method, encoder)
+    for path in given:
+        if path not in known:
+            raise ConfigError(_unknown(path, origins[path], known))
+    merged = {path: given.get(path, setting.default) for path, setting in known.items()}
+    parts = {name: {} for name in ("method", "encoder", *SECTIONS)}
+    top = {}
+    for path, value in merged.items():
+        head, dot, rest = path.partition(".")
+        (parts[head] if dot else top)[rest or head] = value
+    made = {
+        name: _validate(cls, parts[name], name, origins) for name, cls in classes(method, encoder).items()
+    }
+    run = _validate(Run, {**made, **top}, "", origins)
+    for path, span in run.search.space.items():
+        if path not in known:
+            raise ConfigError(_unknown(path, f"search.space of {origins.get('search.space')}", known))
+        parse(path, span)
+    if run.fit.report_every > run.fit.steps:
+        raise ConfigError(
+            f"fit.report_every is {run.fit.report_every}, more than fit.steps, {run.fit.steps}; nothing would be reported"
+        )
+    return run
+
+
+def space(run: Run) -> dict[str, Range]:
+    """What a search over `run` varies: the ranges beside the defaults, overlaid by search.space."""
+    own = {path: setting.range for path, setting in settings(run.method.name, run.encoder.name).items()}
+    own.update({path: parse(path, span) for path, span in run.search.space.items()})
+    return {path: span for path, span in own.items() if span is not None}
+
+
+def flat(run: Run) -> dict[str, Any]:
+    """Every setting of `run` by dotted path, in plain Python values."""
+    paths = {}
+    for field in dataclasses.fields(run):
+        value = getattr(run, field.name)
+        if dataclasses.is_dataclass(value):
+            paths.update({f"{field.name}.{key}": _plain(inner) for key, inner in vars(value).items() if key[0] != "_"})
+        else:
+            paths[field.name] = _plain(value)
+    return paths
+
+
+def dump(run: Run) -> str:
+    """`run` as YAML, which `load` takes back."""
+    nested: dict[str, Any] = {}
+    for path, value in flat(run).items():
+        head, dot, rest = path.partition(".")
+        if dot:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            nested[head] = value
+    return yaml.safe_dump(nested, sort_keys=False, width=110)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The settings in a run file. Raises ConfigError when it is missing or no YAML."""
+    try:
+        written = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"there is no run file {path}; jobs/ has some to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the run file {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    return flatten(written or {}, str(path))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _validate(cls: type, values: dict[str, Any], name: str, origins: Mapping[str, str]) -> Any:
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(part for part in (name, str(first["loc"][0])) if part)
+        reason = first["msg"].removeprefix("Value error, ")
+        origin = f" in {origins[path]}" if path in origins else ""
+        raise ConfigError(f"{path}{origin} is {first['input']!r}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _unknown(path: str, origin: str, known: Mapping[str, Setting]) -> str:
+    head, dot, _ = path.partition(".")
+    near = [name for name in known if dot and name.startswith(f"{head}.")] or list(known)
+    listed = sorted(name.removeprefix(f"{head}.") if dot else name for name in near)
+    if len(near) == len(known):
+        listed = [*TOP, *(f"{name}.*" for name in ("method", "encoder", *SECTIONS))]
+    close = difflib.get_close_matches(path, list(known), n=1)
+    guess = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown key {path!r} in {origin}{guess}; known here: {', '.join(listed)}"

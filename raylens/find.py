@@ -1,0 +1,72 @@
+"""A name -> the class or function that carries it. A file in the folder is all it takes to be found."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from types import ModuleType
+
+from raylens.errors import ConfigError
+
+_HELPERS = {"base", "escnn_compat"}
+
+
+def names(folder: str) -> list[str]:
+    """What `raylens/<folder>/` offers: its files' names."""
+    package = importlib.import_module(f"raylens.{folder}")
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in found if name not in _HELPERS and not name.startswith("_"))
+
+
+def method(name: str) -> type:
+    """The Method class called `name`, or written `package.module:Class`."""
+    from raylens.methods.base import Method
+
+    if ":" in name:
+        return _foreign(name, Method)
+    module = _module("methods", name, "method")
+    return next(
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type) and issubclass(thing, Method) and thing.__module__ == module.__name__
+    )
+
+
+def encoder(name: str) -> ModuleType:
+    """The module with `Config` and `Encoder` for `name`; a name with no file of its own is timm's."""
+    own = [found for found in names("models") if found != "timm"]
+    return importlib.import_module(f"raylens.models.{name if name in own else 'timm'}")
+
+
+def task(name: str) -> type:
+    """The task class called `name`."""
+    return _module("tasks", name, "task").Task
+
+
+def validator(name: str):
+    """The function `score(source, target)` of the validator called `name`."""
+    return _module("validators", name, "validator").score
+
+
+def _module(folder: str, name: str, kind: str) -> ModuleType:
+    known = names(folder)
+    if name not in known:
+        raise ConfigError(f"unknown {kind} {name!r}{_guess(name, known)}; known here: {', '.join(known)}")
+    return importlib.import_module(f"raylens.{folder}.{name}")
+
+
+def _foreign(name: str, base: type) -> type:
+    module, _, attribute = name.partition(":")
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise ConfigError(f"{name}: there is no module {module!r} to import")
+    found = getattr(importlib.import_module(module), attribute, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(f"{name} is no {base.__name__}: it must be a subclass of {base.__module__}.{base.__name__}")
+    return found
+
+
+def _guess(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

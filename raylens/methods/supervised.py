@@ -1,0 +1,44 @@
+"""Supervised learning on the source alone: the baseline of every adaptation, and ADDA's start."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from raylens.augment import DIHEDRAL
+from raylens.config import section
+from raylens.methods.base import Method
+from raylens.models import Model
+from raylens.records import Images, Losses
+from raylens.space import LogUniform
+from raylens.tasks.classification import Task
+
+
+class Supervised(Method):
+    """Minimises the task's loss on labelled source images."""
+
+    streams = ("source",)
+    views = {"view": DIHEDRAL}
+    space = {"optimizer.lr": LogUniform(1e-4, 1e-2), "optimizer.weight_decay": LogUniform(1e-5, 1e-2)}
+
+    @section
+    class Config:
+        name: str = "supervised"
+        """supervised"""
+        label_smoothing: Annotated[float, LogUniform(1e-3, 0.1)] = 0.01
+        """Share of each label that is spread over all classes."""
+
+    def __init__(self, config: Config, model: Model, task: Task) -> None:
+        super().__init__()
+        self.config, self.task, self.model = config, task, model
+
+    @property
+    def result(self) -> Model:
+        return self.model
+
+    def losses(self, source: Images, progress: float) -> Losses:
+        logits = self.model(source.views["view"])
+        loss = self.task.loss(logits, source.labels, smoothing=self.config.label_smoothing)
+        return Losses(
+            terms={"supervised": loss},
+            monitors={"accuracy": (logits.argmax(-1) == source.labels).float().mean()},
+        )
