@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from raylens.config import section
 
 
+@section
+class Config:
+    name: str = "small"
+    """An encoder of raylens, or any name that timm knows."""
+    features: int = 256
+    """Length of the feature vector."""
+    width: int = 24
+    """Channels of the first layer; the later ones have two to four times as many."""
+    dropout: float = 0.0
+    """Share of the pooled channels that are dropped while training."""
+
+
 class Encoder(nn.Module):
     """Pixels (B, C, H, W) -> features (B, dim); images of 16 x 16 and larger."""
-
-    @section
-    class Config:
-        name: str = "small"
-        """An encoder of raylens, or any name that timm knows."""
-        features: int = 256
-        """Length of the feature vector."""
-        width: int = 24
-        """Channels of the first layer; the later ones have two to four times as many."""
-        dropout: float = 0.0
-        """Share of the pooled channels that are dropped while training."""
 
     def __init__(self, config: Config, channels: int, size: int) -> None:
         super().__init__()

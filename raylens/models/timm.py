@@ -16,19 +16,20 @@ from raylens.config import section
 from raylens.errors import ConfigError
 
 
+@section
+class Config:
+    name: str = "efficientnet_b2"
+    """An encoder of raylens, or any name that timm knows."""
+    features: int = 256
+    """Length of the feature vector."""
+    dropout: float = 0.5
+    """Share of the pooled channels that are dropped while training."""
+    pretrained: bool = False
+    """Start from weights learned on ImageNet; they are fetched once, over the network."""
+
+
 class Encoder(nn.Module):
     """Pixels (B, C, H, W) -> features (B, dim)."""
-
-    @section
-    class Config:
-        name: str = "efficientnet_b2"
-        """An encoder of raylens, or any name that timm knows."""
-        features: int = 256
-        """Length of the feature vector."""
-        dropout: float = 0.5
-        """Share of the pooled channels that are dropped while training."""
-        pretrained: bool = False
-        """Start from weights learned on ImageNet; they are fetched once, over the network."""
 
     def __init__(self, config: Config, channels: int, size: int) -> None:
         super().__init__()
