@@ -1,0 +1,163 @@
+"""Views: Albumentations pipelines by name, made by one function on a batch of rows.
+
+A call of an Albumentations pipeline costs more than the work it does on a small cutout. So `augment` shuffles the rows,
+cuts them into groups of `ROWS_PER_DRAW`, and calls the pipeline once for each. What Albumentations draws (which of the
+eight symmetries, the angle, the width of the blur) is then shared within a group; shifts, levels and noise are drawn
+for each row. The view of any one row is distributed as if it were alone, and so is its expected gradient; two rows of
+a batch of B share a draw with probability (rows - 1) / (B - 1), which adds a little to the variance between batches.
+
+Two habits of Albumentations 2.0.8 are avoided here. Its noise, brightness and contrast clip float images to [0, 1],
+while preprocessed pixels may lie beyond: the transforms below do not clip. And a seeded pipeline gives all its
+transforms the same generator state, so that a vertical flip comes with every horizontal one: here they share one
+generator instead.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Sequence
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for a newer version
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from raylens.errors import ConfigError
+
+cv2.setNumThreads(0)  # the stream brings its own threads
+
+NONE = "none"
+DIHEDRAL = "dihedral"
+WEAK = "weak"
+STRONG = "strong"
+NOISE = "noise"
+ROTATION = "rotation"
+PREDECESSORS = "predecessors"
+
+ROWS_PER_DRAW = 8
+
+
+class PerRow(A.ImageOnlyTransform):
+    """A transform with a draw of its own for each image of a stack (N, H, W, C)."""
+
+    def apply(self, img: np.ndarray, **params: np.ndarray) -> np.ndarray:
+        return self.apply_to_images(img[None], **params)[0]
+
+    def get_params_dependent_on_data(self, params: dict, data: dict) -> dict[str, np.ndarray]:
+        stack = data["images"] if "images" in data else data["image"][None]
+        return self.draw(self.random_generator, stack.shape)
+
+
+class Shift(PerRow):
+    """Moves by whole pixels, up to `limit`; what comes in is mirrored at the edge."""
+
+    def __init__(self, limit: int, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.limit = limit
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        return {"shifts": rng.integers(-self.limit, self.limit, size=(2, shape[0]), endpoint=True)}
+
+    def apply_to_images(self, images: np.ndarray, shifts: np.ndarray, **_: object) -> np.ndarray:
+        rows, columns = (
+            mirrored(np.arange(length) + shift[:, None], length)
+            for length, shift in zip(images.shape[1:3], shifts, strict=True)
+        )
+        return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+class Levels(PerRow):
+    """Multiplies by 1 up to `gain` more or less, adds up to `offset`."""
+
+    def __init__(self, gain: float, offset: float, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.gain, self.offset = gain, offset
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        gain, offset = rng.uniform(-1, 1, size=(2, shape[0], 1, 1, 1)).astype(np.float32)
+        return {"gain": 1 + self.gain * gain, "offset": self.offset * offset}
+
+    def apply_to_images(self, images: np.ndarray, gain: np.ndarray, offset: np.ndarray, **_) -> np.ndarray:
+        return images * gain + offset
+
+
+class Noise(PerRow):
+    """Adds Gaussian noise, independent in every pixel, of a standard deviation up to `sigma`."""
+
+    def __init__(self, sigma: float, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.sigma = sigma
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        sigma = rng.uniform(0, self.sigma, size=(shape[0], 1, 1, 1)).astype(np.float32)
+        return {"noise": sigma * rng.standard_normal(shape, dtype=np.float32)}
+
+    def apply_to_images(self, images: np.ndarray, noise: np.ndarray, **_: object) -> np.ndarray:
+        return images + noise
+
+
+def mirrored(positions: np.ndarray, length: int) -> np.ndarray:
+    positions = np.abs(positions)
+    return np.minimum(positions, 2 * (length - 1) - positions)
+
+
+def transforms(pipeline: str, height: int, width: int) -> list[A.BasicTransform]:
+    """What `pipeline` does to images of this size. Raises ConfigError for an unknown name."""
+    match pipeline:
+        case "none":
+            return []
+        case "dihedral":  # the symmetries of a cutout: flips and quarter turns
+            return [A.D4(p=1), Shift(4)]
+        case "weak":
+            return [A.D4(p=1), Shift(2)]
+        case "strong":  # as another telescope might have seen it; never cuts the ring
+            blur = A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2), p=0.5)
+            return [A.D4(p=1), Shift(4), blur, Levels(gain=0.2, offset=0.05), Noise(0.06)]
+        case "noise":
+            return [Noise(0.06)]
+        case "rotation":  # by any angle
+            return [A.D4(p=1), A.Rotate(limit=45, border_mode=cv2.BORDER_REFLECT_101, p=1)]
+        case "predecessors":  # the published one: half of the images at twice the scale, the ring perhaps cut out
+            crop = [A.RandomCrop(height // 2, width // 2), A.Resize(height, width)]
+            return [A.Sequential(crop, p=0.5), A.HorizontalFlip(p=0.25), A.VerticalFlip(p=0.25)]
+    raise ConfigError(f"unknown views '{pipeline}'; known here: {', '.join(names())}")
+
+
+def names() -> list[str]:
+    """The pipelines there are."""
+    return [NONE, DIHEDRAL, WEAK, STRONG, NOISE, ROTATION, PREDECESSORS]
+
+
+def augment(
+    pixels: np.ndarray, pipeline: str, seed: int | Sequence[int], *, rows_per_draw: int = ROWS_PER_DRAW
+) -> np.ndarray:
+    """Views of `pixels`, float32 (N, C, H, W), that depend on pixels, pipeline and seed alone.
+
+    Two views of the same rows need two seeds: a sequence such as (seed, rank, step, view) makes them.
+    """
+    compose = composed(pipeline, *pixels.shape[2:])
+    if pipeline == NONE:
+        return pixels
+    rng = np.random.default_rng(seed)
+    compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+    order = rng.permutation(len(pixels))
+    views = np.empty(pixels.shape, np.float32)
+    for start in range(0, len(pixels), rows_per_draw):
+        rows = order[start : start + rows_per_draw]
+        images = np.ascontiguousarray(pixels[rows].transpose(0, 2, 3, 1))
+        views[rows] = compose(images=images)["images"].transpose(0, 3, 1, 2)
+    return views
+
+
+_here = threading.local()  # a pipeline holds its generator, so each thread has its own
+
+
+def composed(pipeline: str, height: int, width: int) -> A.Compose:
+    made = _here.__dict__.setdefault("made", {})
+    key = (pipeline, height, width)
+    if key not in made:
+        made[key] = A.Compose(transforms(*key))
+    return made[key]
