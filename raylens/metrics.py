@@ -1,0 +1,358 @@
+"""Every reported name with its meaning and formula, and the metrics of a split with their intervals.
+
+A binary metric needs no more than the rows of each class at each score: `Counts`. A bootstrap resample has
+other counts at the same scores, so a thousand of them cost as many cumulative sums and no sorting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import softmax
+
+from raylens.errors import ConfigError, DataError
+from raylens.records import Outputs
+
+Measure = Callable[[np.ndarray], dict[str, np.ndarray]]  # rows (B, N) -> each metric of each resample (B,)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows of each class at each distinct score, the highest first; the leading axis is one of resamples."""
+
+    scores: np.ndarray  # (G,)
+    positives: np.ndarray  # (B, G)
+    negatives: np.ndarray  # (B, G)
+    bins: np.ndarray  # where the equal-mass bins of the calibration error begin; equal scores share one
+    threshold: float = 0.5
+
+    @cached_property
+    def found(self) -> np.ndarray:
+        """True positives when the score itself is the threshold."""
+        return self.positives.cumsum(-1)
+
+    @cached_property
+    def false(self) -> np.ndarray:
+        """False positives when the score itself is the threshold."""
+        return self.negatives.cumsum(-1)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        return self.found[..., -1] + self.false[..., -1]
+
+    @cached_property
+    def tp(self) -> np.ndarray:
+        return self.positives @ (self.scores >= self.threshold)
+
+    @cached_property
+    def tn(self) -> np.ndarray:
+        return self.negatives @ (self.scores < self.threshold)
+
+    def auroc(self) -> np.ndarray:
+        pairs = self.found[..., -1] * self.false[..., -1]
+        return (self.negatives * (self.found - self.positives / 2)).sum(-1) / pairs
+
+    def auprc(self) -> np.ndarray:
+        precision = self.found / np.maximum(self.found + self.false, 1)
+        return (self.positives * precision).sum(-1) / self.found[..., -1]
+
+    def recall(self, false_positives: int | np.ndarray) -> np.ndarray:
+        """Recall at the lowest score with at most so many false positives.
+
+        Equal scores are cut together, so a false positive counts before the true positives it is tied with.
+        """
+        allowed = self.false <= np.asarray(false_positives)[..., None]
+        return np.where(allowed, self.found, 0).max(-1) / self.found[..., -1]
+
+    def recall_at(self, rate: float) -> np.ndarray:
+        return self.recall(np.floor(rate * self.false[..., -1] + 1e-9))  # 0.001 * 3000 may fall short of 3
+
+    def ece(self) -> np.ndarray:
+        gap = self.positives - self.scores * (self.positives + self.negatives)
+        return np.abs(np.add.reduceat(gap, self.bins, axis=-1)).sum(-1) / self.rows
+
+    def brier(self) -> np.ndarray:
+        return (self.positives @ (1 - self.scores) ** 2 + self.negatives @ self.scores**2) / self.rows
+
+
+class Table:
+    """The scores of a split and which rows are positive, ready to be counted over any choice of rows."""
+
+    def __init__(self, scores: np.ndarray, positive: np.ndarray, threshold: float = 0.5) -> None:
+        rising, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+        self.scores, sizes, self.threshold = rising[::-1], sizes[::-1], threshold
+        # The place of a row's score, highest first, negatives after positives.
+        self.code = len(rising) - 1 - group + len(rising) * ~positive
+        self.bins = np.unique((sizes.cumsum() - sizes) * 15 // len(scores), return_index=True)[1]
+
+    def counts(self, rows: np.ndarray) -> Counts:
+        """Count the rows (B, N), drawn with or without repetition."""
+        size, resamples = len(self.scores), len(rows)
+        code = self.code[rows] + 2 * size * np.arange(resamples)[:, None]
+        table = np.bincount(code.ravel(), minlength=2 * size * resamples).reshape(resamples, 2, size)
+        return Counts(self.scores, table[:, 0], table[:, 1], self.bins, self.threshold)
+
+
+class Metric(NamedTuple):
+    meaning: str
+    source: str
+    higher_is_better: bool | None
+
+
+METRICS = {
+    "auroc": Metric(
+        "chance that a lens outscores a non-lens; with more classes, mean against the rest",
+        "area under the ROC curve, ties half; Hanley & McNeil 1982",
+        True,
+    ),
+    "auroc_<class>": Metric("AUROC of one class, by its position, against the rest", "as auroc", True),
+    "auprc": Metric(
+        "precision averaged over recall; falls with the rate of lenses", "sum (R_n - R_n-1) P_n", True
+    ),
+    "tpr0": Metric(
+        "recall before the first false positive; of equal scores, non-lenses come first",
+        "Metcalf et al. 2019",
+        True,
+    ),
+    "tpr10": Metric(
+        "recall before the tenth false positive; equal scores as in tpr0", "Metcalf et al. 2019", True
+    ),
+    "tpr_at_fpr_1e-2": Metric(
+        "recall with at most one false positive in 100 non-lenses", "max TPR, FPR <= 1e-2", True
+    ),
+    "tpr_at_fpr_1e-3": Metric(
+        "recall with at most one false positive in 1000 non-lenses", "max TPR, FPR <= 1e-3", True
+    ),
+    "ece": Metric(
+        "expected calibration error; with more classes, of the likeliest",
+        "sum n_b/n |mean p - mean y| over 15 equal-mass bins; Naeini et al. 2015",
+        False,
+    ),
+    "brier": Metric("squared error of the probability", "mean (p - y)^2; Brier 1950", False),
+    "accuracy": Metric(
+        "share right at the threshold; with more classes, of the likeliest", "(tp + tn) / n", True
+    ),
+    "tp": Metric("lenses at or above the threshold", "count", True),
+    "fp": Metric("non-lenses at or above the threshold", "count", False),
+    "tn": Metric("non-lenses below the threshold", "count", True),
+    "fn": Metric("lenses below the threshold", "count", False),
+    "step": Metric("optimizer steps taken", "count", None),
+    "loss/<term>": Metric(
+        "a term of the training loss, weight included; they add up", "the method's file", False
+    ),
+    "monitor/<name>": Metric("a quantity that is watched, not optimised", "the method's file", None),
+    "validator/<name>": Metric("a score that chooses between trials", "the validator's file", True),
+    "time/<part>": Metric("seconds spent", "wall clock", False),
+}
+FORMULAS: dict[str, Callable[[Counts], np.ndarray]] = {
+    "auroc": Counts.auroc,
+    "auprc": Counts.auprc,
+    "tpr0": lambda counts: counts.recall(0),
+    "tpr10": lambda counts: counts.recall(9),
+    "tpr_at_fpr_1e-2": lambda counts: counts.recall_at(1e-2),
+    "tpr_at_fpr_1e-3": lambda counts: counts.recall_at(1e-3),
+    "ece": Counts.ece,
+    "brier": Counts.brier,
+    "accuracy": lambda counts: (counts.tp + counts.tn) / counts.rows,
+    "tp": lambda counts: counts.tp,
+    "fp": lambda counts: counts.false[..., -1] - counts.tn,
+    "tn": lambda counts: counts.tn,
+    "fn": lambda counts: counts.found[..., -1] - counts.tp,
+}
+
+
+def explain(name: str) -> Metric:
+    """What a reported name means, such as `target/auroc`, `auroc_2` or `loss/supervised`."""
+    bare = name.removeprefix("source/").removeprefix("target/")
+    prefix, _, rest = bare.partition("/")
+    pattern = "auroc_<class>" if bare[:6] == "auroc_" and bare[6:].isdigit() else bare
+    if rest:
+        pattern = next((known for known in METRICS if known.startswith(f"{prefix}/<")), bare)
+    if pattern not in METRICS:
+        raise ConfigError(f"unknown metric {name!r}; known here: {', '.join(METRICS)}")
+    return METRICS[pattern]
+
+
+def binary(scores: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
+    """Every binary metric of the probabilities (N,) of class 1; `tp, fp, tn, fn` count at `threshold`."""
+    scores, labels = _checked(scores, labels)
+    return _values(_binary(scores, labels, FORMULAS, threshold), labels)
+
+
+def multiclass(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """`auroc` over classes, `auroc_<class>` against the rest, `accuracy` and `ece` of the likeliest class."""
+    probabilities, labels = _checked(probabilities, labels)
+    return _values(_multiclass(probabilities, labels), labels)
+
+
+def classification(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """`binary` on the probability of class 1 where there are two classes, else `multiclass`."""
+    probabilities = np.asarray(probabilities)
+    two = probabilities.shape[1] == 2
+    return binary(probabilities[:, 1], labels) if two else multiclass(probabilities, labels)
+
+
+def confusion(probabilities: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> np.ndarray:
+    """Counts (K, K), true class down, predicted across: two by `threshold`, more by the likeliest."""
+    probabilities, labels = _checked(probabilities, labels)
+    classes = probabilities.shape[1]
+    predicted = probabilities[:, 1] >= threshold if classes == 2 else probabilities.argmax(1)
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def interval(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    metric: str = "auroc",
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    threshold: float = 0.5,
+) -> tuple[float, float]:
+    """Percentile bootstrap of a binary metric, rows drawn with replacement from each class by itself.
+
+    Drawn together, a split with a few lenses would vary in their number, which its maker fixed, and some
+    resamples would hold none. Rough for tpr0, which hangs on a single row; high for ece, whose noise adds up.
+    """
+    scores, labels = _checked(scores, labels)
+    measure = _binary(scores, labels, [metric], threshold)
+    return _limits(_bootstrap(measure, labels, resamples, seed)[metric], level)
+
+
+def paired(
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    labels: ArrayLike,
+    metric: str = "auroc",
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    threshold: float = 0.5,
+) -> tuple[float, float, float]:
+    """The metric of `a` minus that of `b`, and its interval: both over the same resampled rows."""
+    values, drawn = [], []
+    for scores in (scores_a, scores_b):
+        scores, checked = _checked(scores, labels)
+        measure = _binary(scores, checked, [metric], threshold)
+        values.append(_values(measure, checked)[metric])
+        # The rows drawn follow from the labels and the seed alone, so they are the same for both.
+        drawn.append(_bootstrap(measure, checked, resamples, seed)[metric])
+    return values[0] - values[1], *_limits(drawn[0] - drawn[1], level)
+
+
+def evaluate_outputs(
+    outputs: Outputs,
+    classes: tuple[str, ...],
+    *,
+    threshold: float = 0.5,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """All metrics of a labelled split with their 95 % intervals, ready for JSON."""
+    probabilities, labels = _checked(softmax64(outputs.logits), outputs.labels)
+    if two := len(classes) == 2:
+        names = [name for name in FORMULAS if name not in ("tp", "fp", "tn", "fn")]
+        measure = _binary(probabilities[:, 1], labels, names, threshold)
+    else:
+        measure = _multiclass(probabilities, labels)
+    drawn = _bootstrap(measure, labels, resamples, seed)
+    limits = {name: _limits(drawn[name], 0.95) for name in drawn}
+    return {
+        "rows": len(labels),
+        "classes": {name: int((labels == index).sum()) for index, name in enumerate(classes)},
+        "threshold": threshold if two else None,
+        "metrics": {
+            name: {"value": value, "low": limits[name][0], "high": limits[name][1]}
+            for name, value in _values(measure, labels).items()
+        },
+        "confusion": confusion(probabilities, labels, threshold).tolist(),
+        "intervals": {"level": 0.95, "resamples": resamples, "seed": seed},
+    }
+
+
+def softmax64(logits: ArrayLike) -> np.ndarray:
+    """Probabilities in double precision: single rounds the surest lenses to 1, and so ties them."""
+    return softmax(np.asarray(logits, dtype=np.float64), axis=-1)
+
+
+def draws(labels: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Bootstrap rows (B, N), as many from each class as it has, in blocks that fit a processor's cache."""
+    generator = np.random.default_rng(seed)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    block = max(1, 2**17 // len(labels))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        yield np.hstack([rows[generator.integers(len(rows), size=(size, len(rows)))] for rows in members])
+
+
+def _binary(scores: np.ndarray, labels: np.ndarray, names: Iterable[str], threshold: float) -> Measure:
+    if unknown := set(names) - set(FORMULAS):
+        raise ConfigError(f"unknown metric {', '.join(sorted(unknown))}; known here: {', '.join(FORMULAS)}")
+    if not {"ece", "brier"}.isdisjoint(names) and not (scores.min() >= 0 and scores.max() <= 1):
+        raise DataError(
+            f"scores from {scores.min():.3g} to {scores.max():.3g}; ece and brier need probabilities"
+        )
+    table = Table(scores, labels == 1, threshold)
+
+    def measure(rows: np.ndarray) -> dict[str, np.ndarray]:
+        counts = table.counts(rows)
+        return {name: FORMULAS[name](counts) for name in names}
+
+    return measure
+
+
+def _multiclass(probabilities: np.ndarray, labels: np.ndarray) -> Measure:
+    tables = [Table(column, labels == label) for label, column in enumerate(probabilities.T)]
+    likeliest = Table(probabilities.max(1), probabilities.argmax(1) == labels)
+
+    def measure(rows: np.ndarray) -> dict[str, np.ndarray]:
+        aurocs = {f"auroc_{label}": table.counts(rows).auroc() for label, table in enumerate(tables)}
+        right = likeliest.counts(rows)
+        of_likeliest = {"accuracy": right.found[:, -1] / right.rows, "ece": right.ece()}
+        return {"auroc": np.mean([*aurocs.values()], axis=0)} | aurocs | of_likeliest
+
+    return measure
+
+
+def _values(measure: Measure, labels: np.ndarray) -> dict[str, float]:
+    return {name: float(value[0]) for name, value in measure(np.arange(len(labels))[None]).items()}
+
+
+def _bootstrap(measure: Measure, labels: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    blocks = [measure(rows) for rows in draws(labels, resamples, seed)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _limits(values: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _checked(scores: ArrayLike, labels: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N,) or (N, K) and integer labels of the same rows, every class among them."""
+    if labels is None:
+        raise DataError("the split has no labels, and metrics need them; `raylens.predict` does not")
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if not len(scores) or len(scores) != len(labels):
+        raise DataError(
+            f"{len(scores)} rows of scores and {len(labels)} labels; metrics need as many of each, not none"
+        )
+    if bad := int((~np.isfinite(scores)).sum()):
+        raise DataError(
+            f"{bad} of {scores.size} scores are NaN or infinite; look for such images, or lower optimizer.lr"
+        )
+    classes = scores.shape[1] if scores.ndim == 2 else 2
+    found = np.unique(labels)
+    if not np.array_equal(found, np.arange(classes)):
+        raise DataError(
+            f"{len(labels)} rows with labels {', '.join(f'{label:g}' for label in found)} alone; "
+            f"metrics need rows of every class from 0 to {classes - 1}: choose a split that has them"
+        )
+    return scores, labels.astype(np.int64)
