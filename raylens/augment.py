@@ -1,15 +1,16 @@
 """Views: Albumentations pipelines by name, made by one function on a batch of rows.
 
-A call of an Albumentations pipeline costs more than the work it does on a small cutout. So `augment` shuffles the rows,
-cuts them into groups of `ROWS_PER_DRAW`, and calls the pipeline once for each. What Albumentations draws (which of the
-eight symmetries, the angle, the width of the blur) is then shared within a group; shifts, levels and noise are drawn
-for each row. The view of any one row is distributed as if it were alone, and so is its expected gradient; two rows of
-a batch of B share a draw with probability (rows - 1) / (B - 1), which adds a little to the variance between batches.
+A call of an Albumentations pipeline costs more than its work on a small cutout. So `augment` shuffles the
+rows, cuts them into groups of `ROWS_PER_DRAW`, and calls the pipeline once for each. What Albumentations
+draws (which of the eight symmetries, the angle, the width of the blur) is shared within a group; shifts,
+levels and noise are drawn for each row. The view of any one row is distributed as if it were alone, and so
+is its expected gradient; two rows of a batch of B share a draw with probability (rows - 1) / (B - 1), which
+adds a little to the variance between batches.
 
-Two habits of Albumentations 2.0.8 are avoided here. Its noise, brightness and contrast clip float images to [0, 1],
-while preprocessed pixels may lie beyond: the transforms below do not clip. And a seeded pipeline gives all its
-transforms the same generator state, so that a vertical flip comes with every horizontal one: here they share one
-generator instead.
+Two habits of Albumentations 2.0.8 are avoided here. Its noise, brightness and contrast clip float images to
+[0, 1], while preprocessed pixels may lie beyond: the transforms below do not clip. And a pipeline seeded as
+its manual has it gives all its transforms the same generator state, so that a vertical flip comes with every
+horizontal one: here they share one generator.
 """
 
 from __future__ import annotations
@@ -59,14 +60,15 @@ class Shift(PerRow):
         self.limit = limit
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-        return {"shifts": rng.integers(-self.limit, self.limit, size=(2, shape[0]), endpoint=True)}
+        return {"shifts": rng.integers(-self.limit, self.limit, size=(shape[0], 2), endpoint=True)}
 
     def apply_to_images(self, images: np.ndarray, shifts: np.ndarray, **_: object) -> np.ndarray:
-        rows, columns = (
-            mirrored(np.arange(length) + shift[:, None], length)
-            for length, shift in zip(images.shape[1:3], shifts, strict=True)
-        )
-        return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+        border, (height, width) = self.limit, images.shape[1:3]
+        moved = np.empty_like(images)
+        for image, (down, right), view in zip(images, shifts + border, moved, strict=True):
+            wide = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REFLECT_101)
+            view[:] = wide.reshape(*wide.shape[:2], -1)[down : down + height, right : right + width]
+        return moved
 
 
 class Levels(PerRow):
@@ -99,36 +101,30 @@ class Noise(PerRow):
         return images + noise
 
 
-def mirrored(positions: np.ndarray, length: int) -> np.ndarray:
-    positions = np.abs(positions)
-    return np.minimum(positions, 2 * (length - 1) - positions)
+def strong() -> list[A.BasicTransform]:
+    blur = A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2), p=0.5)
+    return [A.D4(p=1), Shift(4), blur, Levels(gain=0.2, offset=0.05), Noise(0.06)]
 
 
-def transforms(pipeline: str, height: int, width: int) -> list[A.BasicTransform]:
-    """What `pipeline` does to images of this size. Raises ConfigError for an unknown name."""
-    match pipeline:
-        case "none":
-            return []
-        case "dihedral":  # the symmetries of a cutout: flips and quarter turns
-            return [A.D4(p=1), Shift(4)]
-        case "weak":
-            return [A.D4(p=1), Shift(2)]
-        case "strong":  # as another telescope might have seen it; never cuts the ring
-            blur = A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2), p=0.5)
-            return [A.D4(p=1), Shift(4), blur, Levels(gain=0.2, offset=0.05), Noise(0.06)]
-        case "noise":
-            return [Noise(0.06)]
-        case "rotation":  # by any angle
-            return [A.D4(p=1), A.Rotate(limit=45, border_mode=cv2.BORDER_REFLECT_101, p=1)]
-        case "predecessors":  # the published one: half of the images at twice the scale, the ring perhaps cut out
-            crop = [A.RandomCrop(height // 2, width // 2), A.Resize(height, width)]
-            return [A.Sequential(crop, p=0.5), A.HorizontalFlip(p=0.25), A.VerticalFlip(p=0.25)]
-    raise ConfigError(f"unknown views '{pipeline}'; known here: {', '.join(names())}")
+def predecessors(height: int, width: int) -> list[A.BasicTransform]:
+    crop = A.Sequential([A.RandomCrop(height // 2, width // 2), A.Resize(height, width)], p=0.5)
+    return [crop, A.HorizontalFlip(p=0.25), A.VerticalFlip(p=0.25)]
+
+
+PIPELINES = {
+    NONE: lambda height, width: [],
+    DIHEDRAL: lambda height, width: [A.D4(p=1), Shift(4)],  # the symmetries of a cutout, slightly off centre
+    WEAK: lambda height, width: [A.D4(p=1), Shift(2)],
+    STRONG: lambda height, width: strong(),  # as another telescope might see it; never cuts the ring
+    NOISE: lambda height, width: [Noise(0.06)],
+    ROTATION: lambda height, width: [A.D4(p=1), A.Rotate(limit=45, border_mode=cv2.BORDER_REFLECT_101, p=1)],
+    PREDECESSORS: predecessors,  # as published: half of the images at twice the scale, the ring perhaps cut
+}
 
 
 def names() -> list[str]:
     """The pipelines there are."""
-    return [NONE, DIHEDRAL, WEAK, STRONG, NOISE, ROTATION, PREDECESSORS]
+    return list(PIPELINES)
 
 
 def augment(
@@ -136,6 +132,7 @@ def augment(
 ) -> np.ndarray:
     """Views of `pixels`, float32 (N, C, H, W), that depend on pixels, pipeline and seed alone.
 
+    Raises ConfigError for an unknown pipeline. Safe to call from several threads.
     Two views of the same rows need two seeds: a sequence such as (seed, rank, step, view) makes them.
     """
     compose = composed(pipeline, *pixels.shape[2:])
@@ -159,5 +156,7 @@ def composed(pipeline: str, height: int, width: int) -> A.Compose:
     made = _here.__dict__.setdefault("made", {})
     key = (pipeline, height, width)
     if key not in made:
-        made[key] = A.Compose(transforms(*key))
+        if pipeline not in PIPELINES:
+            raise ConfigError(f"unknown views '{pipeline}'; known here: {', '.join(PIPELINES)}")
+        made[key] = A.Compose(PIPELINES[pipeline](height, width))
     return made[key]

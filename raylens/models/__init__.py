@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -39,3 +41,25 @@ def without_tracking(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, training, tracking in layers:
             layer.training, layer.track_running_stats = training, tracking
+
+
+@torch.no_grad()
+def adapt_batch_norm(
+    model: Model, pixels: np.ndarray, *, batch: int = 256, device: torch.device | str = "cpu"
+) -> None:
+    """Replace the running statistics of `model`'s batch norm by those of pixels (N, C, H, W), and nothing else.
+
+    Li et al. 2016 (arXiv 1603.04779), AdaBN; the statistics are averaged over batches, each counting alike.
+    """
+    layers = list(batch_norms(model))
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average
+        layer.train()
+    for begin in range(0, max(1, len(pixels) - batch + 1), batch):
+        model.features(torch.from_numpy(np.array(pixels[begin : begin + batch])).to(device))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    model.eval()

@@ -1,12 +1,15 @@
 """A small convolutional network that trains on two CPU cores: the default.
 
-Strides do the pooling, so that no layer works at full resolution. The maximum over the image goes to the features
-beside the average, since an arc covers few pixels.
+Strides do the pooling, so that no layer works at full resolution. The maximum over the image goes to the
+features beside the average, since an arc covers few pixels.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from raylens.config import section
@@ -16,11 +19,11 @@ from raylens.config import section
 class Config:
     name: str = "small"
     """An encoder of raylens, or any name that timm knows."""
-    features: int = 256
+    features: Annotated[int, Field(ge=1)] = 256
     """Length of the feature vector."""
-    width: int = 24
+    width: Annotated[int, Field(ge=1)] = 24
     """Channels of the first layer; the later ones have two to four times as many."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the pooled channels that are dropped while training."""
 
 
@@ -37,7 +40,7 @@ class Encoder(nn.Module):
             convolution(4 * width, 4 * width, kernel=3, stride=1),
             convolution(4 * width, 4 * width, kernel=3, stride=2),
         )
-        self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(8 * width, self.dim), nn.ReLU())
+        self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(8 * width, self.dim), nn.PReLU())
         self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def forward(self, pixels: Tensor) -> Tensor:

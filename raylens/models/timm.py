@@ -1,15 +1,17 @@
 """Any encoder that timm knows: `efficientnet_b2`, `resnet34`, `densenet121`, and a thousand more.
 
-As in the published lens finder: timm's network up to its global average pool, dropout, a linear layer, PReLU. Networks
-that are made for one image size, as vision transformers are, are made for the data's.
+As in the published lens finder: timm's network up to its global average pool, dropout, a linear layer,
+PReLU. Networks that are made for one image size, as vision transformers are, are made for the data's.
 """
 
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import Annotated
 
 import timm
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from raylens.config import section
@@ -20,9 +22,9 @@ from raylens.errors import ConfigError
 class Config:
     name: str = "efficientnet_b2"
     """An encoder of raylens, or any name that timm knows."""
-    features: int = 256
+    features: Annotated[int, Field(ge=1)] = 256
     """Length of the feature vector."""
-    dropout: float = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of the pooled channels that are dropped while training."""
     pretrained: bool = False
     """Start from weights learned on ImageNet; they are fetched once, over the network."""
@@ -35,9 +37,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.dim = config.features
         self.network = network(config.name, channels, size, config.pretrained)
-        self.project = nn.Sequential(
-            nn.Dropout(config.dropout), nn.Linear(pooled(self.network, channels, size), self.dim), nn.PReLU()
-        )
+        pooled = width(self.network, config.name, channels, size)
+        self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(pooled, self.dim), nn.PReLU())
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.project(self.network(pixels))
@@ -65,12 +66,12 @@ def network(name: str, channels: int, size: int, pretrained: bool) -> nn.Module:
 
 
 @torch.no_grad()
-def pooled(network: nn.Module, channels: int, size: int) -> int:
+def width(network: nn.Module, name: str, channels: int, size: int) -> int:
     """Channels after the pool, from an empty image, which also shows that the network can take this size."""
     try:
         return network.eval()(torch.zeros(1, channels, size, size)).shape[1]
     except (AssertionError, RuntimeError) as error:
-        raise refusal(type(network).__name__, channels, size, error) from error
+        raise refusal(name, channels, size, error) from error
     finally:
         network.train()
 
