@@ -97,6 +97,8 @@ class Optimizer:
 class Fit:
     steps: Count = 600
     """Optimizer steps; an epoch has no meaning here."""
+    start_steps: Count = 1000
+    """Steps of the model to start from, where the method needs one that is trained first."""
     report_every: Count = 100
     """Steps between reports, each with a validation and a checkpoint."""
     clip: Annotated[float, Field(gt=0)] = 5.0

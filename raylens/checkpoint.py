@@ -1,0 +1,162 @@
+"""A checkpoint is a directory that explains itself.
+
+    run.yaml             every setting, resolved
+    model.safetensors    the model that the run leaves behind: encoder and head
+    state.safetensors    method (with its moving averages), optimizer: what a resumed run needs
+    state.json           step, the optimizer's plain numbers; random numbers need no state, see raylens/seeds.py
+    metrics.json         the last report
+    data.json            classes, channels, size, and the manifests of the data
+    version.json         raylens and what it ran on
+
+Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from raylens import config, find
+from raylens.config import Run
+from raylens.errors import ConfigError
+from raylens.models import Model
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model must know of its data: classes, channels, size in pixels, and the manifests it came from."""
+
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    manifests: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back: its settings, data facts, last metrics and folder."""
+
+    folder: Path
+    run: Run
+    facts: Facts
+    metrics: Mapping[str, float]
+
+    def model(self, device: torch.device | str = "cpu") -> Model:
+        """The model, in evaluation mode."""
+        model = build_model(self.run, self.facts, weights=False)
+        _load(model, safetensors.torch.load_file(self.folder / "model.safetensors"), self.folder)
+        return model.eval().to(device)
+
+
+def build_model(run: Run, facts: Facts, *, weights: bool = True) -> Model:
+    """An encoder and a head as the settings say; without `weights`, none are fetched for a pretrained encoder."""
+    module, settings = find.encoder(run.encoder.name), run.encoder
+    if not weights and getattr(settings, "pretrained", False):
+        settings = type(settings)(**{**_fields(settings), "pretrained": False})
+    encoder = module.Encoder(settings, facts.channels, facts.size)
+    return Model(encoder, find.task(run.task.name)(facts.classes).head(encoder.dim))
+
+
+def save(
+    folder: str | Path,
+    run: Run,
+    facts: Facts,
+    model: Model,
+    metrics: Mapping[str, float],
+    *,
+    method: torch.nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    step: int = 0,
+) -> None:
+    """Write a checkpoint into `folder`; with method and optimizer it can be resumed from."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.yaml").write_text(config.dump(run))
+    _write(folder / "metrics.json", {**metrics, "step": step})
+    _write(folder / "data.json", vars(facts) | {"manifests": dict(facts.manifests)})
+    versions = {name: importlib.metadata.version(name) for name in ("raylens", "torch", "timm", "numpy")}
+    _write(folder / "version.json", {**versions, "python": platform.python_version()})
+    safetensors.torch.save_file(_contiguous(model.state_dict()), folder / "model.safetensors")
+    if method is not None:
+        tensors = {f"method/{name}": value for name, value in method.state_dict().items()}
+        numbers = {"step": step, "optimizer": {}, "scaler": scaler.state_dict() if scaler else {}}
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimizer/{index}/{name}"] = value
+                else:
+                    numbers["optimizer"][f"{index}/{name}"] = value
+        safetensors.torch.save_file(_contiguous(tensors), folder / "state.safetensors")
+        _write(folder / "state.json", numbers)
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Read a checkpoint's settings and facts. Raises ConfigError when it is none or broken."""
+    folder = Path(path)
+    if not (folder / "run.yaml").is_file() or not (folder / "model.safetensors").is_file():
+        inner = folder / "best"
+        hint = f"; did you mean {inner}?" if (inner / "run.yaml").is_file() else ""
+        raise ConfigError(f"{path} is no checkpoint: it has no run.yaml and model.safetensors{hint}")
+    try:
+        run = config.build((config.read(folder / "run.yaml"), str(folder / "run.yaml")))
+        data = json.loads((folder / "data.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text())
+        facts = Facts(tuple(data["classes"]), int(data["channels"]), int(data["size"]), data["manifests"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(f"the checkpoint {path} is broken: {error}; take another one of its run") from None
+    return Checkpoint(folder, run, facts, metrics)
+
+
+def resume(
+    folder: str | Path,
+    method: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> int:
+    """Put method and optimizer where the checkpoint left them; returns the steps done."""
+    folder = Path(folder)
+    tensors = safetensors.torch.load_file(folder / "state.safetensors")
+    numbers = json.loads((folder / "state.json").read_text())
+    named = {name.removeprefix("method/"): value for name, value in tensors.items() if name.startswith("method/")}
+    _load(method, named, folder)
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in [*tensors.items(), *((f"optimizer/{k}", v) for k, v in numbers["optimizer"].items())]:
+        kind, _, rest = name.partition("/")
+        if kind == "optimizer":
+            index, _, key = rest.partition("/")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    if numbers["scaler"]:
+        scaler.load_state_dict(numbers["scaler"])
+    return numbers["step"]
+
+
+def _load(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"the weights in {folder} do not fit its run.yaml: {reason}") from None
+
+
+def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1, default=float))
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(settings).items() if not name.startswith("_")}

@@ -1,0 +1,161 @@
+"""The command line -> a Run. Flags are the settings' dotted paths; help comes from the fields' docstrings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_args, get_origin
+
+import yaml
+
+from raylens import config, find
+from raylens.config import Run
+from raylens.errors import ConfigError, RequestError
+from raylens.space import written
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise ConfigError(message)
+
+
+def main(act: Callable[[Sequence[str]], str | None]) -> None:
+    """Run a verb: prints what it returns, the path of what was made, last. Exits 0, 1 or 2."""
+    signal.signal(signal.SIGTERM, _stopped)
+    try:
+        made = act(sys.argv[1:])
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("RAYLENS_TRACEBACK"):
+            raise
+        print(f"failed: {error} (RAYLENS_TRACEBACK=1 shows where)", file=sys.stderr)
+        sys.exit(1)
+    if made:
+        print(made)
+
+
+def run(verb: str, argv: Sequence[str]) -> Run | None:
+    """The Run that `python -m raylens.<verb> METHOD ...` asks for; None when it asked for a list. Raises ConfigError.
+
+    Later wins: defaults, what the method suggests, --from, flags. --resume takes a search's folder in place of all that.
+    """
+    about = f"python -m raylens.{verb}"
+    first = _Parser(prog=about, add_help=False, allow_abbrev=False)
+    first.add_argument("method", nargs="?")
+    first.add_argument("--from", dest="file")
+    first.add_argument("--resume")
+    first.add_argument("--encoder", "--encoder.name", dest="encoder")
+    first.add_argument("-h", "--help", action="store_true")
+    asked, rest = first.parse_known_args(argv)
+    if asked.resume:
+        return _resumed(asked.resume, rest)
+    layers = [(config.read(asked.file), asked.file)] if asked.file else []
+    if asked.method is None and not layers:
+        print(_methods(about))
+        return None
+    if asked.method is not None:
+        layers.append(({"method.name": asked.method}, "the command line"))
+    if asked.encoder is not None:
+        layers.append(({"encoder.name": asked.encoder}, "the command line"))
+    together = {path: value for values, _ in layers for path, value in values.items()}
+    if "method.name" not in together:
+        raise ConfigError(f"{asked.file} names no method; give one: {', '.join(find.names('methods'))}")
+    method, encoder = together["method.name"], together.get("encoder.name", "small")
+    known = config.settings(method, encoder)
+    if asked.help:
+        print(_parser(about, method, known).format_help())
+        return None
+    return config.build(*layers, (_flags(rest, known), "the command line"))
+
+
+def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
+    """`--a.b value`, `--a.b=value`, or `--a.b` alone for true, as settings by path."""
+    short = {"oracle": "search.oracle", "task": "task.name"}
+    given: dict[str, Any] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ConfigError(f"{word!r} on the command line belongs to no setting; settings look like --fit.steps 100")
+        name, equals, value = word[2:].partition("=")
+        path = short.get(name, name)
+        if not equals:
+            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        if value == "true" and path in known and not equals and bool not in _types(known[path].type):
+            raise ConfigError(f"--{name} needs a value, {known[path].meaning.lower()}")
+        try:
+            given[path] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            given[path] = value
+    return given
+
+
+def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argparse.ArgumentParser:
+    doc = (sys.modules[find.method(method).__module__].__doc__ or "").strip()
+    parser = argparse.ArgumentParser(
+        prog=f"{about} {method}",
+        description=doc,
+        epilog="A setting marked with a range is varied by raylens.tune; search.space changes that.",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=110),
+        usage=f"{about} {method} [--from FILE] [--resume RUN] [--SETTING VALUE ...]",
+        add_help=False,
+    )
+    parser.add_argument("--from", metavar="FILE", help="run file, YAML; later settings win")
+    parser.add_argument("--resume", metavar="RUN", help="folder of a run to go on with, with its settings")
+    groups = {}
+    for path, setting in known.items():
+        head = path.partition(".")[0] if "." in path else "run"
+        group = groups.setdefault(head, parser.add_argument_group(head))
+        span = f"; searched: {_brief(written(setting.range))}" if setting.range else ""
+        default = "" if setting.default in (None, {}) else f" [{_brief(setting.default)}]"
+        group.add_argument(
+            f"--{path}", metavar=_type(setting.type), help=f"{setting.meaning}{default}{span}".replace("%", "%%")
+        )
+    return parser
+
+
+def _methods(about: str) -> str:
+    lines = [f"usage: {about} METHOD [--from FILE] [--SETTING VALUE ...]; METHOD --help lists its settings", ""]
+    for name in find.names("methods"):
+        doc = (sys.modules[find.method(name).__module__].__doc__ or "").strip()
+        lines.append(f"  {name:<18} {doc.splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def _resumed(path: str, rest: Sequence[str]) -> Run:
+    if rest:
+        raise ConfigError(f"--resume takes all settings from {path}; {rest[0]} cannot be changed on the way")
+    folder = path.rstrip("/")
+    try:
+        settings = config.read(f"{folder}/run.yaml")
+    except ConfigError:
+        raise ConfigError(f"{path} is no run to resume: it has no run.yaml") from None
+    storage, _, name = folder.rpartition("/")
+    return config.build((settings, f"{folder}/run.yaml"), {"storage": storage or ".", "name": name})
+
+
+def _types(hint: Any) -> set[Any]:
+    hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return {hint, *get_args(hint)}
+
+
+def _type(hint: Any) -> str:
+    named = [kind.__name__.upper() for kind in _types(hint) if isinstance(kind, type) and kind is not type(None)]
+    literal = [str(kind) for kind in _types(hint) if isinstance(kind, str)]
+    return "{" + ",".join(sorted(literal)) + "}" if literal else (named[0] if named else "VALUE")
+
+
+def _brief(value: Any) -> str:
+    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split("\n")[0]
+
+
+def _stopped(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Ray: from a Run to workers, trials and searches."""

@@ -1,0 +1,170 @@
+"""The leaderboard: trials in the order in which they were chosen, without target labels, and what they turn out to be.
+
+The target's test labels are read here, once, after everything has been chosen.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from raylens import config, find, metrics
+from raylens.checkpoint import Facts
+from raylens.config import Run
+from raylens.data import sets
+from raylens.data.shards import filesystem
+
+if TYPE_CHECKING:
+    from raylens.cluster.search import Found
+
+SOURCE_ONLY, BATCH_NORM_ONLY = "source only", "batch norm only"
+ORACLE = "CHOSEN BY TARGET LABELS (search.oracle): these figures are cheating and compare with nothing"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """AUROC on the target's test split with its 95 % interval, and the paired difference from source-only with its own."""
+
+    name: str
+    auroc: tuple[float, float, float]
+    difference: tuple[float, float, float] | None
+    report: dict[str, Any]
+
+
+def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | None) -> dict[str, Measured]:
+    """Measure checkpoints, and the model they started from, as it is and with the target's batch-norm statistics."""
+    import ray
+
+    test = ray.put(sets.read(run.data.target, "test", run.data.transform, labels=True))
+    task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_outputs)
+    asked = {path: task.remote(path, test, None) for path in kept}
+    if start:
+        asked[SOURCE_ONLY] = task.remote(start, test, None)
+        asked[BATCH_NORM_ONLY] = task.remote(start, test, data)
+    outputs = {name: ray.get(reference) for name, reference in asked.items()}
+    base = _scores(run, facts, outputs[SOURCE_ONLY]) if start else None
+    found = {}
+    for name, output in outputs.items():
+        report = metrics.evaluate_outputs(output, facts.classes, seed=run.seed)
+        auroc = report["metrics"]["auroc"]
+        difference = None
+        if start and name != SOURCE_ONLY:
+            difference = metrics.paired(_scores(run, facts, output), base, output.labels, seed=run.seed)
+        found[name] = Measured(name, (auroc["value"], auroc["low"], auroc["high"]), difference, report)
+    return found
+
+
+def _outputs(path: str, test: sets.Split, data: Any) -> Any:
+    """Outputs of a checkpoint on a split; with `data`, after its batch norm has seen the target's training images."""
+    import ray
+    import torch
+
+    from raylens import checkpoint
+    from raylens.loop import collect
+    from raylens.models import adapt_batch_norm
+
+    device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+    model = checkpoint.read(path).model(device)
+    if data is not None:
+        adapt_batch_norm(model, ray.get(data).train["target"].pixels, device=device)
+    return collect(model, test.pixels, test.labels, device=device)
+
+
+def _scores(run: Run, facts: Facts, output: Any) -> Any:
+    chances = find.task(run.task.name)(facts.classes).predict(output.logits.astype("float64"))
+    return chances[:, 1] if chances.shape[1] == 2 else chances
+
+
+class Board:
+    """Trials and baselines as a table."""
+
+    def __init__(self, run: Run, found: list[Found], measured: dict[str, Measured]) -> None:
+        self.run, self.searched = run, list(config.space(run))
+        rows = []
+        places = iter([measured[name] for name in measured if name not in (SOURCE_ONLY, BATCH_NORM_ONLY)])
+        for rank, trial in enumerate(found, 1):
+            settings = config.flat(trial.run)
+            rows.append(
+                {
+                    "rank": rank,
+                    "trial": trial.trial,
+                    "objective": trial.objective,
+                    "source/auroc": trial.metrics.get("source/auroc"),
+                    **_columns(next(places, None) if trial.checkpoint else None),
+                    "step": trial.step,
+                    "steps": trial.steps,
+                    **{path: settings[path] for path in self.searched},
+                    "warnings": trial.error or trial.metrics.get("warnings") or "",
+                    "checkpoint": trial.checkpoint,
+                }
+            )
+        for name in (SOURCE_ONLY, BATCH_NORM_ONLY):
+            if name in measured:
+                rows.append({"trial": name, **_columns(measured[name])})
+        self.table, self.measured = pd.DataFrame(rows), measured
+
+    def write(self, folder: str) -> None:
+        """leaderboard.csv, and the full report of each row that was measured as test.json beside it."""
+        fs, path = filesystem(folder)
+        header = f"# {ORACLE}\n" if self.run.search.oracle else ""
+        with fs.open_output_stream(f"{path}/leaderboard.csv") as stream:
+            stream.write((header + self.table.to_csv(index=False)).encode())
+        reports = {name.rpartition("/")[2]: found.report for name, found in self.measured.items()}
+        if self.run.search.oracle:
+            reports = {"warning": ORACLE, **reports}
+        with fs.open_output_stream(f"{path}/test.json") as stream:
+            stream.write(json.dumps(reports, indent=1).encode())
+
+    def show(self) -> None:
+        """Print the table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        title = f"{self.run.title}: chosen by {self.run.search.validator}, without target labels"
+        table = Table(title=ORACLE if self.run.search.oracle else title, title_justify="left")
+        for name in ("", "trial", "objective", "source\nval AUROC", "target test AUROC", "minus source only", "step"):
+            table.add_column(name, justify="left" if name == "trial" else "right")
+        for path in self.searched:
+            table.add_column(path.replace(".", ".\n"), justify="right")
+        if self.table.get("warnings", pd.Series(dtype=str)).fillna("").any():
+            table.add_column("warnings", style="yellow")
+        for row in self.table.astype(object).where(self.table.notna(), None).to_dict("records"):
+            cells = [
+                row["rank"] and f"{row['rank']:.0f}",
+                row["trial"],
+                _number(row["objective"]),
+                _number(row["source/auroc"]),
+                _interval(row, "target/auroc"),
+                _interval(row, "difference", "+"),
+                row["step"] and f"{row['step']:.0f}/{row['steps']:.0f}",
+                *(_setting(row[path]) for path in self.searched),
+            ]
+            if len(table.columns) > len(cells):
+                cells.append(row["warnings"])
+            table.add_row(*(cell or "" for cell in cells), style=None if row["rank"] else "dim")
+        Console().print(table)
+
+
+def _columns(found: Measured | None) -> dict[str, float | None]:
+    auroc = found.auroc if found else (None, None, None)
+    difference = (found.difference if found else None) or (None, None, None)
+    names = ("", "_low", "_high")
+    return {f"target/auroc{name}": value for name, value in zip(names, auroc, strict=True)} | {
+        f"difference{name}": value for name, value in zip(names, difference, strict=True)
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _interval(row: dict[str, Any], name: str, sign: str = "") -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return "" if value is None else f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _setting(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

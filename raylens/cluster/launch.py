@@ -1,0 +1,188 @@
+"""Ray is reached, its resources are counted, and a Run becomes a TorchTrainer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raylens.config import Run
+from raylens.errors import ConfigError
+
+ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or workers of `uv run` wait for an environment of their own
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports are fetched this often; 2 s by default
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaled node takes minutes
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+}
+
+
+def connect() -> None:
+    """Reach the cluster that RAY_ADDRESS or a job names, or start Ray on this machine."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    if not os.environ.get("RAY_ADDRESS"):
+        # The cleaner of multi-worker trials asks the dashboard, and must find this one among several on a machine.
+        port = _free_port()
+        os.environ.setdefault("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        ray.init(address="local", include_dashboard=True, dashboard_port=port, logging_level="WARNING")
+    else:
+        ray.init(logging_level="WARNING")
+
+
+def gpus(run: Run) -> float:
+    """GPUs of each worker. Raises ConfigError when some are asked for and the cluster has none, nor could have."""
+    there = capacity()["GPU"]
+    if run.scale.gpus is None:
+        return 1.0 if there else 0.0
+    if run.scale.gpus and not there:
+        raise ConfigError(f"scale.gpus is {run.scale.gpus:g}, but the cluster has no GPU; set scale.gpus to 0")
+    return run.scale.gpus
+
+
+def capacity() -> dict[str, float]:
+    """Resources of the cluster at its largest: what its nodes have, or may have once it has grown."""
+    import ray
+
+    now = ray.cluster_resources()
+    grown = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return {name: max(now.get(name, 0.0), grown.get(name, 0.0)) for name in ("CPU", "GPU")}
+
+
+def concurrent(run: Run) -> int:
+    """Trials that the cluster can run at a time. Raises ConfigError when it is none."""
+    there, workers = capacity(), run.scale.workers
+    each = {"CPU": run.scale.cpus, "GPU": gpus(run)}
+    most = min(int(there[name] / (workers * need) + 1e-6) for name, need in each.items() if need)
+    if most < 1:
+        needs = " and ".join(f"{workers} x {need:g} {name}s" for name, need in each.items() if need)
+        have = " and ".join(f"{there[name]:g} {name}s" for name, need in each.items() if need)
+        raise ConfigError(
+            f"a trial needs {needs}, the cluster has {have}; set scale.workers, scale.cpus or scale.gpus"
+        )
+    return min(most, run.search.concurrent or most)
+
+
+def check_storage(run: Run) -> None:
+    """Raises ConfigError when runs cannot be written, or would lie on one of several nodes. Needs Ray."""
+    import ray
+
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if "://" not in run.storage and nodes > 1:
+        raise ConfigError(
+            f"storage {run.storage!r} is a folder of one machine, and the cluster has {nodes} nodes; "
+            "set storage to an s3:// or gs:// address that all of them reach"
+        )
+
+
+def check_writable(run: Run) -> None:
+    """Raises ConfigError unless a file can be written under `storage`."""
+    from raylens.data.shards import filesystem
+
+    try:
+        fs, path = filesystem(run.storage)
+        fs.create_dir(path, recursive=True)
+        probe = f"{path}/.writable-{uuid.uuid4().hex}"
+        with fs.open_output_stream(probe) as stream:
+            stream.write(b"")
+        fs.delete_file(probe)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:160]
+        raise ConfigError(f"storage {run.storage!r} cannot be written: {reason}; set storage") from None
+
+
+def quiet(threads: int) -> None:
+    """In a worker: so many threads for tensors, and none for OpenCV's."""
+    import torch
+
+    torch.set_num_threads(max(1, threads))
+
+
+def train(run: Run, facts: Any, data: Mapping[str, Any]) -> str:
+    """Run one TorchTrainer; returns the folder of its best checkpoint."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
+
+    result = TorchTrainer(
+        train_worker,
+        train_loop_config={"run": run, "facts": facts, **data},
+        scaling_config=scaling(run),
+        run_config=RunConfig(
+            name=run.title,
+            storage_path=storage(run),
+            failure_config=FailureConfig(max_failures=run.search.retries),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"
+            ),
+        ),
+    ).fit()
+    checkpoint, _ = max(result.best_checkpoints, key=lambda pair: pair[1]["objective"])
+    return checkpoint.path
+
+
+def scaling(run: Run) -> Any:
+    from ray.train import ScalingConfig
+
+    each = gpus(run)
+    return ScalingConfig(
+        num_workers=run.scale.workers,
+        use_gpu=each > 0,
+        resources_per_worker={"CPU": run.scale.cpus, **({"GPU": each} if each else {})},
+    )
+
+
+def storage(run: Run) -> str:
+    return run.storage if "://" in run.storage else os.path.abspath(run.storage)
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """A Train worker: reports carry a checkpoint, or Train would drop their metrics."""
+    import ray
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    from raylens.cluster.worker import work
+
+    run, context = config["run"], ray_train.get_context()
+    quiet(int(run.scale.cpus))
+    data = config["data"]
+    if isinstance(data, ray.ObjectRef):
+        data = ray.get(data)
+    latest = ray_train.get_checkpoint()
+    with tempfile.TemporaryDirectory() as folder:
+        resume = latest.to_directory(folder) if latest else None
+        reports = work(
+            run,
+            config["facts"],
+            data,
+            rank=context.get_world_rank(),
+            world=context.get_world_size(),
+            device=get_device(),
+            resume=resume,
+        )
+        for report in reports:
+            checkpoint = None
+            if context.get_world_rank() == 0:
+                out = Path(tempfile.mkdtemp(prefix="raylens-"))
+                report.save(out)
+                checkpoint = ray_train.Checkpoint.from_directory(out)
+            ray_train.report(report.metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

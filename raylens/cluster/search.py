@@ -1,0 +1,266 @@
+"""A search, whole: data, the model to start from, trials under ASHA, the best of them measured on the target's test.
+
+A search lives in one folder, `<storage>/<name>/`, and the same command finds it again: what is finished is not repeated,
+what was running goes on from its last checkpoint.
+
+    run.yaml           every setting of the search
+    start/             checkpoint of the model that trials start from, where the method needs one
+    trials/            Ray Tune's own: a folder a trial, with checkpoints, result.json and TensorBoard events
+    best/              the chosen trial's checkpoint; the runners-up are in kept/
+    leaderboard.csv    every trial, and the baselines
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+
+from raylens import config, find
+from raylens.checkpoint import Facts
+from raylens.cluster import launch
+from raylens.cluster.board import Board, measure
+from raylens.cluster.progress import Progress
+from raylens.cluster.trial import DIVERGED, trainable
+from raylens.config import Run
+from raylens.data import sets
+from raylens.data.shards import filesystem
+from raylens.errors import ConfigError
+from raylens.space import Choice, LogUniform, Range
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trial and the best of its checkpoints: the one with the highest objective."""
+
+    trial: str
+    run: Run
+    objective: float
+    step: int
+    steps: int
+    metrics: dict[str, Any]
+    checkpoint: str | None
+    error: str | None
+
+
+def search(run: Run) -> str:
+    """Search `run`'s space; prints the leaderboard and returns the folder of the best checkpoint."""
+    import ray
+
+    method = find.method(run.method.name)
+    streams = tuple(dict.fromkeys((*method.streams, "target")))
+    run = run.replace(name=run.title)
+    if not config.space(run):
+        raise ConfigError(f"nothing to search: {run.method.name} has no ranges; give search.space, or use raylens.train")
+    launch.check_writable(run)
+    if not sets.missing(run, streams):
+        sets.facts(sets.placed(run, streams), streams, test=True)
+    launch.connect()
+    launch.check_storage(run)
+    launch.concurrent(run)
+    run = run.replace(**{"scale.gpus": launch.gpus(run)})
+    folder = f"{launch.storage(run)}/{run.title}"
+    _write(f"{folder}/run.yaml", config.dump(run))
+    run = sets.prepare(run, streams)
+    facts = sets.facts(run, streams, test=True)
+    share = sets.share(run, method)
+    data = ray.put(sets.reside(run, method, share=share))
+    if method.start and not run.start:
+        run = run.replace(start=_start(run, facts, data, method.start, folder))
+    found = tune(run, facts, data, folder, "trials", Progress(run.search.trials, run.fit.steps))
+    chosen = [trial for trial in found if trial.checkpoint and trial.objective > DIVERGED]
+    if not chosen:
+        errors = "; ".join(sorted({trial.error or "its loss was not finite" for trial in found}))
+        raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
+    kept = [_keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])]
+    board = Board(run, found, measure(run, facts, data, kept, run.start))
+    board.write(folder)
+    board.show()
+    return kept[0]
+
+
+def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Progress) -> list[Found]:
+    """Run or resume the trials in `folder/name`; the best come first."""
+    from ray import tune as ray_tune
+
+    nested = run.scale.workers > 1
+    trial = ray_tune.with_parameters(
+        trainable(run, f"{run.method.name.replace(':', '_').replace('.', '_')}_trial"),
+        run=run.replace(storage=launch.storage(run)),
+        facts=facts,
+        data=data,
+    )
+    each = {"CPU": run.scale.cpus, **({"GPU": run.scale.gpus} if run.scale.gpus else {})}
+    trial = ray_tune.with_resources(trial, {"node:__internal_head__": 0.001} if nested else each)
+    path = f"{folder}/{name}"
+    if ray_tune.Tuner.can_restore(path):
+        print(f"going on with {path}", flush=True)
+        tuner = ray_tune.Tuner.restore(path, trainable=trial, resume_unfinished=True, resume_errored=True)
+        tuner._local_tuner._run_config.callbacks = [progress]
+    else:
+        tuner = ray_tune.Tuner(
+            trial,
+            param_space={path: _sampler(span) for path, span in config.space(run).items()},
+            tune_config=_tune_config(run, nested),
+            run_config=ray_tune.RunConfig(
+                name=name,
+                storage_path=folder,
+                verbose=0,
+                callbacks=[progress],
+                failure_config=ray_tune.FailureConfig(max_failures=run.search.retries),
+                checkpoint_config=ray_tune.CheckpointConfig(
+                    num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"
+                ),
+            ),
+        )
+    results = tuner.fit()
+    found = [_found(run, result) for result in results]
+    return sorted(found, key=lambda trial: -trial.objective)
+
+
+def _tune_config(run: Run, nested: bool) -> Any:
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+    from ray.tune.search.optuna import OptunaSearch
+
+    space = config.space(run)
+    if run.search.scheduler == "asha":
+        grace = min(run.search.grace or max(run.fit.report_every, run.fit.steps // 4), run.fit.steps)
+        scheduler = ASHAScheduler(
+            time_attr="step",
+            max_t=run.fit.steps + 1,  # at fit.steps it would stop those that are finishing
+            grace_period=grace,
+            reduction_factor=run.search.reduction,
+        )
+    elif run.search.scheduler == "pbt":
+        scheduler = PopulationBasedTraining(
+            time_attr="step",
+            perturbation_interval=run.fit.report_every,
+            hyperparam_mutations={path: _sampler(span) for path, span in space.items()},
+            custom_explore_fn=lambda sample: {path: _inside(space[path], value) for path, value in sample.items()},
+            synch=False,
+        )
+    else:
+        scheduler = FIFOScheduler()
+    defaults = config.flat(run)
+    first = [{path: defaults[path] for path in space}]
+    if run.search.searcher == "tpe":
+        searcher = OptunaSearch(seed=run.seed, points_to_evaluate=first)
+    else:
+        searcher = BasicVariantGenerator(random_state=run.seed, points_to_evaluate=first)
+    return tune.TuneConfig(
+        metric="objective",
+        mode="max",
+        num_samples=run.search.trials,
+        scheduler=scheduler,
+        search_alg=searcher,
+        max_concurrent_trials=launch.concurrent(run),
+        reuse_actors=not nested,
+    )
+
+
+def _sampler(span: Range) -> Any:
+    from ray import tune
+
+    if isinstance(span, Choice):
+        return tune.choice(list(span.values))
+    return (tune.loguniform if isinstance(span, LogUniform) else tune.uniform)(span.low, span.high)
+
+
+def _inside(span: Range, value: Any) -> Any:
+    return value if isinstance(span, Choice) else min(max(value, span.low), span.high)
+
+
+def _found(run: Run, result: Any) -> Found:
+    """A trial's best checkpoint. A nested trial's are kept by its own training, and named by its reports."""
+    metrics = dict(result.metrics or {})
+    steps = int(metrics.get("step", 0))
+    saved = list(result.best_checkpoints)
+    if not saved and "checkpoint_path" in metrics:
+        from ray.train import Result
+
+        inner = str(Path(metrics["checkpoint_path"]).parent)
+        saved = Result.from_path(inner).best_checkpoints
+    saved = [(kept.path, values) for kept, values in saved if "objective" in (values or {})]
+    path, best = max(saved, key=lambda pair: pair[1]["objective"], default=(None, metrics))
+    return Found(
+        trial=metrics.get("trial_id", Path(result.path).name),
+        run=run.replace(**result.config),
+        objective=float(best.get("objective", DIVERGED)),
+        step=int(best.get("step", 0)),
+        steps=steps,
+        metrics=best,
+        checkpoint=path,
+        error=None if result.error is None else str(result.error).strip().splitlines()[-1],
+    )
+
+
+def _start(run: Run, facts: Facts, data: Any, name: str, folder: str) -> str:
+    """The checkpoint that all trials start from: made once for a search, as a search of one trial."""
+    path = f"{folder}/start"
+    if _exists(f"{path}/model.safetensors"):
+        return path
+    print(f"training the {name} model that all trials start from, {run.fit.start_steps} steps", flush=True)
+    kept = {key: value for key, value in config.flat(run).items() if key.split(".")[0] in ("encoder", "task", "scale")}
+    kept |= {f"data.{key}": value for key, value in vars(run.data).items() if key in _SHARED}
+    first = config.build(
+        kept,
+        {
+            "method.name": name,
+            "seed": run.seed,
+            "storage": run.storage,
+            "name": f"{run.title}-start",
+            "fit.steps": run.fit.start_steps,
+            "fit.report_every": min(run.fit.start_steps, max(100, run.fit.start_steps // 5)),
+            "fit.precision": run.fit.precision,
+            "search.trials": 1,
+            "search.scheduler": "none",
+            "search.validator": "source_auroc",
+            "search.retries": run.search.retries,
+            "search.space": {path: None for path in config.space(config.build({"method.name": name}))},
+        },
+    )
+    (trial,) = tune(first, facts, data, folder, "start-trial", Progress(1, first.fit.steps))
+    if not trial.checkpoint:
+        raise RuntimeError(f"the {name} model to start from was not trained: {trial.error}")
+    _copy(trial.checkpoint, path)
+    return path
+
+
+_SHARED = ("source", "target", "transform", "batch", "balance", "validation_rows")
+
+
+def _keep(trial: Found, folder: str, rank: int) -> str:
+    path = f"{folder}/best" if rank == 0 else f"{folder}/kept/{rank + 1}-{trial.trial}"
+    _copy(trial.checkpoint, path)
+    return path
+
+
+def _copy(source: str, out: str) -> None:
+    """Copy a folder; it appears whole, on a local disk, or not at all."""
+    fs, path = filesystem(source)
+    there, target = filesystem(out)
+    if isinstance(there, pyarrow.fs.LocalFileSystem):
+        partial = f"{target}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        pyarrow.fs.copy_files(path, partial, source_filesystem=fs, destination_filesystem=there)
+        shutil.rmtree(target, ignore_errors=True)
+        Path(partial).rename(target)
+    else:
+        pyarrow.fs.copy_files(path, target, source_filesystem=fs, destination_filesystem=there)
+
+
+def _exists(path: str) -> bool:
+    fs, inner = filesystem(path)
+    return fs.get_file_info(inner).type == pyarrow.fs.FileType.File
+
+
+def _write(path: str, text: str) -> None:
+    fs, inner = filesystem(path)
+    fs.create_dir(inner.rpartition("/")[0], recursive=True)
+    with fs.open_output_stream(inner) as stream:
+        stream.write(text.encode())

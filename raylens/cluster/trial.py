@@ -1,0 +1,84 @@
+"""A trial of a search: in the Tune function itself for one worker, a nested TorchTrainer for several.
+
+Both leave the same checkpoints and report the same metrics.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from raylens.config import Run
+from raylens.loop import Diverged
+
+DIVERGED = -1.0
+"""Objective of a trial whose loss is not finite; below all that a validator gives."""
+
+
+def trainable(run: Run, name: str) -> Callable:
+    """The trial function for `run`, under its own name, so that actors and logs show it."""
+    trial = nested if run.scale.workers > 1 else direct
+
+    def body(sample: dict[str, Any], **given: Any) -> None:
+        trial(sample, **given)
+
+    body.__name__ = body.__qualname__ = name
+    return body
+
+
+def direct(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
+    """One worker: train here, and report to Tune."""
+    from ray import tune
+
+    from raylens.cluster.gauges import Gauges
+    from raylens.cluster.launch import quiet
+    from raylens.cluster.worker import work
+
+    run = run.replace(**sample)
+    quiet(int(run.scale.cpus))
+    gauges = Gauges(run.method.name, tune.get_context().get_trial_name())
+    latest = tune.get_checkpoint()
+    with tempfile.TemporaryDirectory(prefix="raylens-") as folder:
+        resume = latest.to_directory(f"{folder}/resume") if latest else None
+        try:
+            for report in work(run, facts, data, device=_device(run), resume=resume):
+                with tempfile.TemporaryDirectory(prefix="raylens-") as out:
+                    report.save(out)
+                    gauges.set(report.metrics)
+                    tune.report(report.metrics, checkpoint=tune.Checkpoint.from_directory(out))
+        except Diverged as error:
+            print(f"this trial stops: {error}", flush=True)
+            tune.report({"step": run.fit.steps, "objective": DIVERGED, "warnings": str(error)})
+
+
+def nested(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
+    """Several workers: a TorchTrainer that reports to this trial. The trial itself holds no CPU."""
+    from ray import train, tune
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from raylens.cluster import launch
+
+    run = run.replace(**sample)
+    context = tune.get_context()
+    TorchTrainer(
+        launch.train_worker,
+        train_loop_config={"run": run, "facts": facts, "data": data},
+        scaling_config=launch.scaling(run),
+        run_config=train.RunConfig(
+            name=f"{context.get_experiment_name()}-{context.get_trial_id()}",  # found again by a trial that resumes
+            storage_path=f"{launch.storage(run)}/.workers",
+            failure_config=train.FailureConfig(max_failures=run.search.retries),
+            checkpoint_config=train.CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"
+            ),
+            callbacks=[TuneReportCallback()],
+        ),
+    ).fit()
+
+
+def _device(run: Run) -> str:
+    import torch
+
+    return "cuda" if run.scale.gpus != 0 and torch.cuda.is_available() else "cpu"

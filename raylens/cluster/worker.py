@@ -1,0 +1,122 @@
+"""What a worker does, in Tune, in Train or in neither: it yields reports, and whoever runs it carries them away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from raylens import checkpoint, find, optim
+from raylens.checkpoint import Facts
+from raylens.config import Run
+from raylens.data.stream import Resident, Split
+from raylens.ema import over_workers
+from raylens.loop import collect, fit
+from raylens.methods.base import Method
+from raylens.models import Model
+from raylens.records import Outputs
+from raylens.seeds import seed
+
+
+@dataclass(frozen=True)
+class Report:
+    """Metrics at a step, and the state to save with them."""
+
+    metrics: dict[str, float | str]
+    run: Run
+    facts: Facts
+    method: Method
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def save(self, folder: str | Path) -> None:
+        """Write the checkpoint of this moment."""
+        checkpoint.save(
+            folder,
+            self.run,
+            self.facts,
+            self.method.result,
+            self.metrics,
+            method=self.method,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            step=int(self.metrics["step"]),
+        )
+
+
+def build(run: Run, facts: Facts) -> Method:
+    """The method with its model, the weights drawn from the run's seed or taken from its start."""
+    torch.manual_seed(seed(run.seed, "weights"))
+    if run.start:
+        model = checkpoint.read(run.start).model().train()
+    else:
+        model = checkpoint.build_model(run, facts)
+    cls = find.method(run.method.name)
+    return cls(run.method, model, find.task(run.task.name)(facts.classes))
+
+
+def work(
+    run: Run,
+    facts: Facts,
+    data: Resident,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+    resume: str | Path | None = None,
+) -> Iterator[Report]:
+    """Train as `run` says, from the checkpoint folder `resume` on if there is one.
+
+    Every worker yields at the same steps. Metrics of validation are in the reports of rank 0 alone.
+    """
+    device = torch.device(device)
+    method = build(run, facts).to(device)
+    optimizer = optim.build(run.optimizer, method.groups())
+    scaler = torch.amp.GradScaler(device.type, enabled=run.fit.precision == "16" and device.type == "cuda")
+    start = checkpoint.resume(resume, method, optimizer, scaler) if resume else 0
+    replica = method
+    if dist.is_available() and dist.is_initialized():
+        replica = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
+    with closing(data.batches(run, type(method), rank=rank, world=world, start=start)) as batches:
+        reports = fit(
+            method, replica, batches, run, optimizer, scaler, start=start, rank=rank, device=device
+        )
+        for step, metrics in reports:
+            metrics["step"] = step
+            if rank == 0:
+                metrics.update(validate(run, facts, method.result, data, device))
+            metrics["warnings"] = "; ".join(method.symptoms(metrics))
+            yield Report(metrics, run, facts, method, optimizer, scaler)
+            if world > 1:
+                over_workers(torch.zeros(1, device=device))  # nobody runs ahead of a validation
+
+
+def validate(
+    run: Run, facts: Facts, model: Model, data: Resident, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Metrics on the source's validation split, and the objective, which reads no label of the target."""
+    task = find.task(run.task.name)(facts.classes)
+    source = _look(model, data.validation["source"], device)
+    found = {f"source/{name}": value for name, value in task.metrics(source.logits, source.labels).items()}
+    if "target" not in data.validation:
+        found["objective"] = found["source/auroc"]
+        return found
+    target = _look(model, data.validation["target"], device)
+    if run.search.oracle:
+        found["objective"] = task.metrics(target.logits, target.labels)["auroc"]
+        return found
+    target = Outputs(target.features, target.logits, None, target.ids)
+    score = find.validator(run.search.validator)(source, target)
+    found[f"validator/{run.search.validator}"] = score
+    found["objective"] = score if math.isfinite(score) else -1.0
+    return found
+
+
+def _look(model: Model, split: Split, device: torch.device | str) -> Outputs:
+    return collect(model, split.pixels, split.labels, device=device)

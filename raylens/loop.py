@@ -1,0 +1,135 @@
+"""fit() and collect(): the two loops, and the only ones. They name no method and no cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from raylens import optim
+from raylens.config import Run
+from raylens.ema import over_workers
+from raylens.methods.base import Method
+from raylens.models import Model
+from raylens.records import Images, Outputs
+from raylens.seeds import seed
+
+_PRECISION = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
+
+
+class Diverged(Exception):
+    """A loss is not finite; the text names its terms and the step."""
+
+
+def fit(
+    method: Method,
+    replica: nn.Module,
+    batches: Iterable[Mapping[str, Images]],
+    run: Run,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    start: int = 0,
+    rank: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Train `method` from step `start`; `replica` is it, or its data-parallel wrapper.
+
+    Yields (steps done, metrics since the last yield) every `fit.report_every` steps and at the end, at the same steps on
+    every worker. All that is random in a step depends on the seed, the rank and the step. Raises Diverged.
+    """
+    steps, dtype = run.fit.steps, _PRECISION[run.fit.precision]
+    method.train()
+    report = _Report(method)
+    for step, batch in enumerate(islice(batches, steps - start), start):
+        report.waited()
+        torch.manual_seed(seed(run.seed, "step", rank, step))
+        factor = optim.rate(run.optimizer, step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        batch = {name: images.to(device) for name, images in batch.items()}
+        with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
+            losses = replica(batch, step / steps)
+            total = losses.total
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(total).backward()
+        scaler.unscale_(optimizer)
+        for group in optimizer.param_groups:  # each by itself, so that opponents stay apart
+            clip_grad_norm_(group["params"], run.fit.clip)
+        scaler.step(optimizer)
+        scaler.update()
+        method.after_step(step / steps)
+        report.add(losses.terms, losses.monitors)
+        if (step + 1) % run.fit.report_every == 0 or step + 1 == steps:
+            yield step + 1, report.close(step + 1, optimizer)
+            method.train()
+            report = _Report(method)
+
+
+class _Report:
+    """Means of terms and monitors over the steps since the last report, kept on the device until it is due."""
+
+    def __init__(self, method: Method) -> None:
+        self.method, self.sums, self.steps = method, {}, 0
+        self.before = [p.detach().clone() for p in method.parameters() if p.requires_grad]
+        self.began = self.asked = time.perf_counter()
+        self.wait = 0.0
+
+    def waited(self) -> None:
+        self.wait += time.perf_counter() - self.asked
+
+    def add(self, terms: Mapping[str, Tensor], monitors: Mapping[str, Tensor]) -> None:
+        named = {f"loss/{name}": term for name, term in terms.items()}
+        named.update({f"monitor/{name}": value for name, value in monitors.items()})
+        for name, value in named.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
+        self.steps += 1
+        self.asked = time.perf_counter()
+
+    def close(self, step: int, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        means = torch.stack([*self.sums.values()]) / self.steps
+        metrics = dict(zip(self.sums, over_workers(means).tolist(), strict=True))
+        bad = [name for name in metrics if name.startswith("loss/") and not np.isfinite(metrics[name])]
+        if bad:
+            raise Diverged(f"not finite: {', '.join(bad)} within the {self.steps} steps before step {step}")
+        now = [p.detach() for p in self.method.parameters() if p.requires_grad]
+        moved = sum((a - b).square().sum() for a, b in zip(now, self.before, strict=True))
+        metrics["monitor/weight_change"] = float((moved / sum(b.square().sum() for b in self.before)).sqrt())
+        for group in optimizer.param_groups:
+            metrics[f"monitor/lr_{group['name']}"] = group["lr"]
+        seconds = time.perf_counter() - self.began
+        metrics.update({"time/step": seconds / self.steps, "time/wait": self.wait / self.steps})
+        return metrics
+
+
+@torch.inference_mode()
+def collect(
+    model: Model,
+    pixels: np.ndarray,
+    labels: np.ndarray | None,
+    ids: np.ndarray | None = None,
+    *,
+    batch: int = 256,
+    device: torch.device | str = "cpu",
+) -> Outputs:
+    """What `model`, in evaluation mode, says of preprocessed pixels (N, C, H, W): every row once."""
+    was_training = model.training
+    model.eval()
+    features, logits = [], []
+    for begin in range(0, len(pixels), batch):
+        on = torch.from_numpy(np.array(pixels[begin : begin + batch], dtype=np.float32)).to(device)
+        found = model.features(on)
+        features.append(found.float().cpu())
+        logits.append(model.head(found).float().cpu())
+    model.train(was_training)
+    return Outputs(
+        features=torch.cat(features).numpy(),
+        logits=torch.cat(logits).numpy(),
+        labels=labels,
+        ids=np.arange(len(pixels)) if ids is None else ids,
+    )
