@@ -1,7 +1,7 @@
 """What happens to pixels before anything learns from them: one transform, the same for both domains.
 
-Every transform looks at one image at a time, so it needs no statistics of a set and cannot leak any. Pixels that are
-not finite take the median of their image; a constant image, or channel under "asinh", becomes zeros.
+Every transform looks at one image at a time, so it needs no statistics of a set and cannot leak any.
+Pixels that are not finite take the median of their image; what is constant becomes zeros.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def preprocess(pixels: np.ndarray, transform: str) -> np.ndarray:
     """Images (N, C, H, W) of any dtype as float32, about 0 to 1; "none" only replaces what is not finite.
 
     minmax  (x - min) / (max - min) over all channels.
-    asinh   each channel in units of its own sky noise, clipped, asinh, and scaled by fixed numbers: the sky is at
+    asinh   each channel in units of its own sky noise, clipped, asinh, and scaled by fixed numbers: sky is at
             0.23 and equal signal-to-noise is equal brightness, whatever the survey.
     log     log(1 + 999 minmax(x)) / log(1000).
     """
