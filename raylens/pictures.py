@@ -1,0 +1,199 @@
+"""Pictures of an evaluation: ROC, precision and recall, confusion, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+from scipy.stats import beta
+
+from raylens.metrics import Table, draws, evaluate_outputs, softmax64
+from raylens.records import Outputs
+
+COLOURS = ("#0b5fa5", "#d1495b", "#2e933c", "#8a4fbf", "#e08e1b", "#3fa7a3")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+LOWEST = 1e-4  # where logarithmic axes begin: one false positive in ten thousand
+
+
+def draw(
+    outputs: Outputs, classes: tuple[str, ...], out_folder: Path | str, *, threshold: float = 0.5
+) -> list[Path]:
+    """Write `roc.png`, `pr.png`, `confusion.png` and `calibration.png` of a labelled split."""
+    report = evaluate_outputs(outputs, classes, threshold=threshold)  # refuses what has no picture
+    said = {
+        name: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one) for name, one in report["metrics"].items()
+    }
+    probabilities, labels = softmax64(outputs.logits), np.asarray(outputs.labels).astype(int)
+    if len(classes) == 2:
+        curves = [_Curve(1, COLOURS[0], probabilities, labels)]
+        aurocs, auprcs = [f"AUROC {said['auroc']}"], [f"AUPRC {said['auprc']}"]
+        rule = f"threshold {threshold:g}"
+        scores, right, sides = probabilities[:, 1], labels == 1, classes[::-1]
+    else:
+        curves = [
+            _Curve(*pair, probabilities, labels)
+            for pair in zip(range(len(classes)), cycle(COLOURS), strict=False)
+        ]
+        aurocs = [f"{name}: AUROC {said[f'auroc_{index}']}" for index, name in enumerate(classes)]
+        auprcs, rule = classes, "likeliest class"
+        scores, right, sides = probabilities.max(1), probabilities.argmax(1) == labels, ("right", "wrong")
+
+    folder = Path(out_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        figures = {
+            "roc": _roc(curves, aurocs),
+            "pr": _pr(curves, auprcs),
+            "confusion": _confusion(np.array(report["confusion"]), classes, rule),
+            "calibration": _calibration(scores, right, sides, f"ECE {said['ece']}"),
+        }
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in figures]
+
+
+def _panels(title: str) -> tuple[Figure, Axes, Axes]:
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(title, fontweight="bold")
+    return figure, left, right
+
+
+class _Curve:
+    """One class against the rest: its curve, and the band of 200 resamples around it."""
+
+    def __init__(self, index: int, colour: str, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        self.colour, table = colour, Table(probabilities[:, index], labels == index)
+        whole = table.counts(np.arange(len(labels))[None])
+        self.found, self.false = whole.found[0], whole.false[0]
+        self.drawn = [
+            pair
+            for rows in draws(labels, 200, seed=0)
+            for drawn in [table.counts(rows)]
+            for pair in zip(drawn.found, drawn.false, strict=True)
+        ]
+
+    def band(self, of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        return np.quantile([of(found, false) for found, false in self.drawn], [0.025, 0.975], axis=0)
+
+
+def _roc(curves: list[_Curve], said: Sequence[str]) -> Figure:
+    figure, left, right = _panels("ROC")
+    grid = np.concatenate([[0], np.geomspace(LOWEST, 1, 300)])
+
+    def recall(found: np.ndarray, false: np.ndarray) -> np.ndarray:
+        last = np.searchsorted(false, np.floor(grid * false[-1] + 1e-9), side="right") - 1
+        return np.where(last < 0, 0, found[last]) / found[-1]
+
+    for curve, label in zip(curves, said, strict=True):
+        for axes in (left, right):
+            axes.fill_between(grid, *curve.band(recall), color=curve.colour, alpha=0.15, linewidth=0)
+            line = [np.r_[0, part / part[-1]] for part in (curve.false, curve.found)]
+            axes.plot(*line, color=curve.colour, linewidth=1.8, label=label)
+    for axes in (left, right):
+        axes.plot(grid, grid, color="#888888", linestyle=":", linewidth=1)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", ylim=(-0.01, 1.02))
+    left.set(xlim=(-0.01, 1.01))
+    left.legend(loc="lower right")
+    right.set(xscale="log", xlim=(LOWEST, 1))
+    one = min(1 / curve.false[-1] for curve in curves)
+    if one > LOWEST:
+        rare = right.axvspan(LOWEST, one, color="#ececec", zorder=0)
+        right.legend([rare], ["less than one false positive"], loc="upper left")
+    return figure
+
+
+def _pr(curves: list[_Curve], said: Sequence[str]) -> Figure:
+    figure, left, right = _panels("Precision, recall and the number of candidates")
+    grid = np.linspace(0.01, 1, 200)
+
+    def precision(found: np.ndarray, false: np.ndarray) -> np.ndarray:
+        first = np.searchsorted(found, grid * found[-1] - 1e-9)
+        return found[first] / (found + false)[first]
+
+    for curve, label in zip(curves, said, strict=True):
+        taken, recall = curve.found + curve.false, curve.found / curve.found[-1]
+        left.fill_between(grid, *curve.band(precision), color=curve.colour, alpha=0.15, linewidth=0)
+        left.plot(recall, curve.found / taken, color=curve.colour, linewidth=1.8, label=label)
+        left.axhline(recall[-1] * curve.found[-1] / taken[-1], color=curve.colour, linestyle=":", linewidth=1)
+        right.plot(taken, recall, color=curve.colour, linewidth=1.8)
+        right.plot(
+            taken, np.minimum(taken / curve.found[-1], 1), color=curve.colour, linestyle="--", linewidth=1
+        )
+    left.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    left.legend(loc="best")
+    right.set(xscale="log", xlabel="candidates looked at, best first", ylabel="recall", ylim=(-0.01, 1.02))
+    right.legend(
+        [Line2D([], [], color="#555555", linestyle="--", linewidth=1)],
+        ["no false positives"],
+        loc="upper left",
+    )
+    return figure
+
+
+def _confusion(table: np.ndarray, classes: tuple[str, ...], rule: str) -> Figure:
+    size = 3.2 + 0.7 * len(classes)
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    axes = figure.subplots()
+    share = table / table.sum(1, keepdims=True)
+    shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(table):
+        text = f"{count:,}\n{share[row, column]:.1%}"
+        axes.text(
+            column, row, text, ha="center", va="center", color="w" if share[row, column] > 0.55 else "k"
+        )
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes, rotation=90, va="center")
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"Confusion, {rule}", fontweight="bold")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, format=PercentFormatter(1), label="share of the true class", shrink=0.8)
+    return figure
+
+
+def _calibration(scores: np.ndarray, right: np.ndarray, names: tuple[str, str], said: str) -> Figure:
+    """Frequency against probability in the bins of `ece`, on scales that open up both ends; the scores."""
+    figure, left, histogram = _panels("Calibration")
+    counts = Table(scores, right).counts(np.arange(len(scores))[None])
+    found, missed = (np.add.reduceat(part[0], counts.bins) for part in (counts.positives, counts.negatives))
+    rows = counts.positives[0] + counts.negatives[0]
+    mean = np.add.reduceat(counts.scores * rows, counts.bins) / (found + missed)
+    low = np.nan_to_num(beta.ppf(0.025, found, missed + 1), nan=0)  # Clopper & Pearson 1934
+    high = np.nan_to_num(beta.ppf(0.975, found + 1, missed), nan=1)
+    frequency = found / (found + missed)
+    mean, frequency, low, high = np.clip([mean, frequency, low, high], LOWEST, 1 - LOWEST)
+
+    left.plot([LOWEST, 1 - LOWEST], [LOWEST, 1 - LOWEST], color="#888888", linestyle=":", linewidth=1)
+    left.vlines(mean, low, high, color=COLOURS[0], linewidth=1.2)
+    left.plot(
+        mean, frequency, "o", color=COLOURS[0], markeredgecolor="w", clip_on=False, zorder=3, label=said
+    )
+    left.set(xscale="logit", yscale="logit", xlabel="mean probability", ylabel="frequency")
+    left.minorticks_off()
+    for axis in (left.xaxis, left.yaxis):
+        axis.set_ticks([LOWEST, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 1 - LOWEST])
+        axis.set_ticklabels(["0", "0.001", "0.01", "0.1", "0.5", "0.9", "0.99", "0.999", "1"])
+    left.set(xlim=(LOWEST, 1 - LOWEST), ylim=(LOWEST, 1 - LOWEST))
+    left.legend(loc="upper left")
+    for name, colour, of in zip(names, COLOURS, (right, ~right), strict=False):
+        histogram.hist(scores[of], np.linspace(0, 1, 41), color=colour, alpha=0.5, label=name)
+    histogram.set(yscale="log", xlabel="probability", ylabel="rows", xlim=(0, 1))
+    histogram.legend()
+    return figure
