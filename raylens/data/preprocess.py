@@ -67,11 +67,16 @@ def _asinh(x: np.ndarray) -> None:
     inside = np.zeros((height, width), bool)
     inside[edge : height - edge, edge : width - edge] = True
     sky = x[:, :, ~inside]  # (N, C, pixels of the frame)
-    middle = sky.shape[-1] // 2
-    median = np.partition(sky, middle, axis=-1)[..., middle, None]
-    noise = 1.4826 * np.partition(np.abs(sky - median), middle, axis=-1)[..., middle, None]
+    middle, quarter = sky.shape[-1] // 2, 3 * sky.shape[-1] // 4
+    ranked = np.partition(sky, (middle, quarter), axis=-1)
+    median, upper = ranked[..., middle, None], ranked[..., quarter, None]
+    deviation = np.abs(sky - median)
+    noise = 1.4826 * np.partition(deviation, middle, axis=-1)[..., middle, None]
+    # An 8-bit sky is often cut off at black, below its median: then the upper half alone shows the noise.
+    noise = np.maximum(noise, 1.4826 * (upper - median))
+    noise = np.where(noise > 0, noise, deviation.mean(-1, keepdims=True))
     median, noise = median[..., None], noise[..., None]
-    # A sky without noise, black in 8 bits or simulated, leaves the range as the only scale.
+    # A sky without any noise leaves the range as the only scale.
     span = x.max((2, 3), keepdims=True) - x.min((2, 3), keepdims=True)
     noise = np.maximum(np.where(noise > 1e-6 * span, noise, span / SKY_CLIP[1]), np.finfo(np.float32).tiny)
     x -= median

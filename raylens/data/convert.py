@@ -1,0 +1,448 @@
+"""From whatever images come in to shards, as Ray Data tasks over files.
+
+A row's place, and so its split, follows from the seed and its id, not from the number of workers or files.
+Splits are stratified, and rows within a split are in random order: a reader of few files sees all classes.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from raylens.data import formats
+from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreadable, plain
+from raylens.data.shards import LENS_CLASSES, UNLABELLED, Manifest, ShardWriter, made_by
+from raylens.errors import DataError
+
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+ORDER = (*NEGATIVE, "nonsub", "sphere", "cdm", "sub", "vort", "axion")
+PROBES = 24
+ROWS_PER_BLOCK = 256
+MEMORY = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What every image is made into."""
+
+    bands: tuple[int, ...] | None = None
+    crop: int | None = None
+    size: int | None = None
+    expected: tuple[int, ...] | None = None
+    """(C, H, W) that an image must have in the end."""
+    dtype: str = "float32"
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """The image as it is kept; raises Unreadable with the reason why it is not."""
+        if self.bands:
+            if max(self.bands) >= len(image):
+                raise Unreadable("wrong shape")
+            image = image[list(self.bands)]
+        if self.crop:
+            top, left = ((length - self.crop) // 2 for length in image.shape[1:])
+            if min(top, left) < 0:
+                raise Unreadable("wrong shape")
+            image = image[:, top : top + self.crop, left : left + self.crop]
+        if image.dtype.kind not in "fiub":
+            raise Unreadable("not numbers")
+        if not image.size:
+            raise Unreadable("wrong shape")
+        if np.isnan(image).any():
+            raise Unreadable("NaN")
+        with np.errstate(over="ignore"):
+            kept = image if image.dtype == np.uint8 else image.astype(np.float32)
+        if not np.isfinite(kept).all():
+            raise Unreadable("infinite")
+        if kept.min() == kept.max():
+            raise Unreadable("constant")
+        if self.size and self.size != kept.shape[1]:
+            kept = np.stack([_resized(band, self.size) for band in kept])
+        if self.expected and kept.shape != self.expected:
+            raise Unreadable("wrong shape")
+        if self.dtype == "uint8" and kept.dtype != np.uint8:
+            raise Unreadable("not 8 bit, as the others are")
+        return np.ascontiguousarray(kept, self.dtype if self.expected else None)
+
+
+def _resized(band: np.ndarray, size: int) -> np.ndarray:
+    """One band at another size; brightness per area is kept, and a smaller image is averaged, not sampled."""
+    if band.shape[0] != band.shape[1]:
+        raise Unreadable("not square; set --crop")
+    large = Image.fromarray(band.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+    scaled = np.asarray(large)
+    return np.rint(scaled).clip(0, 255).astype(np.uint8) if band.dtype == np.uint8 else scaled
+
+
+def convert(
+    inputs: list[str],
+    out: str,
+    *,
+    name: str = "",
+    domain: str = "",
+    splits: Mapping[str, float] | None = None,
+    seed: int = 0,
+    bands: tuple[str, ...] = (),
+    band_names: tuple[str, ...] = (),
+    crop: int | None = None,
+    size: int | None = None,
+    arcsec_per_pixel: float | None = None,
+    classes: Mapping[str, str] | None = None,
+    keep_columns: tuple[str, ...] | None = None,
+    folds: Mapping[str, str] | None = None,
+    options: Options | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    command: str = "convert",
+    say: Callable[[str], None] = lambda text: None,
+) -> Manifest:
+    """Write the images of `inputs` as a set at `out`, and tell `say` what was taken, what was not, and why.
+
+    splits      fraction of each; without it, folders named after two or more splits decide.
+    bands       which to keep, by name or number, in this order; `band_names` says what the bands are.
+    classes     class -> what it is called in the input, in the order of labels.
+    folds       fold of a table -> split.
+    """
+    options = options or Options()
+    writer = ShardWriter(out, overwrite=overwrite)  # refuses before any work is done
+    units = [unit for path in inputs for unit in formats.units(path, options)]
+    if len(inputs) > 1:
+        units = [unit for path in inputs for unit in _prefixed(path, formats.units(path, options))]
+    shape, kept_bands, scale = _probe(units, options, bands, band_names, Shape(crop=crop, size=size), inputs)
+
+    with _progress() as progress:
+        rows, blocks = _read(units, options, shape, seed, progress)
+        rows.sort(key=lambda row: (row["order"], row["id"]))
+        taken = [row for row in rows if not row["reason"]]
+        _account(rows, inputs, shape, strict, say)
+        _assign(taken, splits, folds, seed, options, say)
+        known = _label(taken, classes)
+        if keep_columns is not None:
+            for row in taken:
+                row["columns"] = {key: row["columns"].get(key) for key in keep_columns}
+        columns = _columns(taken)
+        writer.about |= {
+            "name": name or writer.about["name"],
+            "domain": domain,
+            "bands": kept_bands,
+            "arcsec_per_pixel": arcsec_per_pixel * scale if arcsec_per_pixel else None,
+            "classes": known,
+            "made": made_by(command, seed, inputs=[os.path.basename(path.rstrip("/")) for path in inputs]),
+        }
+        with writer:
+            _write(writer, blocks, shape, taken, columns, progress)
+    return writer.manifest
+
+
+def _prefixed(path: str, units: list[Unit]) -> list[Unit]:
+    """Units that carry their input's name in the id, so that several inputs keep apart."""
+    stem = os.path.splitext(os.path.basename(path.rstrip("/")))[0]
+    return [unit if unit.id == stem else replace(unit, id=f"{stem}/{unit.id}") for unit in units]
+
+
+def _probe(
+    units: list[Unit],
+    options: Options,
+    bands: tuple[str, ...],
+    band_names: tuple[str, ...],
+    shape: Shape,
+    inputs: list[str],
+) -> tuple[Shape, tuple[str, ...], float]:
+    """What most images look like, from a few: shape, names of the bands, and change of the pixel scale."""
+    looks, why = Counter(), Counter()
+    for unit in units[:: max(1, len(units) // PROBES)]:
+        try:
+            row = next(formats.rows(unit, options), None)
+            if row is None:
+                continue
+            names = band_names or row.bands
+            numbers = _band_numbers(bands, names, len(row.pixels))
+            kept = replace(shape, bands=numbers).apply(row.pixels)
+            names = tuple(names[i] for i in numbers) if numbers and names else tuple(names or bands)
+            before = shape.crop or row.pixels.shape[1]
+            looks[(kept.shape, str(kept.dtype), numbers, names, before / kept.shape[1])] += 1
+        except Unreadable as error:
+            why[str(error)] += 1
+    if not looks:
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in why.most_common())
+        raise DataError(f"no image of {', '.join(inputs)} can be read: {reasons or 'there is none'}")
+    (kept, dtype, numbers, names, scale), _ = looks.most_common(1)[0]
+    if kept[1] != kept[2]:
+        raise DataError(
+            f"images of {', '.join(inputs)} are {kept[1]} x {kept[2]}; set --crop to make them square"
+        )
+    if (
+        len({look[0] for look in looks}) > 1
+        and not shape.size
+        and looks.most_common(1)[0][1] < 0.5 * looks.total()
+    ):
+        sizes = ", ".join(" x ".join(map(str, look[0])) for look, _ in looks.most_common())
+        raise DataError(
+            f"images of {', '.join(inputs)} differ in shape: {sizes}; set --size, --crop or --bands"
+        )
+    dtype = "uint8" if {look[1] for look in looks} == {"uint8"} else "float32"
+    names = names if len(names) == kept[0] else ()
+    return replace(shape, bands=numbers, expected=kept, dtype=dtype), names, scale
+
+
+def _band_numbers(bands: tuple[str, ...], names: tuple[str, ...], channels: int) -> tuple[int, ...] | None:
+    if names and len(names) != channels:
+        raise DataError(f"{channels} channels cannot be called {','.join(names)}; set --band-names")
+    if not bands or (not names and len(bands) == channels and not all(band.isdigit() for band in bands)):
+        return None  # all of them, and perhaps that is what they are called
+    numbers = {**{str(i): i for i in range(channels)}, **{name: i for i, name in enumerate(names)}}
+    if unknown := [band for band in bands if band not in numbers]:
+        known = ",".join(names) or f"0 to {channels - 1}"
+        raise DataError(
+            f"no band {unknown[0]!r}; there are {known}; set --bands, or --band-names to name them"
+        )
+    return tuple(numbers[band] for band in bands)
+
+
+def _read(
+    units: list[Unit], options: Options, shape: Shape, seed: int, progress: Progress
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """What is known of every row, and the blocks with their pixels in Ray's object store."""
+    import ray
+
+    _start_ray()
+    reference = ray.put(units)
+
+    def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        yield from _blocks(batch["item"], ray.get(reference), options, shape, seed)
+
+    per_task = max(1, min(512, len(units) // 64))
+    data = ray.data.from_items(list(range(len(units))), override_num_blocks=-(-len(units) // per_task))
+    data = data.map_batches(read, batch_size=per_task)
+    bar, rows, blocks = progress.add_task("reading", total=len(units)), [], []
+    seen = set()
+    for bundle in data.iter_internal_ref_bundles():
+        for block in bundle.block_refs:
+            about = [json.loads(text) for text in ray.get(block)["about"].to_pylist()]
+            seen.update(row["unit"] for row in about)
+            rows += [{**row, "block": len(blocks), "place": i} for i, row in enumerate(about)]
+            blocks.append(block)
+            progress.update(bar, completed=len(seen))
+    progress.update(bar, completed=len(units))
+    return rows, blocks
+
+
+def _start_ray() -> None:
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    import ray
+    import ray.data  # sets up its logger, which is told to be quiet next
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        local = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
+        ray.init(logging_level="error", log_to_driver=False, configure_logging=True, **local)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _blocks(
+    numbers: np.ndarray, units: list[Unit], options: Options, shape: Shape, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of some units, a block at a time: pixels, and what is known of them as JSON."""
+    pixels, about = [], []
+    blank = np.zeros(shape.expected, shape.dtype)
+    for number in numbers:
+        for image, row in _taken(units[number], options, shape):
+            key = hashlib.sha256(f"{seed}:{row['id']}".encode()).digest()
+            pixels.append(blank if image is None else image)
+            about.append({**row, "unit": int(number), "order": int.from_bytes(key[:8]) >> 1})
+            if len(pixels) == ROWS_PER_BLOCK:
+                yield _block(pixels, about)
+                pixels, about = [], []
+    if pixels:
+        yield _block(pixels, about)
+
+
+def _block(pixels: list[np.ndarray], about: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    return {
+        "pixels": np.stack(pixels),
+        "about": np.array([json.dumps(row) for row in about]),
+    }
+
+
+def _taken(unit: Unit, options: Options, shape: Shape) -> Iterator[tuple[np.ndarray | None, dict[str, Any]]]:
+    """Each image of a unit or None, and what is known of it, with the reason if it is None."""
+
+    def about(row: Row, reason: str) -> dict[str, Any]:
+        columns, label = dict(row.columns), row.label
+        if isinstance(label, float) and not label.is_integer():  # a quantity, not a class
+            columns[options.target_column], label = label, None
+        split = unit.split or formats.SPLITS.get(str(columns.pop("split", None)).lower())
+        label = int(label) if isinstance(label, float) else label
+        return {"id": row.id, "label": label, "split": split, "columns": columns, "reason": reason}
+
+    try:
+        for row in formats.rows(unit, options):
+            try:
+                yield shape.apply(row.pixels), about(row, "")
+            except Unreadable as error:
+                yield None, about(row, str(error))
+    except (Unreadable, DataError) as error:
+        yield None, about(Row(np.empty(0), unit.label, unit.id), str(error))
+
+
+def _account(
+    rows: list[dict[str, Any]], inputs: list[str], shape: Shape, strict: bool, say: Callable[[str], None]
+) -> None:
+    """Says how many images were taken, and how many were not for which reason."""
+    reasons = Counter(row["reason"] for row in rows)
+    taken = reasons.pop("", 0)
+    first = {row["reason"]: row["id"] for row in reversed(rows)}
+    told = [f"{count} {reason} (such as {first[reason]})" for reason, count in reasons.most_common()]
+    if "wrong shape" in reasons:
+        told.append(f"the set is {' x '.join(map(str, shape.expected))}: --size or --crop may fit them in")
+    if strict and reasons:
+        raise DataError(f"--strict: {reasons.total()} of {len(rows)} images are unfit: {'; '.join(told)}")
+    if not taken:
+        raise DataError(f"nothing to take from {', '.join(inputs)}: {'; '.join(told)}")
+    say(f"taken {taken} of {len(rows)} images")
+    if reasons:
+        say(f"skipped {reasons.total()}: {'; '.join(told)}")
+
+
+def _assign(
+    rows: list[dict[str, Any]],
+    splits: Mapping[str, float] | None,
+    folds: Mapping[str, str] | None,
+    seed: int,
+    options: Options,
+    say: Callable[[str], None],
+) -> None:
+    """Gives every row its split: by its fold, by what the input says, or drawn class by class."""
+    if folds:
+        for row in rows:
+            fold = re.sub(r"\.0$", "", str(row["columns"].get(options.fold_column)))
+            if fold not in folds:
+                raise DataError(
+                    f"fold {fold!r} of {row['id']} has no split; set --folds, such as 0=test,1=train"
+                )
+            row["split"] = folds[fold]
+        return
+    given = {row["split"] for row in rows}
+    if splits is None and len(given) > 1 and None not in given:
+        say(f"splits as the input has them: {', '.join(sorted(given))}")
+        return
+    splits = splits or FRACTIONS
+    by_class: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_class.setdefault(row["label"], []).append(row)
+    for members in by_class.values():  # in the order of the hashes, which is random
+        ends = np.cumsum(shares(len(members), list(splits.values())))
+        for i, row in enumerate(members):
+            row["split"] = list(splits)[int(np.searchsorted(ends, i, side="right"))]
+    drawn = ", ".join(f"{name} {fraction:g}" for name, fraction in splits.items())
+    say(f"splits drawn class by class with seed {seed}: {drawn}")
+
+
+def shares(rows: int, fractions: list[float]) -> list[int]:
+    """Whole numbers nearest to the fractions of `rows`, each at least 1 if there are rows enough."""
+    least = [int(rows >= len(fractions) and fraction > 0) for fraction in fractions]
+    counts = [max(few, int(rows * fraction)) for few, fraction in zip(least, fractions, strict=True)]
+    while (short := rows - sum(counts)) != 0:
+        lacking = [rows * fraction - count for fraction, count in zip(fractions, counts, strict=True)]
+        counts[int(np.argmax(lacking)) if short > 0 else int(np.argmin(lacking))] += 1 if short > 0 else -1
+    return counts
+
+
+def _label(rows: list[dict[str, Any]], wanted: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Replaces every row's label by its number, and returns the classes."""
+    found = {row["label"] for row in rows} - {None, UNLABELLED}
+    if not found:
+        classes, number = (), {}
+    elif wanted:
+        classes = tuple(wanted)
+        number = {alias: k for k, (name, other) in enumerate(wanted.items()) for alias in (name, other, k)}
+    elif found <= {0, 1}:
+        classes, number = LENS_CLASSES, {0: 0, 1: 1}
+    elif all(isinstance(label, int) for label in found):
+        classes = tuple(str(k) for k in range(max(found) + 1))
+        number = {k: k for k in range(max(found) + 1)}
+    elif {plain(str(label)) for label in found} <= {*NEGATIVE[:4], *POSITIVE}:
+        classes = LENS_CLASSES
+        number = {label: int(plain(label) in POSITIVE) for label in found}
+    else:
+        classes = tuple(sorted(map(str, found), key=_rank))
+        number = {name: k for k, name in enumerate(classes)}
+    if strange := sorted(map(str, found - set(number))):
+        raise DataError(f"label {strange[0]!r} is none of the classes {', '.join(classes)}; set --classes")
+    for row in rows:
+        row["label"] = number.get(row["label"], UNLABELLED)
+    return classes
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """The negative class first, then DeepLense's in their order, then others by name."""
+    word = plain(name)
+    return (ORDER.index(word) if word in ORDER else len(ORDER), word)
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, pa.Array]:
+    """What rows know beside pixels and label; a row without it has a null."""
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row["columns"]):
+        values = [row["columns"].get(name) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        if kinds == {int, float}:
+            values = [None if value is None else float(value) for value in values]
+        elif len(kinds) > 1:
+            values = [None if value is None else str(value) for value in values]
+        if kinds:
+            columns[{"pixels": "pixels_", "label": "label_", "id": "id_"}.get(name, name)] = pa.array(values)
+    return columns
+
+
+def _write(
+    writer: ShardWriter,
+    blocks: list[Any],
+    shape: Shape,
+    taken: list[dict[str, Any]],
+    columns: dict[str, pa.Array],
+    progress: Progress,
+) -> None:
+    """Pixels in the order of the hashes, each to its split, as many at a time as MEMORY holds."""
+    import ray
+
+    bar = progress.add_task("writing", total=len(taken))
+    step = max(1, MEMORY // (int(np.prod(shape.expected)) * np.dtype(shape.dtype).itemsize))
+    for start in range(0, len(taken), step):
+        some = taken[start : start + step]
+        pixels = np.empty((len(some), *shape.expected), shape.dtype)
+        wanted: dict[int, list[int]] = {}
+        for i, row in enumerate(some):
+            wanted.setdefault(row["block"], []).append(i)
+        for block, places in wanted.items():
+            held = ray.get(blocks[block])["pixels"].combine_chunks().to_numpy(zero_copy_only=False)
+            for i in places:
+                pixels[i] = held[some[i]["place"]]
+        for split in dict.fromkeys(row["split"] for row in some):
+            index = np.array([i for i, row in enumerate(some) if row["split"] == split])
+            writer.add(
+                split,
+                pixels[index],
+                np.array([some[i]["label"] for i in index]),
+                [some[i]["id"] for i in index],
+                {name: values.take(pa.array(index + start)) for name, values in columns.items()},
+            )
+        progress.update(bar, completed=start + len(some))
+
+
+def _progress() -> Progress:
+    """One line that goes away when the work is done."""
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*parts, console=Console(stderr=True), transient=True)

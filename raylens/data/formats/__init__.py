@@ -1,0 +1,239 @@
+"""What images come in. A format is a module here with SUFFIXES and rows(path, options).
+
+A unit is what one task reads: a file, or one object's files in several band folders.
+"""
+
+import importlib
+import io
+import os
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from pyarrow import fs as arrow_fs
+
+from raylens.data.shards import filesystem, first_line
+from raylens.errors import DataError
+
+Label = str | int | None
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+NEGATIVE = ("nonlens", "nonlenses", "nolens", "nolenses", "no", "nosub")
+POSITIVE = ("lens", "lenses")
+KNOWN = (*NEGATIVE, *POSITIVE, "sphere", "cdm", "vort", "axion", "sub", "unlabelled")
+BANDS = re.compile(r"_([ugrizyjhk]+)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to read what a file's own names and shapes do not tell."""
+
+    pixels_key: str | None = None
+    label_key: str | None = None
+    labels: str | None = None
+    """A .npy file with one label for each image of a .npy stack."""
+    hdu: tuple[str, ...] = ()
+    """Names or numbers of the FITS image HDUs to take as bands."""
+    path_column: str = "path"
+    target_column: str = "target"
+    fold_column: str = "fold"
+
+
+class Row(NamedTuple):
+    """One image (C, H, W) and what is known of it."""
+
+    pixels: np.ndarray
+    label: Label = None
+    id: str = ""
+    columns: Mapping[str, Any] = {}
+    bands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """What one task reads; label, split and columns hold where the file itself says nothing."""
+
+    files: tuple[str, ...]
+    id: str
+    label: Label = None
+    split: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    missing: str = ""
+    """Why the unit cannot be read, if that is known already."""
+
+
+class Unreadable(Exception):
+    """Why a file gives no image; convert counts these."""
+
+
+@cache
+def formats() -> dict[str, ModuleType]:
+    """Suffix -> the format that reads it."""
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return {suffix: module for module in modules for suffix in module.SUFFIXES}
+
+
+def suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def opened(path: str) -> str | io.BytesIO:
+    """What any reader takes: the path of a local file, the bytes of another."""
+    fs, name = filesystem(path)
+    if isinstance(fs, arrow_fs.LocalFileSystem):
+        return name
+    with fs.open_input_stream(name) as file:
+        return io.BytesIO(file.read())
+
+
+def rows(unit: Unit, options: Options) -> Iterator[Row]:
+    """The images of a unit."""
+    if unit.missing:
+        raise Unreadable(unit.missing)
+    try:
+        read = [formats()[suffix(file)].rows(file, options) for file in unit.files]
+        for parts in zip(*read, strict=True):
+            first = parts[0]
+            yield Row(
+                pixels=np.concatenate([part.pixels for part in parts]) if len(parts) > 1 else first.pixels,
+                label=unit.label if first.label is None else first.label,
+                id=f"{unit.id}/{first.id}" if first.id else unit.id,
+                columns={**unit.columns, **first.columns},
+                bands=sum((part.bands for part in parts), ()),
+            )
+    except (Unreadable, DataError):
+        raise
+    except Exception as error:  # readers of seven formats raise anything on broken files
+        cut = re.search(
+            "trunc|EOF|too small|expected|reshape|ended|greater than file|not a zip|empty", str(error)
+        )
+        raise Unreadable("truncated" if cut else f"unreadable ({first_line(error)})") from error
+
+
+def units(path: str, options: Options) -> list[Unit]:
+    """What `path` holds: a folder of files, a table that lists files, or one file."""
+    fs, root = filesystem(path)
+    info = fs.get_file_info(root)
+    if info.type == arrow_fs.FileType.NotFound:
+        raise DataError(f"no such file or folder: {path}")
+    if info.type == arrow_fs.FileType.File:
+        if suffix(root) not in formats():
+            raise DataError(
+                f"cannot read {path}; readable are {', '.join(sorted(formats()))}, and folders of them"
+            )
+        listing = getattr(formats()[suffix(root)], "units", None)
+        stem = os.path.splitext(os.path.basename(root))[0]
+        return listing(path, options) if listing else [Unit(files=(path,), id=stem, label=place(stem, ())[1])]
+    listed = [file for file in fs.get_file_info(arrow_fs.FileSelector(root, recursive=True)) if file.is_file]
+    names = sorted(os.path.relpath(file.path, root) for file in listed)
+    names = [
+        name for name in names if suffix(name) in formats() and not hasattr(formats()[suffix(name)], "units")
+    ]
+    if not names:
+        raise DataError(f"no images in {path}; readable are {', '.join(sorted(formats()))}")
+    return _folder(path.rstrip("/"), names)
+
+
+def _folder(path: str, names: list[str]) -> list[Unit]:
+    """A unit for each file, or for each object if its bands lie in folders Band1, Band2, ... side by side."""
+    objects: dict[str, dict[str, str]] = {}
+    for name in names:
+        *folders, file = name.split("/")
+        band = next((folder for folder in folders if re.fullmatch(r"(?i)band_?\w+", folder)), "")
+        stem = os.path.splitext(file)[0]
+        if band:  # the band is in the file's name as well, the object is its number
+            stem = (re.findall(r"\d+", stem) or [stem])[-1]
+        key = "/".join([*(folder for folder in folders if folder != band), stem])
+        while band in objects.get(key, {}):  # the same stem with another suffix
+            key += "'"
+        objects.setdefault(key, {})[band] = name
+    bands = sorted({band for files in objects.values() for band in files})
+    found = []
+    for key, files in objects.items():
+        *folders, stem = key.split("/")
+        split, label = place(stem, folders) if folders else place(stem, [os.path.basename(path)])
+        lacking = [band for band in bands if band not in files] if any(files) else []
+        found.append(
+            Unit(
+                files=tuple(f"{path}/{files[band]}" for band in sorted(files)),
+                id=key,
+                label=label,
+                split=split,
+                missing="missing band" if lacking else "",
+            )
+        )
+    return found
+
+
+def plain(name: str) -> str:
+    """A class name as it is compared: lower case, without separators."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def place(stem: str, folders: list[str] | tuple[str, ...]) -> tuple[str | None, str | None]:
+    """Split and class that a file's folders and name speak of: train/lens/7, train_lenses/7, or cdm."""
+    split, candidates = None, []
+    for folder in folders:
+        word, _, rest = folder.partition("_")
+        if folder.lower() in SPLITS or (word.lower() in SPLITS and plain(rest) in KNOWN):
+            split, folder = SPLITS[word.lower()], rest
+        if folder:
+            candidates.append(folder)
+    known = [name for name in (stem, *candidates[::-1]) if plain(name) in KNOWN]
+    label = known[0] if known else candidates[-1] if len(folders) > 1 or split else None
+    return split, None if label and plain(label) == "unlabelled" else label
+
+
+def channels_first(image: np.ndarray) -> np.ndarray:
+    """(H, W), (C, H, W) or (H, W, C) as (C, H, W)."""
+    if image.ndim == 2:
+        return image[None]
+    if image.ndim != 3:
+        raise Unreadable("wrong shape")
+    return np.moveaxis(image, -1, 0) if image.shape[-1] <= 12 < image.shape[0] else image
+
+
+def is_stack(shape: tuple[int, ...]) -> bool:
+    """Whether an array holds many images; (N, H, W) does unless N or W is a number of channels."""
+    return len(shape) == 4 or (len(shape) == 3 and shape[0] > 12 < shape[-1])
+
+
+def stack_rows(arrays: Mapping[str, Any], options: Options) -> Iterator[Row]:
+    """The images of named arrays: one stack with labels and columns beside it, or a stack for each class."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    label_key = _key(options.label_key, shapes, "--label-key", ("label", "labels", "target", "targets", "y"))
+    images = [name for name, shape in shapes.items() if name != label_key and len(shape) in (2, 3, 4)]
+    stacks = [name for name in images if is_stack(shapes[name])] or images
+    pixels_key = _key(options.pixels_key, shapes, "--pixels-key", ("pixels", "images", "image", "x", "data"))
+    pixels_key = pixels_key or (stacks[0] if len(stacks) == 1 else None)
+    if not stacks or (pixels_key is None and label_key):
+        raise DataError(f"which of {', '.join(shapes)} are the images? set --pixels-key")
+    for name in [pixels_key] if pixels_key else stacks:
+        array = arrays[name]
+        many = is_stack(array.shape) or (label_key and shapes[label_key][:1] == array.shape[:1])
+        stack = array if many else array[None]
+        beside = {
+            key: arrays[key][:] for key, shape in shapes.items() if key != name and shape == stack.shape[:1]
+        }
+        labels = beside.pop(label_key, None)
+        bands = tuple(match[1]) if (match := BANDS.search(name.lower())) else ()
+        for i, image in enumerate(stack):
+            columns = {key: _scalar(values[i]) for key, values in beside.items()}
+            label = name if pixels_key is None else None if labels is None else _scalar(labels[i])
+            id = f"{name}/{i}" if pixels_key is None else str(i) if many else ""
+            yield Row(channels_first(image), label, id, columns, bands)
+
+
+def _key(asked: str | None, shapes: Mapping[str, Any], flag: str, usual: tuple[str, ...]) -> str | None:
+    if asked and asked not in shapes:
+        raise DataError(f"no array {asked!r} for {flag}; there are {', '.join(shapes)}")
+    return asked or next((name for name in shapes if name.lower() in usual), None)
+
+
+def _scalar(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value

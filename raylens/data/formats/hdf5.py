@@ -1,0 +1,20 @@
+"""HDF5: named arrays, as in .npz, in any group."""
+
+from collections.abc import Iterator
+
+import h5py
+
+from raylens.data.formats import Options, Row, opened, stack_rows
+
+SUFFIXES = (".h5", ".hdf5", ".hdf")
+
+
+def rows(path: str, options: Options) -> Iterator[Row]:
+    with h5py.File(opened(path), "r") as file:
+        arrays: dict[str, h5py.Dataset] = {}
+        file.visititems(
+            lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None
+        )
+        yield from stack_rows(
+            {name: array for name, array in arrays.items() if array.dtype.kind != "O"}, options
+        )

@@ -1,0 +1,20 @@
+"""NumPy's .npz: named arrays, one of images and others beside it; or an array for each class."""
+
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from raylens.data.formats import Options, Row, Unreadable, opened, stack_rows
+
+SUFFIXES = (".npz",)
+
+
+def rows(path: str, options: Options) -> Iterator[Row]:
+    try:
+        with np.load(opened(path), allow_pickle=False) as file:
+            yield from stack_rows({name: file[name] for name in file.files}, options)
+    except zipfile.BadZipFile as error:
+        raise Unreadable("truncated") from error
+    except ValueError as error:
+        raise Unreadable("pickled" if "pickle" in str(error) else "truncated") from error

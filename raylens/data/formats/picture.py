@@ -1,0 +1,22 @@
+"""PNG, JPEG and TIFF pictures; a palette or an alpha channel is resolved, any depth of TIFF is kept."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from raylens.data.formats import Options, Row, channels_first, opened
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def rows(path: str, options: Options) -> Iterator[Row]:
+    if path.lower().endswith((".tif", ".tiff")):
+        yield Row(channels_first(tifffile.imread(opened(path))))
+        return
+    with Image.open(opened(path)) as picture:
+        if picture.mode not in ("L", "I", "I;16", "F", "RGB"):
+            picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
+        image = channels_first(np.asarray(picture))
+    yield Row(image, bands=("red", "green", "blue") if len(image) == 3 else ())
