@@ -34,6 +34,8 @@ def _separation(values: np.ndarray) -> float:
     values = ((values - values.mean()) / values.std())[:, None]
     # Few above, halves, few below: expectation maximisation finds the mixture nearest to where it starts.
     starts = [np.quantile(values, pair)[:, None] for pair in ((0.5, 0.995), (0.25, 0.75), (0.005, 0.5))]
-    pairs = [GaussianMixture(2, means_init=means, reg_covar=1e-3, max_iter=300) for means in starts]
+    pairs = [
+        GaussianMixture(2, means_init=means, reg_covar=1e-3, max_iter=300, random_state=0) for means in starts
+    ]
     best = min((fit.fit(values) for fit in [GaussianMixture(1), *pairs]), key=lambda fit: fit.bic(values))
     return float(norm.cdf(np.ptp(best.means_) / np.sqrt(best.covariances_.sum())))

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from raylens.errors import DataError
+from raylens.pictures import draw
+from raylens.records import Outputs
+
+
+def outputs(classes, rows=400, scale=2.0):
+    random = np.random.default_rng(0)
+    labels = random.integers(classes, size=rows)
+    logits = random.normal(size=(rows, classes)) + scale * np.eye(classes)[labels]
+    return Outputs(np.zeros((rows, 2)), logits.astype(np.float32), labels, np.arange(rows))
+
+
+@pytest.mark.parametrize("classes", [("non-lens", "lens"), ("no_sub", "axion", "cdm")])
+def test_four_pictures_are_drawn(classes, tmp_path):
+    paths = draw(outputs(len(classes)), classes, tmp_path / "new")
+    assert [path.name for path in paths] == ["roc.png", "pr.png", "confusion.png", "calibration.png"]
+    for path in paths:
+        assert imread(path).std() > 0.05
+
+
+@pytest.mark.parametrize("scale", [0.0, 1000.0], ids=["collapsed", "perfect"])
+def test_extremes_are_drawn(scale, tmp_path):
+    extreme = outputs(2, rows=60)
+    extreme.logits[:] = scale * np.eye(2)[extreme.labels]
+    assert len(draw(extreme, ("non-lens", "lens"), tmp_path)) == 4
+
+
+def test_a_split_without_lenses_is_refused_before_anything_is_written(tmp_path):
+    empty = outputs(2)
+    empty.labels[:] = 0
+    with pytest.raises(DataError, match="labels 0 alone"):
+        draw(empty, ("non-lens", "lens"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
