@@ -84,7 +84,9 @@ def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, A
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
-            raise ConfigError(f"{word!r} on the command line belongs to no setting; settings look like --fit.steps 100")
+            raise ConfigError(
+                f"{word!r} on the command line belongs to no setting; settings look like --fit.steps 100"
+            )
         name, equals, value = word[2:].partition("=")
         path = short.get(name, name)
         if not equals:
@@ -104,7 +106,9 @@ def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argpar
         prog=f"{about} {method}",
         description=doc,
         epilog="A setting marked with a range is varied by raylens.tune; search.space changes that.",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=110),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=34, width=110
+        ),
         usage=f"{about} {method} [--from FILE] [--resume RUN] [--SETTING VALUE ...]",
         add_help=False,
     )
@@ -117,13 +121,18 @@ def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argpar
         span = f"; searched: {_brief(written(setting.range))}" if setting.range else ""
         default = "" if setting.default in (None, {}) else f" [{_brief(setting.default)}]"
         group.add_argument(
-            f"--{path}", metavar=_type(setting.type), help=f"{setting.meaning}{default}{span}".replace("%", "%%")
+            f"--{path}",
+            metavar=_type(setting.type),
+            help=f"{setting.meaning}{default}{span}".replace("%", "%%"),
         )
     return parser
 
 
 def _methods(about: str) -> str:
-    lines = [f"usage: {about} METHOD [--from FILE] [--SETTING VALUE ...]; METHOD --help lists its settings", ""]
+    lines = [
+        f"usage: {about} METHOD [--from FILE] [--SETTING VALUE ...]; METHOD --help lists its settings",
+        "",
+    ]
     for name in find.names("methods"):
         doc = (sys.modules[find.method(name).__module__].__doc__ or "").strip()
         lines.append(f"  {name:<18} {doc.splitlines()[0]}")
@@ -148,13 +157,17 @@ def _types(hint: Any) -> set[Any]:
 
 
 def _type(hint: Any) -> str:
-    named = [kind.__name__.upper() for kind in _types(hint) if isinstance(kind, type) and kind is not type(None)]
+    named = [
+        kind.__name__.upper() for kind in _types(hint) if isinstance(kind, type) and kind is not type(None)
+    ]
     literal = [str(kind) for kind in _types(hint) if isinstance(kind, str)]
     return "{" + ",".join(sorted(literal)) + "}" if literal else (named[0] if named else "VALUE")
 
 
 def _brief(value: Any) -> str:
-    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split("\n")[0]
+    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split(
+        "\n"
+    )[0]
 
 
 def _stopped(number: int, frame: Any) -> None:

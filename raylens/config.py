@@ -28,7 +28,10 @@ from raylens.space import Choice, LogUniform, Range, Uniform, parse
 def section(cls: type) -> type:
     """A class of settings: frozen, by keyword, unknown names refused, each field explained by the string below it."""
     settings = pydantic.ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, arbitrary_types_allowed=True
+        extra="forbid",
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,
+        arbitrary_types_allowed=True,
     )
     return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings)
 
@@ -143,7 +146,14 @@ class Search:
     """Ranges that differ from the method's own: path -> {log_uniform: [low, high]}, or null."""
 
 
-SECTIONS = {"task": TaskConfig, "data": Data, "optimizer": Optimizer, "fit": Fit, "scale": Scale, "search": Search}
+SECTIONS = {
+    "task": TaskConfig,
+    "data": Data,
+    "optimizer": Optimizer,
+    "fit": Fit,
+    "scale": Scale,
+    "search": Search,
+}
 
 
 @section
@@ -234,7 +244,9 @@ def _fields(cls: type) -> list[Setting]:
 def flatten(written: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """A nested or dotted mapping as dotted paths; `method: adda` is short for `method: {name: adda}`."""
     if not isinstance(written, Mapping):
-        raise ConfigError(f"{origin} should hold settings such as `data: {{batch: 64}}`, not {str(written)[:60]!r}")
+        raise ConfigError(
+            f"{origin} should hold settings such as `data: {{batch: 64}}`, not {str(written)[:60]!r}"
+        )
     paths = {}
     for key, value in written.items():
         key = str(key)
@@ -242,7 +254,9 @@ def flatten(written: Mapping[str, Any], origin: str) -> dict[str, Any]:
             paths[f"{key}.name"] = value
         elif key in ("method", "encoder", *SECTIONS):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{key} in {origin} is a section; write {key}: {{setting: value}}, not {value!r}")
+                raise ConfigError(
+                    f"{key} in {origin} is a section; write {key}: {{setting: value}}, not {value!r}"
+                )
             paths.update({f"{key}.{name}": inner for name, inner in value.items()})
         else:
             paths[key] = value
@@ -301,7 +315,9 @@ def flat(run: Run) -> dict[str, Any]:
     for field in dataclasses.fields(run):
         value = getattr(run, field.name)
         if dataclasses.is_dataclass(value):
-            paths.update({f"{field.name}.{key}": _plain(inner) for key, inner in vars(value).items() if key[0] != "_"})
+            paths.update(
+                {f"{field.name}.{key}": _plain(inner) for key, inner in vars(value).items() if key[0] != "_"}
+            )
         else:
             paths[field.name] = _plain(value)
     return paths

@@ -43,7 +43,9 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     asked = {path: task.remote(path, test, None) for path in kept}
     if start:
         asked[SOURCE_ONLY] = task.remote(start, test, None)
-        asked[BATCH_NORM_ONLY] = task.remote(start, test, data)
+        asked[BATCH_NORM_ONLY] = task.remote(
+            start, test, data
+        )  # Ray hands the task what references stand for
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
     base = _scores(run, facts, outputs[SOURCE_ONLY]) if start else None
     found = {}
@@ -69,7 +71,7 @@ def _outputs(path: str, test: sets.Split, data: Any) -> Any:
     device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
     model = checkpoint.read(path).model(device)
     if data is not None:
-        adapt_batch_norm(model, ray.get(data).train["target"].pixels, device=device)
+        adapt_batch_norm(model, data.train["target"].pixels, device=device)
     return collect(model, test.pixels, test.labels, device=device)
 
 
@@ -125,7 +127,15 @@ class Board:
 
         title = f"{self.run.title}: chosen by {self.run.search.validator}, without target labels"
         table = Table(title=ORACLE if self.run.search.oracle else title, title_justify="left")
-        for name in ("", "trial", "objective", "source\nval AUROC", "target test AUROC", "minus source only", "step"):
+        for name in (
+            "",
+            "trial",
+            "objective",
+            "source\nval AUROC",
+            "target test AUROC",
+            "minus source only",
+            "step",
+        ):
             table.add_column(name, justify="left" if name == "trial" else "right")
         for path in self.searched:
             table.add_column(path.replace(".", ".\n"), justify="right")
@@ -145,7 +155,8 @@ class Board:
             if len(table.columns) > len(cells):
                 cells.append(row["warnings"])
             table.add_row(*(cell or "" for cell in cells), style=None if row["rank"] else "dim")
-        Console().print(table)
+        console = Console()
+        Console(width=None if console.is_terminal else 180).print(table)
 
 
 def _columns(found: Measured | None) -> dict[str, float | None]:

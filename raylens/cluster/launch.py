@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports are fetched this often; 2 s by default
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaled node takes minutes
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables, which verbose=0 silences only this way
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
@@ -31,13 +32,17 @@ def connect() -> None:
         os.environ.setdefault(name, value)
     import ray
 
+    logging.getLogger("ray.tune").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
     if ray.is_initialized():
         return
+    logging.getLogger("ray._private.authentication").setLevel(
+        logging.ERROR
+    )  # a local Ray makes its own token
     if not os.environ.get("RAY_ADDRESS"):
         # The cleaner of multi-worker trials asks the dashboard, and must find this one among several on a machine.
         port = _free_port()
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         ray.init(address="local", include_dashboard=True, dashboard_port=port, logging_level="WARNING")
     else:
         ray.init(logging_level="WARNING")
@@ -49,7 +54,9 @@ def gpus(run: Run) -> float:
     if run.scale.gpus is None:
         return 1.0 if there else 0.0
     if run.scale.gpus and not there:
-        raise ConfigError(f"scale.gpus is {run.scale.gpus:g}, but the cluster has no GPU; set scale.gpus to 0")
+        raise ConfigError(
+            f"scale.gpus is {run.scale.gpus:g}, but the cluster has no GPU; set scale.gpus to 0"
+        )
     return run.scale.gpus
 
 
@@ -105,32 +112,45 @@ def check_writable(run: Run) -> None:
 
 
 def quiet(threads: int) -> None:
-    """In a worker: so many threads for tensors, and none for OpenCV's."""
+    """In a worker: so many threads for tensors, and no line for every checkpoint."""
     import torch
 
     torch.set_num_threads(max(1, threads))
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def train(run: Run, facts: Any, data: Mapping[str, Any]) -> str:
-    """Run one TorchTrainer; returns the folder of its best checkpoint."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+def train(run: Run, facts: Any, data: Any, folder: str) -> str:
+    """Run one TorchTrainer, or go on with it, in `folder`; returns the path of its best checkpoint.
+
+    `data` is a reference to resident sets, or Streaming.
+    """
+    import ray
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
+    from raylens import find
+    from raylens.data.streaming import datasets
+
+    resident = isinstance(data, ray.ObjectRef)
+    storage, _, name = folder.rpartition("/")
     result = TorchTrainer(
         train_worker,
-        train_loop_config={"run": run, "facts": facts, **data},
+        train_loop_config={"run": run, "facts": facts, "data": data},
         scaling_config=scaling(run),
+        datasets={} if resident else datasets(run, find.method(run.method.name), folder),
+        dataset_config=DataConfig(datasets_to_split=[]),  # each worker has a plan, and a dataset, of its own
         run_config=RunConfig(
-            name=run.title,
-            storage_path=storage(run),
+            name=name,
+            storage_path=storage,
             failure_config=FailureConfig(max_failures=run.search.retries),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"
             ),
         ),
     ).fit()
-    checkpoint, _ = max(result.best_checkpoints, key=lambda pair: pair[1]["objective"])
-    return checkpoint.path
+    best, _ = max(result.best_checkpoints, key=lambda pair: pair[1]["objective"])
+    return best.path
 
 
 def scaling(run: Run) -> Any:

@@ -20,12 +20,9 @@ class Progress(Callback):
         self.ended: set[str] = set()
         self.best = float("-inf")
         self.began, self.told = time.monotonic(), 0.0
-        self.already = 0
-
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        if trial.trial_id not in self.at:
-            self.at[trial.trial_id] = int((trial.last_result or {}).get("step", 0))
-            self.already += self.at[trial.trial_id]
+        self.first: tuple[float, int] | None = (
+            None  # when the first report came, and the steps that were behind it
+        )
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.at[trial.trial_id] = int(result.get("step", 0))
@@ -50,8 +47,10 @@ class Progress(Callback):
         taken = sum(self.at.values())
         ended = sum(self.at.get(trial, 0) for trial in self.ended)
         left = (self.trials - len(self.ended)) * self.steps - (taken - ended)
-        fresh = taken - self.already
-        wait = f", {_clock((self.told - self.began) / fresh * left)} left at most" if fresh and left else ""
+        if self.first is None:
+            self.first = (self.told, taken)
+        since, fresh = self.told - self.first[0], taken - self.first[1]
+        wait = f", {_clock(since / fresh * left)} left at most" if fresh > 0 and left else ""
         print(
             f"[{_clock(self.told - self.began)}] {len(self.ended)}/{self.trials} trials ended, {taken} steps taken, "
             f"best objective {self.best:.4f}{wait}",
@@ -61,4 +60,6 @@ class Progress(Callback):
 
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+    )

@@ -12,22 +12,20 @@ what was running goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow.fs
 
 from raylens import config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch
 from raylens.cluster.board import Board, measure
+from raylens.cluster.folders import copy, exists
 from raylens.cluster.progress import Progress
+from raylens.cluster.training import loaded, ready, start
 from raylens.cluster.trial import DIVERGED, trainable
 from raylens.config import Run
 from raylens.data import sets
-from raylens.data.shards import filesystem
 from raylens.errors import ConfigError
 from raylens.space import Choice, LogUniform, Range
 
@@ -52,21 +50,20 @@ def search(run: Run) -> str:
 
     method = find.method(run.method.name)
     streams = tuple(dict.fromkeys((*method.streams, "target")))
-    run = run.replace(name=run.title)
     if not config.space(run):
-        raise ConfigError(f"nothing to search: {run.method.name} has no ranges; give search.space, or use raylens.train")
-    launch.check_writable(run)
-    if not sets.missing(run, streams):
-        sets.facts(sets.placed(run, streams), streams, test=True)
-    launch.connect()
-    launch.check_storage(run)
-    launch.concurrent(run)
-    run = run.replace(**{"scale.gpus": launch.gpus(run)})
-    folder = f"{launch.storage(run)}/{run.title}"
-    _write(f"{folder}/run.yaml", config.dump(run))
-    run = sets.prepare(run, streams)
-    facts = sets.facts(run, streams, test=True)
+        raise ConfigError(
+            f"nothing to search: {run.method.name} has no ranges; give search.space, or use raylens.train"
+        )
+    run, facts = ready(run, method, streams, test=True)
+    folder = f"{run.storage}/{run.title}"
     share = sets.share(run, method)
+    if share < 1:
+        print(
+            f"data: {share:.1%} of the rows resident for the search; the winner trains on all of them",
+            flush=True,
+        )
+    else:
+        print("data: resident, in memory shared by all trials", flush=True)
     data = ray.put(sets.reside(run, method, share=share))
     if method.start and not run.start:
         run = run.replace(start=_start(run, facts, data, method.start, folder))
@@ -76,6 +73,9 @@ def search(run: Run) -> str:
         errors = "; ".join(sorted({trial.error or "its loss was not finite" for trial in found}))
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
     kept = [_keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])]
+    if share < 1:
+        winner = chosen[0].run.replace(name=f"{run.title}-whole")
+        copy(launch.train(winner, facts, loaded(winner, method), f"{folder}/whole"), kept[0])
     board = Board(run, found, measure(run, facts, data, kept, run.start))
     board.write(folder)
     board.show()
@@ -89,7 +89,7 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Pr
     nested = run.scale.workers > 1
     trial = ray_tune.with_parameters(
         trainable(run, f"{run.method.name.replace(':', '_').replace('.', '_')}_trial"),
-        run=run.replace(storage=launch.storage(run)),
+        run=run,
         facts=facts,
         data=data,
     )
@@ -141,7 +141,9 @@ def _tune_config(run: Run, nested: bool) -> Any:
             time_attr="step",
             perturbation_interval=run.fit.report_every,
             hyperparam_mutations={path: _sampler(span) for path, span in space.items()},
-            custom_explore_fn=lambda sample: {path: _inside(space[path], value) for path, value in sample.items()},
+            custom_explore_fn=lambda sample: {
+                path: _inside(space[path], value) for path, value in sample.items()
+            },
             synch=False,
         )
     else:
@@ -150,17 +152,28 @@ def _tune_config(run: Run, nested: bool) -> Any:
     first = [{path: defaults[path] for path in space}]
     if run.search.searcher == "tpe":
         searcher = OptunaSearch(seed=run.seed, points_to_evaluate=first)
+        most = {"max_concurrent_trials": launch.concurrent(run)}
     else:
-        searcher = BasicVariantGenerator(random_state=run.seed, points_to_evaluate=first)
+        searcher = BasicVariantGenerator(
+            random_state=run.seed, points_to_evaluate=first, max_concurrent=launch.concurrent(run)
+        )
+        most = {}
     return tune.TuneConfig(
         metric="objective",
         mode="max",
         num_samples=run.search.trials,
         scheduler=scheduler,
         search_alg=searcher,
-        max_concurrent_trials=launch.concurrent(run),
         reuse_actors=not nested,
+        trial_name_creator=_name,
+        trial_dirname_creator=_name,
+        **most,
     )
+
+
+def _name(trial: Any) -> str:
+    """A short name, and a folder of that name: `adda-3f2a1_00004`."""
+    return f"{trial.trainable_name.removesuffix('_trial')}-{trial.trial_id}"
 
 
 def _sampler(span: Range) -> Any:
@@ -188,7 +201,7 @@ def _found(run: Run, result: Any) -> Found:
     saved = [(kept.path, values) for kept, values in saved if "objective" in (values or {})]
     path, best = max(saved, key=lambda pair: pair[1]["objective"], default=(None, metrics))
     return Found(
-        trial=metrics.get("trial_id", Path(result.path).name),
+        trial=Path(result.path).name,
         run=run.replace(**result.config),
         objective=float(best.get("objective", DIVERGED)),
         step=int(best.get("step", 0)),
@@ -202,65 +215,18 @@ def _found(run: Run, result: Any) -> Found:
 def _start(run: Run, facts: Facts, data: Any, name: str, folder: str) -> str:
     """The checkpoint that all trials start from: made once for a search, as a search of one trial."""
     path = f"{folder}/start"
-    if _exists(f"{path}/model.safetensors"):
+    if exists(f"{path}/model.safetensors"):
         return path
-    print(f"training the {name} model that all trials start from, {run.fit.start_steps} steps", flush=True)
-    kept = {key: value for key, value in config.flat(run).items() if key.split(".")[0] in ("encoder", "task", "scale")}
-    kept |= {f"data.{key}": value for key, value in vars(run.data).items() if key in _SHARED}
-    first = config.build(
-        kept,
-        {
-            "method.name": name,
-            "seed": run.seed,
-            "storage": run.storage,
-            "name": f"{run.title}-start",
-            "fit.steps": run.fit.start_steps,
-            "fit.report_every": min(run.fit.start_steps, max(100, run.fit.start_steps // 5)),
-            "fit.precision": run.fit.precision,
-            "search.trials": 1,
-            "search.scheduler": "none",
-            "search.validator": "source_auroc",
-            "search.retries": run.search.retries,
-            "search.space": {path: None for path in config.space(config.build({"method.name": name}))},
-        },
-    )
+    first = start(run, name)
+    print(f"training the {name} model that all trials start from, {first.fit.steps} steps", flush=True)
     (trial,) = tune(first, facts, data, folder, "start-trial", Progress(1, first.fit.steps))
     if not trial.checkpoint:
         raise RuntimeError(f"the {name} model to start from was not trained: {trial.error}")
-    _copy(trial.checkpoint, path)
+    copy(trial.checkpoint, path)
     return path
-
-
-_SHARED = ("source", "target", "transform", "batch", "balance", "validation_rows")
 
 
 def _keep(trial: Found, folder: str, rank: int) -> str:
     path = f"{folder}/best" if rank == 0 else f"{folder}/kept/{rank + 1}-{trial.trial}"
-    _copy(trial.checkpoint, path)
+    copy(trial.checkpoint, path)
     return path
-
-
-def _copy(source: str, out: str) -> None:
-    """Copy a folder; it appears whole, on a local disk, or not at all."""
-    fs, path = filesystem(source)
-    there, target = filesystem(out)
-    if isinstance(there, pyarrow.fs.LocalFileSystem):
-        partial = f"{target}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        pyarrow.fs.copy_files(path, partial, source_filesystem=fs, destination_filesystem=there)
-        shutil.rmtree(target, ignore_errors=True)
-        Path(partial).rename(target)
-    else:
-        pyarrow.fs.copy_files(path, target, source_filesystem=fs, destination_filesystem=there)
-
-
-def _exists(path: str) -> bool:
-    fs, inner = filesystem(path)
-    return fs.get_file_info(inner).type == pyarrow.fs.FileType.File
-
-
-def _write(path: str, text: str) -> None:
-    fs, inner = filesystem(path)
-    fs.create_dir(inner.rpartition("/")[0], recursive=True)
-    with fs.open_output_stream(inner) as stream:
-        stream.write(text.encode())

@@ -84,9 +84,7 @@ def work(
     if dist.is_available() and dist.is_initialized():
         replica = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
     with closing(data.batches(run, type(method), rank=rank, world=world, start=start)) as batches:
-        reports = fit(
-            method, replica, batches, run, optimizer, scaler, start=start, rank=rank, device=device
-        )
+        reports = fit(method, replica, batches, run, optimizer, scaler, start=start, rank=rank, device=device)
         for step, metrics in reports:
             metrics["step"] = step
             if rank == 0:

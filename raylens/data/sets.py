@@ -6,11 +6,10 @@ import os
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 
 from raylens.checkpoint import Facts
 from raylens.config import Run, flat
-from raylens.data.preprocess import preprocess
+from raylens.data.rows import prepared
 from raylens.data.shards import Manifest, filesystem, read_manifest, split_files
 from raylens.data.stream import Resident, Split
 from raylens.errors import DataError
@@ -48,9 +47,9 @@ def missing(run: Run, streams: tuple[str, ...]) -> list[str]:
 
 def prepare(run: Run, streams: tuple[str, ...]) -> Run:
     """`run` with an absolute path for each stream's set; sets that were not given are simulated. Needs Ray."""
-    from raylens.data.simulate import simulate
-
     for stream in missing(run, streams):
+        from raylens.data.simulate import simulate
+
         out = simulated(run, stream)
         prior = run.data.target_prior if stream == "target" else None
         rows = getattr(run.data, f"{stream}_rows")
@@ -111,8 +110,12 @@ def testable(path: str, manifest: Manifest, split: str = "test") -> None:
         )
 
 
-def reside(run: Run, method: type[Method], *, share: float = 1.0) -> Resident:
+def reside(
+    run: Run, method: type[Method], *, share: float = 1.0, streams: tuple[str, ...] | None = None
+) -> Resident:
     """Read the streams' train and validation splits through Ray Data, preprocessed; `share` of the train rows.
+
+    `streams`, all that the method has without it, are those whose train split is read.
 
     Labels of the target are not read, except of its validation split for search.oracle. Rows of the source without a
     label are left out.
@@ -121,7 +124,7 @@ def reside(run: Run, method: type[Method], *, share: float = 1.0) -> Resident:
     train, validation = {}, {}
     for stream in wanted:
         path, labelled = getattr(run.data, stream), stream == "source"
-        if stream in method.streams:
+        if stream in (method.streams if streams is None else streams):
             train[stream] = read(
                 path, "train", run.data.transform, labels=labelled, share=share, seed=run.seed
             )
@@ -161,19 +164,6 @@ def read(path: str, split: str, transform: str, *, labels: bool, share: float = 
         np.concatenate([part["pixels"] for part in parts]),
         np.concatenate([part["label"] for part in parts]) if labels else None,
     )
-
-
-def prepared(table: pa.Table, transform: str) -> dict[str, np.ndarray]:
-    """Rows as shards hold them -> preprocessed pixels, and labels if there are any; unlabelled rows are left out."""
-    pixels = table.column("pixels").combine_chunks()
-    shape = pixels.type.shape
-    flat_values = pixels.storage.flatten() if hasattr(pixels, "storage") else pixels.flatten()
-    images = flat_values.to_numpy(zero_copy_only=False).reshape(len(table), *shape)
-    if "label" not in table.column_names:
-        return {"pixels": preprocess(images, transform)}
-    labels = table.column("label").fill_null(-1).to_numpy()
-    known = labels >= 0
-    return {"pixels": preprocess(images[known], transform), "label": labels[known].astype(np.int64)}
 
 
 def share(run: Run, method: type[Method]) -> float:

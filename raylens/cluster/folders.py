@@ -1,0 +1,39 @@
+"""Folders of runs, on a local disk or at s3://, gs:// addresses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.fs
+
+from raylens.data.shards import filesystem
+
+
+def copy(source: str, out: str) -> None:
+    """Copy a folder; on a local disk it appears whole or not at all."""
+    fs, path = filesystem(source)
+    there, target = filesystem(out)
+    if not isinstance(there, pyarrow.fs.LocalFileSystem):
+        pyarrow.fs.copy_files(path, target, source_filesystem=fs, destination_filesystem=there)
+        return
+    partial = f"{target}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    Path(partial).mkdir(parents=True)
+    pyarrow.fs.copy_files(path, partial, source_filesystem=fs, destination_filesystem=there)
+    shutil.rmtree(target, ignore_errors=True)
+    Path(partial).rename(target)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file at `path`."""
+    fs, inner = filesystem(path)
+    return fs.get_file_info(inner).type == pyarrow.fs.FileType.File
+
+
+def write(path: str, text: str) -> None:
+    """Write a text file, and the folders above it."""
+    fs, inner = filesystem(path)
+    fs.create_dir(inner.rpartition("/")[0], recursive=True)
+    with fs.open_output_stream(inner) as stream:
+        stream.write(text.encode())

@@ -1,0 +1,119 @@
+"""One training, whole: data, the model to start from, a TorchTrainer, the best of its checkpoints.
+
+A training lives in `<storage>/<name>/`, and the same command goes on from its last checkpoint:
+
+    run.yaml    every setting
+    start/      checkpoint that it starts from, where the method needs one
+    workers/    Ray Train's own: the last and the best checkpoints
+    best/       the checkpoint with the highest objective
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raylens import config, find
+from raylens.checkpoint import Facts
+from raylens.cluster import launch
+from raylens.cluster.folders import copy, exists, write
+from raylens.config import Run
+from raylens.data import sets
+from raylens.methods.base import Method
+
+SHARED = (
+    "source",
+    "target",
+    "transform",
+    "batch",
+    "balance",
+    "validation_rows",
+    "mode",
+    "resident_limit",
+    "cpus",
+)
+"""Data settings that a method shares with the one it starts from."""
+
+
+def training(run: Run) -> str:
+    """Train as `run` says; returns the folder of the best checkpoint."""
+    method = find.method(run.method.name)
+    run, facts = ready(run, method, method.streams)
+    folder = f"{launch.storage(run)}/{run.title}"
+    data = loaded(run, method)
+    if method.start and not run.start:
+        path = f"{folder}/start"
+        if not exists(f"{path}/model.safetensors"):
+            first = start(run, method.start)
+            print(f"training the {method.start} model to start from, {first.fit.steps} steps", flush=True)
+            copy(
+                launch.train(
+                    first, facts, loaded(first, find.method(method.start)), f"{folder}/start-workers"
+                ),
+                path,
+            )
+        run = run.replace(start=path)
+    print(f"training {run.method.name}, {run.fit.steps} steps, {run.scale.workers} worker(s)", flush=True)
+    copy(launch.train(run, facts, data, f"{folder}/workers"), f"{folder}/best")
+    return f"{folder}/best"
+
+
+def ready(
+    run: Run, method: type[Method], streams: tuple[str, ...], *, test: bool = False
+) -> tuple[Run, Facts]:
+    """Everything that can be refused is refused here; then Ray is reached, and the sets are there.
+
+    Returns the run with its name, GPUs and paths resolved, and the facts of its data.
+    """
+    run = run.replace(name=run.title)
+    find.validator(run.search.validator)
+    launch.check_writable(run)
+    if not sets.missing(run, streams):
+        sets.facts(sets.placed(run, streams), streams, test=test)
+    launch.connect()
+    launch.check_storage(run)
+    launch.concurrent(run)
+    run = run.replace(**{"scale.gpus": launch.gpus(run), "storage": launch.storage(run)})
+    write(f"{run.storage}/{run.title}/run.yaml", config.dump(run))
+    run = sets.prepare(run, streams)
+    return run, sets.facts(run, streams, test=test)
+
+
+def start(run: Run, name: str) -> Run:
+    """The run of the model that `run` starts from: method `name` with the same data, encoder and seed."""
+    shared = {
+        path: value
+        for path, value in config.flat(run).items()
+        if path.split(".")[0] in ("encoder", "task", "scale")
+    }
+    shared |= {f"data.{key}": getattr(run.data, key) for key in SHARED}
+    return config.build(
+        shared,
+        {
+            "method.name": name,
+            "seed": run.seed,
+            "storage": run.storage,
+            "name": f"{run.title}-start",
+            "fit.steps": run.fit.start_steps,
+            "fit.report_every": max(1, run.fit.start_steps // 5),
+            "fit.precision": run.fit.precision,
+            "search.trials": 1,
+            "search.scheduler": "none",
+            "search.validator": "source_auroc",
+            "search.retries": run.search.retries,
+            "search.space": dict.fromkeys(config.space(config.build({"method.name": name}))),
+        },
+    )
+
+
+def loaded(run: Run, method: type[Method]) -> Any:
+    """The data of a training: resident if it fits, else streaming; says which."""
+    import ray
+
+    fits = sets.share(run, method) >= 1
+    if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
+        print("data: resident, in memory shared by all workers", flush=True)
+        return ray.put(sets.reside(run, method))
+    from raylens.data.streaming import Streaming
+
+    print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
+    return Streaming(sets.reside(run, method, streams=()).validation)

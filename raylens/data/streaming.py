@@ -1,0 +1,166 @@
+"""Sets larger than memory stream from Parquet through Ray Data's tasks, which also make the views.
+
+A plan says which rows make up which step; Ray Data carries it out, a pool of row groups at a time, and hands over the
+batches in order. The plan depends on seed, rank and step alone: a run that resumes at step 500 has its plan made from
+there. Every worker has a plan of its own, as long as the run, so unequal shards cannot stall anyone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from raylens import find
+from raylens.config import Run
+from raylens.data.order import Order, Shuffled
+from raylens.data.rows import prepared
+from raylens.data.shards import filesystem, split_files
+from raylens.data.stream import Split, sizes, views
+from raylens.methods.base import Method
+from raylens.records import Images
+
+POOL = 8
+"""Row groups that are read and shuffled together, 500 rows each as raylens writes them."""
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Streams of a Train worker whose sets do not fit in memory; validation splits do, up to data.validation_rows."""
+
+    validation: dict[str, Split]
+
+    def batches(
+        self, run: Run, method: type[Method], *, rank: int = 0, world: int = 1, start: int = 0
+    ) -> Iterator[dict[str, Images]]:
+        """Batches by stream from step `start` on, to the end of the run."""
+        from ray import train
+
+        streams = {
+            name: _images(train.get_dataset_shard(f"{name}-{rank}"), sizes(run)[name], start) for name in method.streams
+        }
+        for together in zip(*streams.values(), strict=False):
+            yield dict(zip(streams, together, strict=True))
+        for stream in streams.values():
+            stream.close()
+
+
+def datasets(run: Run, method: type[Method], trained: str) -> dict[str, Any]:
+    """What a TorchTrainer is given: by stream and rank, a function that makes the dataset anew for each attempt.
+
+    `trained` is the folder where the trainer keeps its checkpoints; the plan begins at the last of them.
+    """
+
+    def maker(stream: str, rank: int) -> Any:
+        return lambda: dataset(run, stream, rank, start=steps_done(trained))
+
+    return {f"{stream}-{rank}": maker(stream, rank) for stream in method.streams for rank in range(run.scale.workers)}
+
+
+def dataset(run: Run, stream: str, rank: int, *, start: int = 0) -> Any:
+    """A lazy Ray Dataset of one worker's batches from step `start` on: columns step, row, label, and one a view."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    pools = [pool for pool in plan(run, stream, rank) if pool["last"] >= start]
+    if not pools:
+        pools = list(plan(run, stream, rank))[-1:]
+    rows = ray.data.from_items([{"pool": json.dumps(pool)} for pool in pools], override_num_blocks=len(pools))
+    # Ray Data may hand several pools to one task; the batches come out one by one all the same.
+    return rows.map_batches(
+        Pools(run, stream, rank), batch_size=1, batch_format="numpy", num_cpus=run.data.cpus
+    )
+
+
+def plan(run: Run, stream: str, rank: int) -> Iterator[dict[str, Any]]:
+    """Pools of row groups with the steps that they serve, until the run's last step is served.
+
+    Row groups come in endless seeded permutations; workers take turns at the pools. A pool gives as many whole batches
+    as it has rows for, at least one; rows left over get their turn when a later permutation pools them otherwise.
+    """
+    path, batch = getattr(run.data, stream), sizes(run)[stream]
+    fs, _ = filesystem(path)
+    groups = []
+    for file in split_files(path, "train"):
+        with fs.open_input_file(filesystem(file)[1]) as opened:
+            footer = pq.ParquetFile(opened).metadata
+            groups += [(file, index, footer.row_group(index).num_rows) for index in range(footer.num_row_groups)]
+    order = Shuffled(np.arange(len(groups)), (run.seed, "groups", stream))
+    size, step, turn = min(POOL, len(groups)), 0, rank
+    while step < run.fit.steps:
+        chosen = [groups[index] for index in order.take(turn * size, size)]
+        count = max(1, sum(rows for _, _, rows in chosen) // batch)
+        yield {
+            "groups": [(file, index) for file, index, _ in chosen],
+            "turn": turn,
+            "first": step,
+            "last": min(step + count, run.fit.steps) - 1,
+        }
+        step, turn = step + count, turn + run.scale.workers
+
+
+class Pools:
+    """Ray Data's task: a pool of the plan -> its batches, views and all."""
+
+    def __init__(self, run: Run, stream: str, rank: int) -> None:
+        self.run, self.stream, self.rank = run, stream, rank
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        for written in rows["pool"]:
+            yield from self.batches(json.loads(written))
+
+    def batches(self, pool: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
+        run, source = self.run, self.stream == "source"
+        method = find.method(run.method.name)
+        columns = ["pixels", "label"] if source else ["pixels"]
+        table = pa.concat_tables(_group(file, index, columns) for file, index in pool["groups"])
+        held = prepared(table, run.data.transform)
+        order = Order(
+            rows=len(held["pixels"]),
+            batch=sizes(run)[self.stream],
+            key=(run.seed, "pool", self.stream, pool["turn"]),
+            labels=held.get("label"),
+            balance=run.data.balance if source else None,
+        )
+        for step in range(pool["first"], pool["last"] + 1):
+            rows = order.step(step - pool["first"])
+            made = views(run, method, held["pixels"][rows], (self.stream, self.rank, step))
+            batch = {f"view/{name}": view.numpy() for name, view in made.items()}
+            if source:
+                batch["label"] = held["label"][rows]
+            yield batch | {"step": np.full(len(rows), step), "row": rows}
+
+
+def _group(file: str, index: int, columns: list[str]) -> pa.Table:
+    fs, path = filesystem(file)
+    with fs.open_input_file(path) as opened:
+        return pq.ParquetFile(opened).read_row_group(index, columns=columns)
+
+
+def _images(shard: Any, batch: int, start: int) -> Iterator[Images]:
+    batches = iter(shard.iter_torch_batches(batch_size=batch, prefetch_batches=2))
+    for held in batches:
+        if int(held["step"][0]) < start:
+            continue
+        found = {name.removeprefix("view/"): view for name, view in held.items() if name.startswith("view/")}
+        yield Images(found, held.get("label"), held["row"])
+
+
+def steps_done(trained: str) -> int:
+    """Steps of the last checkpoint that a trainer keeps in the folder `trained`; 0 when there is none."""
+    fs, path = filesystem(trained)
+    done = 0
+    for info in fs.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True)):
+        state = f"{info.path}/state.json"
+        if info.base_name.startswith("checkpoint_") and fs.get_file_info(state).type == pyarrow.fs.FileType.File:
+            with fs.open_input_stream(state) as stream:
+                done = max(done, json.loads(stream.read())["step"])
+    return done

@@ -1,0 +1,87 @@
+"""Shared by all tests: a Ray of their own, toy domains, tiny runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+os.environ.update(
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
+    MPLBACKEND="Agg",
+)
+
+import numpy as np
+import pytest
+
+from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by
+
+
+def toy_domain(rows: int, prior: float, seed: int, *, shifted: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Rings (label 1) and blobs (0), 32 x 32; the shifted domain is noisier, blurred and fainter in its rings."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.permutation(rows) < round(prior * rows)).astype(np.int64)
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    centre = rng.uniform(-0.15, 0.15, (2, rows, 1, 1))
+    radius = np.hypot(x - centre[0], y - centre[1])
+    size = rng.uniform(0.45, 0.7, (rows, 1, 1))
+    blob = np.exp(-((radius / 0.25) ** 2))
+    ring = np.exp(-(((radius - size) / (0.14 if shifted else 0.08)) ** 2))
+    strength = rng.uniform(0.3, 0.6, (rows, 1, 1)) * (0.8 if shifted else 1.0)
+    images = blob + strength * ring * labels[:, None, None]
+    images += rng.normal(0, 0.15 if shifted else 0.02, images.shape) + (0.3 * x if shifted else 0)
+    return images[:, None].astype(np.float32), labels
+
+
+def write_toy(out: str, *, shifted: bool, rows: int = 600, prior: float = 0.4, seed: int = 0) -> str:
+    """A shard set of a toy domain."""
+    pixels, labels = toy_domain(rows, prior, seed + 100 * shifted, shifted=shifted)
+    edges = [0, int(0.6 * rows), int(0.8 * rows), rows]
+    with ShardWriter(
+        out,
+        name="toy",
+        domain="target" if shifted else "source",
+        bands=("i",),
+        arcsec_per_pixel=0.168,
+        classes=LENS_CLASSES,
+        made=made_by("tests", seed=seed),
+    ) as writer:
+        for split, begin, end in zip(("train", "val", "test"), edges, edges[1:], strict=False):
+            ids = [f"{int(shifted)}-{seed}-{row}" for row in range(begin, end)]
+            writer.add(split, pixels[begin:end], labels[begin:end], ids)
+    return out
+
+
+@pytest.fixture(scope="session")
+def toy_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Shard sets of the two toy domains: settings data.source and data.target."""
+    folder = tmp_path_factory.mktemp("toy")
+    return {
+        "data.source": write_toy(f"{folder}/source", shifted=False),
+        "data.target": write_toy(f"{folder}/target", shifted=True),
+    }
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One Ray for the whole session: 4 logical CPUs, a dashboard on a port of its own."""
+    import ray
+
+    from raylens.cluster import launch
+
+    port = launch._free_port()
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=True,
+        dashboard_port=port,
+        object_store_memory=500_000_000,
+        logging_level="WARNING",
+        _temp_dir=tempfile.mkdtemp(prefix="rl", dir="/tmp"),
+    )
+    yield ray
+    ray.shutdown()
