@@ -91,9 +91,13 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("check", help="the same image in two sets or two splits; exit 1 if there is one")
     verb.add_argument("sets", nargs="+", metavar="SET")
-    verb.add_argument("--distance", type=int, help="bits of 64 in which perceptual hashes may differ")
     verb.add_argument(
-        "--similarity", type=float, help="correlation of fine structure from which images are the same"
+        "--distance", type=int, help="bits of 64 in which perceptual hashes may differ (default: 16)"
+    )
+    verb.add_argument(
+        "--similarity",
+        type=float,
+        help="correlation of texture from which images are the same (default: 0.8)",
     )
 
     verb = verbs.add_parser("simulate", help="a preset -> a data set")
