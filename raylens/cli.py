@@ -17,7 +17,7 @@ from raylens.errors import ConfigError, RequestError
 from raylens.space import written
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise ConfigError(message)
 
@@ -48,7 +48,7 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     Later wins: defaults, what the method suggests, --from, flags. --resume takes a search's folder in place of all that.
     """
     about = f"python -m raylens.{verb}"
-    first = _Parser(prog=about, add_help=False, allow_abbrev=False)
+    first = Parser(prog=about, add_help=False, allow_abbrev=False)
     first.add_argument("method", nargs="?")
     first.add_argument("--from", dest="file")
     first.add_argument("--resume")

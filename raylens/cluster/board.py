@@ -76,7 +76,7 @@ def _outputs(path: str, test: sets.Split, data: Any) -> Any:
 
 
 def _scores(run: Run, facts: Facts, output: Any) -> Any:
-    chances = find.task(run.task.name)(facts.classes).predict(output.logits.astype("float64"))
+    chances = find.task(run.task.name)(facts.classes).predict(output.logits)
     return chances[:, 1] if chances.shape[1] == 2 else chances
 
 

@@ -1,15 +1,17 @@
 """A network whose features do not change when the image is turned or mirrored, on escnn.
 
-The trunk is that of the published lens finder (Nath, DeepLense): six blocks of steerable convolutions with 24, 48, 48,
-96, 96 and 64 regular fields, kernels 7, 5, 5, 5, 5, 5, batch norm within fields, anti-aliased pools; then the maximum
-over the group, and a head of two layers. Weiler and Cesa, General E(2)-Equivariant Steerable CNNs, 2019.
+The trunk is that of the published lens finder (Nath, DeepLense): six blocks of steerable convolutions with
+24, 48, 48, 96, 96 and 64 regular fields, kernels 7, 5, 5, 5, 5 and 5, batch norm within fields, anti-aliased
+pools; then the maximum over the group, and a head of two layers. The method: Weiler and Cesa, General
+E(2)-Equivariant Steerable CNNs, 2019.
 
-Differs from the published one: the maps are averaged over the image before the head, so that the features are
-invariant; flattening them, as published (`pool: flatten`), leaves positions, which turn with the image. Pools of an
-even number of pixels have an even kernel, so that they too commute with turns. Filters are expanded from the weights
-in every forward pass, in training and evaluation, so that averaged or loaded weights are the ones that act.
+Differs from the published one: maps are averaged over the image before the head, so that the features are
+invariant; flattened, as published (`pool: flatten`), they keep positions, which turn with the image. A pool
+that halves an even number of pixels has an even kernel, so that it commutes with turns. And filters are
+expanded from the weights in every forward pass, so that averaged or loaded weights are the ones that act.
 
-The invariance is exact for flips and quarter turns; turns by 45 degrees (C8, D8) interpolate, and are approximate.
+The invariance is exact for the group's mirror images and quarter and half turns; turns by 45 degrees, of C8
+and D8, interpolate between pixels, and are approximate.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ def side(size: int) -> int:
 
 
 class Convolution(enn.R2Conv):
-    """escnn's, without the filter that it keeps in evaluation mode: that changes the state's keys, and goes stale."""
+    """escnn's, without the filter it keeps in evaluation mode, which goes stale and changes the keys."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)

@@ -1,6 +1,7 @@
 """Makes escnn 1.0.11 importable without two packages that it needs for rotations in space alone.
 
-`lie-learn` and `py3nj` ask for NumPy 1 and a Fortran compiler; images turn in the plane. Import escnn's parts from here.
+`lie-learn` and `py3nj` ask for NumPy 1 and for a Fortran compiler; images turn in the plane. The encoder
+imports escnn's parts from here.
 """
 
 from __future__ import annotations

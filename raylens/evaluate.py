@@ -1,0 +1,149 @@
+"""Measure a checkpoint on a labelled split: `python -m raylens.evaluate CHECKPOINT --data DIR --split test`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raylens import checkpoint, cli, metrics
+from raylens.checkpoint import Checkpoint
+from raylens.data.rows import prepared
+from raylens.data.shards import filesystem, read_manifest, split_files
+from raylens.errors import ConfigError, DataError
+from raylens.loop import collect
+from raylens.records import Outputs
+
+
+def evaluate(argv: Sequence[str]) -> str:
+    """Write metrics.json and pictures of the checkpoint that `argv` names; returns their folder."""
+    parser = cli.Parser(prog="python -m raylens.evaluate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
+    parser.add_argument("--data", required=True, help="shard set with labels")
+    parser.add_argument("--split", default="test", help="split to measure on [test]")
+    parser.add_argument("--where", help="rows to measure on, COLUMN=VALUE[,VALUE...]; all without it")
+    parser.add_argument("--threshold", type=float, default=0.5, help="probability of the last class that counts as it [0.5]")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples behind each interval [1000]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap [0]")
+    parser.add_argument("--batch", type=int, default=256, help="images at a time [256]")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the model runs [auto]")
+    parser.add_argument("--out", help="folder for metrics.json and pictures; beside the checkpoint without it")
+    asked = parser.parse_args(argv)
+    if not 0 < asked.threshold < 1:
+        raise ConfigError(f"--threshold {asked.threshold:g} is no probability; give one between 0 and 1")
+    found = checkpoint.read(asked.checkpoint)
+    output = outputs(found, asked.data, asked.split, where=asked.where, batch=asked.batch, device=asked.device)
+    report = metrics.evaluate_outputs(
+        output, found.facts.classes, threshold=asked.threshold, resamples=asked.resamples, seed=asked.seed
+    )
+    about = {"checkpoint": asked.checkpoint, "data": asked.data, "split": asked.split, "where": asked.where}
+    if found.run.search.oracle:
+        about["warning"] = "this checkpoint was chosen by target labels (search.oracle)"
+    place = "-".join([read_manifest(asked.data).name or "data", asked.split, *([asked.where] if asked.where else [])])
+    out = Path(asked.out or f"{asked.checkpoint.rstrip('/')}/evaluation/{place.replace('/', '_')}")
+    write(out, about | report, output, found.facts.classes, asked.threshold)
+    show(about | report)
+    return str(out)
+
+
+def outputs(
+    found: Checkpoint, data: str, split: str, *, where: str | None = None, batch: int = 256, device: str = "auto"
+) -> Outputs:
+    """What a checkpoint says of the labelled rows of a split, file by file, preprocessed as in its training.
+
+    Raises DataError when the images do not fit the model, or the split has rows of one class only.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda was asked for, and there is no GPU here; use --device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    manifest, facts = read_manifest(data), found.facts
+    if (manifest.channels, manifest.size) != (facts.channels, facts.size):
+        raise DataError(
+            f"{data} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was trained on "
+            f"{facts.channels} of {facts.size} x {facts.size}; convert it with --size, --crop or --bands"
+        )
+    if manifest.classes and manifest.classes != facts.classes:
+        raise DataError(
+            f"{data} has the classes {', '.join(manifest.classes)}, the checkpoint {', '.join(facts.classes)}; "
+            "convert it with --classes"
+        )
+    model = found.model(device)
+    parts = [
+        collect(model, rows["pixels"], rows["label"], batch=batch, device=device)
+        for rows in _rows(data, split, where, found.run.data.transform)
+    ]
+    parts = [part for part in parts if len(part.labels)]
+    if not parts:
+        raise DataError(f"no labelled row in split {split!r} of {data}{f' where {where}' if where else ''}")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "logits", "labels")}
+    if len(classes := np.unique(joined["labels"])) < 2:
+        raise DataError(
+            f"split {split!r} of {data}{f' where {where}' if where else ''} has labels of "
+            f"{facts.classes[int(classes[0])]!r} only, so nothing can be measured there; name another --split or --where"
+        )
+    return Outputs(**joined, ids=np.arange(len(joined["labels"])))
+
+
+def write(out: Path, report: dict[str, Any], output: Outputs, classes: tuple[str, ...], threshold: float) -> None:
+    """metrics.json and the pictures."""
+    from raylens import pictures
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror}") from None
+    pictures.draw(output, classes, out, threshold=threshold)
+    partial = out / ".metrics.json"
+    partial.write_text(json.dumps(report, indent=1))
+    os.replace(partial, out / "metrics.json")
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the metrics as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    counts = ", ".join(f"{count} {name}" for name, count in report["classes"].items())
+    where = f" where {report['where']}" if report["where"] else ""
+    table = Table(title=f"{report['data']}, {report['split']}{where}: {counts}", title_justify="left")
+    for name in ("metric", "value", "95 % interval", "meaning"):
+        table.add_column(name)
+    for name, found in report["metrics"].items():
+        interval = f"[{found['low']:.4f}, {found['high']:.4f}]".replace("[", r"\[")
+        table.add_row(name, f"{found['value']:.4f}", interval, metrics.explain(name).meaning)
+    Console().print(table)
+    if report.get("warning"):
+        print(report["warning"])
+    at = f", threshold {report['threshold']:g}" if report["threshold"] is not None else ""
+    print(f"confusion matrix, rows are true classes{at}: {report['confusion']}")
+
+
+def _rows(data: str, split: str, where: str | None, transform: str) -> Iterator[dict[str, np.ndarray]]:
+    column, _, values = (where or "").partition("=")
+    known = read_manifest(data).columns
+    if where and (column not in known or not values):
+        raise ConfigError(f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}")
+    for file in split_files(data, split):
+        fs, path = filesystem(file)
+        with fs.open_input_file(path) as opened:
+            table = pq.ParquetFile(opened).read(columns=["pixels", "label", *([column] if where else [])])
+        if where:
+            wanted = pa.array(values.split(","))
+            table = table.filter(pc.is_in(table.column(column).cast(pa.string()), wanted)).drop_columns([column])
+        if len(table):
+            yield prepared(table, transform)
+
+
+if __name__ == "__main__":
+    cli.main(evaluate)

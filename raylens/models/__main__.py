@@ -1,0 +1,81 @@
+"""The encoders: `python -m raylens.models`, with parameters and the speed of each on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import nn
+
+from raylens import find
+from raylens.errors import ConfigError
+
+TIMM = ("efficientnet_b2", "resnet34", "densenet121")
+
+
+def models(names: list[str], channels: int, size: int, batch: int) -> None:
+    """Print a line for each encoder: parameters, images/s forward and with gradients, in training mode."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name()
+    print(f"images/s for {batch} images of {channels} x {size} x {size} on {where}\n")
+    print(f"{'encoder':<20}{'parameters':>12}{'forward':>12}{'and backward':>15}")
+    pixels = torch.rand(batch, channels, size, size, device=device)
+    for name in names:
+        try:
+            module = find.encoder(name)
+            encoder = module.Encoder(module.Config(name=name), channels, size).to(device)
+        except ConfigError as error:
+            print(f"{name:<20}{error}")
+            continue
+        parameters = sum(parameter.numel() for parameter in encoder.parameters())
+        forward, backward = speeds(encoder, pixels)
+        print(f"{name:<20}{parameters:>12,}{forward:>12,.0f}{backward:>15,.0f}", flush=True)
+
+
+def speeds(encoder: nn.Module, pixels: torch.Tensor) -> tuple[float, float]:
+    def forward() -> None:
+        with torch.no_grad():
+            encoder(pixels)
+
+    def backward() -> None:
+        encoder.zero_grad(set_to_none=True)
+        encoder(pixels).square().mean().backward()
+
+    return len(pixels) / seconds(forward), len(pixels) / seconds(backward)
+
+
+def seconds(work: Callable[[], None], budget: float = 1.0) -> float:
+    """The median time of a call, after one to warm up."""
+    work()
+    times: list[float] = []
+    while not times or (len(times) < 20 and sum(times) < budget):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m raylens.models", description=__doc__)
+    parser.add_argument("--channels", type=int, default=1, help="bands of an image")
+    parser.add_argument("--size", type=int, default=64, help="pixels along its side")
+    parser.add_argument("--batch", type=int, default=64, help="images at a time")
+    parser.add_argument("--match", metavar="PATTERN", help="list timm's names instead, such as 'convnext*'")
+    given = parser.parse_args(arguments)
+    if given.match:
+        print("\n".join(timm.list_models(given.match)))
+        return 0
+    own = [name for name in find.names("models") if name != "timm"]
+    models([*own, *TIMM], given.channels, given.size, given.batch)
+    print(f"\nand {len(timm.list_models())} more of timm; list them with --match PATTERN")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
