@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--similarity",
         type=float,
-        help="correlation of texture from which images are the same (default: 0.8)",
+        help="correlation from which images are the same",
     )
 
     verb = verbs.add_parser("simulate", help="a preset -> a data set")

@@ -1,16 +1,18 @@
 """The same image in two sets or two splits: what makes a test score worthless.
 
 Exact copies have the same bytes. Near copies, shifted, re-encoded, resized, noisier, flipped or turned, are found in
-two steps. Perceptual hashes (pHash: the lowest cosine terms, of each orientation) within DISTANCE bits make
-candidates; round galaxies are candidates of each other. Texture then decides: the speckle of the power spectrum,
-which is that of one patch of sky and its noise, wherever the patch lies in the cutout. Copies correlate by more than
-SIMILARITY.
+two steps. Perceptual hashes (pHash: the lowest cosine terms, in eight orientations) within DISTANCE bits make
+candidates; round galaxies are candidates of each other. Then one of two signatures decides, both of which see a
+patch of sky and its noise rather than the galaxy in it: the speckle of the power spectrum, which a shift does not
+change, and the fine structure on 32 x 32, which survives other pixels and JPEG.
 
-Measured on real cutouts (CFHTLS, HSC, DES): MEASURED
+Different real cutouts (CFHTLS, HSC, DES) correlate up to 0.56 in texture and 0.3 in structure, different images of
+one noise-free simulator up to 0.81 and 0.77; copies of real cutouts that had been shifted by up to 3 pixels reach
+0.88 in texture, resized or saved as JPEG 0.8 in structure.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -27,8 +29,8 @@ from raylens.data.shards import Manifest, read_manifest, read_split
 
 SIDE = 64
 DISTANCE = 16
-SIMILARITY = 0.8
-BITS = 64
+TEXTURE = 0.85
+STRUCTURE = 0.8
 CHUNK = 256
 
 
@@ -40,7 +42,7 @@ class Match:
     """Set, split and id."""
     other: tuple[str, str, str]
     similarity: float
-    """1 for the same bytes, else the correlation of texture."""
+    """1 for the same bytes, else the larger correlation of texture or structure."""
     exact: bool
 
     @property
@@ -50,10 +52,9 @@ class Match:
 
 @dataclass(kw_only=True)
 class Checked:
-    """What was found, and from what similarity on."""
+    """What was found in which sets."""
 
     manifests: dict[str, Manifest]
-    similarity: float
     matches: list[Match] = field(default_factory=list)
 
     @property
@@ -61,8 +62,8 @@ class Checked:
         return [match for match in self.matches if match.leaks]
 
 
-def check(sets: list[str], *, distance: int = DISTANCE, similarity: float = SIMILARITY) -> Checked:
-    """Compare every image of the sets with every other."""
+def check(sets: list[str], *, distance: int = DISTANCE, similarity: float | None = None) -> Checked:
+    """Compare every image of the sets with every other; `similarity` replaces TEXTURE and STRUCTURE."""
     sets = list(dict.fromkeys(path.rstrip("/") for path in sets))
     manifests = {path: read_manifest(path) for path in sets}
     side = min(SIDE, *(held.size for held in manifests.values()))
@@ -73,13 +74,13 @@ def check(sets: list[str], *, distance: int = DISTANCE, similarity: float = SIMI
             places += [(path, split, str(id)) for id in rows["id"]]
             digests += [sha256(image.tobytes()).digest() for image in rows["pixels"]]
             smalls.append(small(rows["pixels"], side))
-    found = Checked(manifests=manifests, similarity=similarity)
+    found = Checked(manifests=manifests)
 
     first: dict[bytes, int] = {}
     for j, digest in enumerate(digests):
         if (i := first.setdefault(digest, j)) != j:
             found.matches.append(Match(one=places[i], other=places[j], similarity=1.0, exact=True))
-    for i, j, value in near(np.concatenate(smalls), distance, similarity):
+    for (i, j), value in near(np.concatenate(smalls), distance, similarity).items():
         if digests[i] != digests[j]:
             found.matches.append(Match(one=places[i], other=places[j], similarity=value, exact=False))
     return found
@@ -94,20 +95,38 @@ def small(pixels: NDArray, side: int = SIDE) -> NDArray[np.float32]:
     )
 
 
-def texture(images: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Unit vectors of the speckle of each image's power spectrum; a shift of the image changes them little."""
-    side = images.shape[1]
-    window = np.sqrt(np.hanning(side + 2)[1:-1, None] * np.hanning(side + 2)[None, 1:-1]).astype(np.float32)
-    vectors = []
-    for start in range(0, len(images), CHUNK):
-        part = images[start : start + CHUNK]
-        fine = part - uniform_filter(part, (0, 3, 3), mode="nearest")
-        speckle = np.sqrt(np.abs(rfft2(fine * window)))
-        speckle /= np.maximum(uniform_filter(speckle, (0, 5, 5), mode="wrap"), 1e-9)
-        speckle = (speckle - speckle.mean((1, 2), keepdims=True)).reshape(len(part), -1)
-        length = np.linalg.norm(speckle, axis=1, keepdims=True)
-        vectors.append((speckle / np.maximum(length, 1e-9)).astype(np.float16))
-    return np.concatenate(vectors)
+def texture(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The speckle of each image's power spectrum, as vectors; a shift of the image changes them little."""
+    taper = np.sqrt(np.hanning(images.shape[1] + 2)[1:-1])
+    speckle = np.sqrt(np.abs(rfft2(_fine(images) * (taper[:, None] * taper).astype(np.float32))))
+    return speckle / np.maximum(uniform_filter(speckle, (0, 5, 5), mode="wrap"), 1e-9)
+
+
+def structure(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What each image has beyond its local average on half as many pixels, bright peaks cut off."""
+    half = images.shape[1] // 2
+    fine = _fine(images[:, : 2 * half, : 2 * half].reshape(-1, half, 2, half, 2).mean((2, 4)))
+    noise = 1.4826 * np.median(np.abs(fine), axis=(1, 2), keepdims=True)
+    return np.clip(fine / np.maximum(noise, 1e-9), -1.5, 1.5)
+
+
+SIGNATURES = ((texture, TEXTURE), (structure, STRUCTURE))
+
+
+def _fine(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    return images - uniform_filter(images, (0, 3, 3), mode="nearest")
+
+
+class _Signed:
+    """Unit vectors of a signature; the signs of random projections bound their correlation at 64 bits each."""
+
+    def __init__(self, signature: Callable, images: NDArray[np.float32]) -> None:
+        parts = [signature(images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
+        vectors = np.concatenate([part.reshape(len(part), -1) for part in parts]).astype(np.float32)
+        vectors -= vectors.mean(1, keepdims=True)
+        self.vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        projections = np.random.default_rng(0).standard_normal((vectors.shape[1], 64))
+        self.signs = _packed(self.vectors @ projections.astype(np.float32) > 0)
 
 
 def phash(images: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -120,35 +139,45 @@ def _packed(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
-def near(images: NDArray[np.float32], distance: int, similarity: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs i < j of small images that are near copies in some orientation, and how alike their texture is."""
-    # Signs of random projections bound the correlation, so that few candidates need their vectors compared.
-    vectors = texture(images)
-    projections = np.random.default_rng(0).standard_normal((vectors.shape[1], BITS)).astype(np.float32)
-    chance = np.arccos(np.clip(similarity, -1, 1)) / np.pi
-    allowed = BITS * chance + 3 * np.sqrt(BITS * chance * (1 - chance))
-    hashes, signs = phash(images), _packed(vectors @ projections > 0)
-    best: dict[tuple[int, int], float] = {}
-    for turned in (images, images[:, ::-1], images.swapaxes(1, 2), images.swapaxes(1, 2)[:, ::-1]):
-        others = vectors if turned is images else texture(turned)
-        # Half a turn keeps the power spectrum, not the hash.
-        their_hashes, half_turned = phash(turned), phash(turned[:, ::-1, ::-1])
-        their_signs = _packed(others @ projections > 0)
-        for start in range(0, len(images), CHUNK):
-            mine = hashes[start : start + CHUNK, None]
-            candidates = np.bitwise_count(signs[start : start + CHUNK, None] ^ their_signs[start:]) <= allowed
-            candidates &= (np.bitwise_count(mine ^ their_hashes[start:]) <= distance) | (
-                np.bitwise_count(mine ^ half_turned[start:]) <= distance
-            )
-            pairs = np.argwhere(candidates) + start
-            pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-            for part in np.array_split(pairs, -(-len(pairs) // 4096)) if len(pairs) else ():
-                i, j = part.T
-                values = np.einsum("np,np->n", vectors[i], others[j], dtype=np.float32)
-                for k in np.flatnonzero(values >= similarity):
-                    pair = int(i[k]), int(j[k])
-                    best[pair] = max(best.get(pair, -1.0), float(values[k]))
-    yield from ((i, j, value) for (i, j), value in sorted(best.items()))
+def near(
+    images: NDArray[np.float32], distance: int = DISTANCE, similarity: float | None = None
+) -> dict[tuple[int, int], float]:
+    """Pairs i < j of small images that are near copies in some orientation, and how alike they are."""
+    found: dict[tuple[int, int], float] = {}
+    hashes, signed = phash(images), [_Signed(signature, images) for signature, _ in SIGNATURES]
+    for turned in orientations(images):
+        their_hashes = phash(turned)
+        theirs = [_Signed(signature, turned) for signature, _ in SIGNATURES]
+        for like in _alike(hashes, their_hashes, distance):
+            for mine, other, (_, usual) in zip(signed, theirs, SIGNATURES, strict=True):
+                least = usual if similarity is None else similarity
+                chance = np.arccos(np.clip(least, -1, 1)) / np.pi  # that a projection's signs differ
+                bits = 64 * chance + 3 * np.sqrt(64 * chance * (1 - chance))
+                pairs = like[:, np.bitwise_count(mine.signs[like[0]] ^ other.signs[like[1]]) <= bits]
+                for i, j in (pairs[:, k : k + 1024] for k in range(0, pairs.shape[1], 1024)):
+                    values = np.einsum("np,np->n", mine.vectors[i], other.vectors[j])
+                    for k in np.flatnonzero(values >= least):
+                        pair = int(i[k]), int(j[k])
+                        found[pair] = max(found.get(pair, -1.0), float(values[k]))
+    return dict(sorted(found.items()))
+
+
+def _alike(mine: NDArray[np.uint64], theirs: NDArray[np.uint64], distance: int) -> Iterator[NDArray[np.intp]]:
+    """Pairs i < j of hashes within `distance` bits, in blocks that stay in a processor's cache."""
+    rows, columns = 32, 4096
+    for i in range(0, len(mine), rows):
+        for j in range(i - i % columns, len(theirs), columns):
+            block = mine[i : i + rows, None] ^ theirs[None, j : j + columns]
+            pairs = np.argwhere(np.bitwise_count(block) <= distance).T + np.array([[i], [j]])
+            yield pairs[:, pairs[0] < pairs[1]]
+
+
+def orientations(images: NDArray) -> Iterator[NDArray]:
+    """The images turned and flipped in the eight ways."""
+    for turned in (images, images.swapaxes(1, 2)):
+        for flipped in (turned, turned[:, ::-1]):
+            yield flipped
+            yield flipped[:, :, ::-1]
 
 
 def tell(found: Checked, console: Console | None = None) -> int:
@@ -165,10 +194,7 @@ def tell(found: Checked, console: Console | None = None) -> int:
         console.print(f"{path}: {count} repeated image(s) within a split, which is waste but no leak")
     total = sum(manifest.rows for manifest in found.manifests.values())
     if not found.leaks:
-        console.print(
-            f"[green]clean: none of {total} images is in two sets or two splits[/] "
-            f"(similarity {found.similarity:.3f} and more counts)"
-        )
+        console.print(f"[green]clean: none of {total} images is in two sets or two splits")
         return 0
     places = Counter((match.one[:2], match.other[:2], match.exact) for match in found.leaks)
     console.print(f"\n[bold white on red] LEAK [/] [bold red]{len(found.leaks)} pair(s) of the same image\n")
