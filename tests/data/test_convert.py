@@ -1,0 +1,191 @@
+"""Conversion takes what is fit, says what is not, and splits fairly and repeatably."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raylens.data.__main__ import main
+from raylens.data.convert import Shape, convert, shares
+from raylens.data.formats import Unreadable
+from raylens.data.shards import read_manifest, read_split, verify
+from raylens.errors import DataError
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.fixture
+def data() -> Path:
+    if not DATA.is_dir():
+        pytest.skip(f"no published samples at {DATA}")
+    return DATA
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty lenses, forty others, and one bad file of each kind."""
+    rng = np.random.default_rng(0)
+    for name, rows in (("lenses", 20), ("nonlenses", 40)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for k in range(rows):
+            np.save(tmp_path / "in" / name / f"{k}.npy", rng.random((1, 16, 16)).astype(np.float32))
+    bad = {key: rng.random((1, 16, 16)) for key in ("nan", "inf")}
+    bad["nan"][0, 3, 3], bad["inf"][0, 3, 3] = np.nan, np.inf
+    bad |= {"constant": np.ones((1, 16, 16)), "shape": rng.random((1, 18, 18))}
+    for key, pixels in bad.items():
+        np.save(tmp_path / "in" / "lenses" / f"{key}.npy", pixels)
+    whole = (tmp_path / "in" / "lenses" / "0.npy").read_bytes()
+    (tmp_path / "in" / "lenses" / "cut.npy").write_bytes(whole[:-100])
+    return tmp_path / "in"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestConvert:
+    def test_what_is_fit_is_taken_and_the_rest_counted(self, folder, tmp_path):
+        said = []
+        manifest = convert([str(folder)], str(tmp_path / "out"), say=said.append)
+        assert manifest == read_manifest(tmp_path / "out")
+        verify(tmp_path / "out")
+        assert manifest.classes == ("nonlens", "lens")
+        assert {name: split.labels for name, split in manifest.splits.items()} == {
+            "train": {"nonlens": 28, "lens": 14},
+            "val": {"nonlens": 6, "lens": 3},
+            "test": {"nonlens": 6, "lens": 3},
+        }
+        assert said[0] == "taken 60 of 65 images"
+        for reason in ("truncated", "NaN", "infinite", "constant", "wrong shape"):
+            assert f"1 {reason}" in said[1]
+
+    def test_every_image_keeps_its_label_and_id(self, folder, tmp_path):
+        manifest = convert([str(folder)], str(tmp_path / "out"))
+        for split in manifest.splits:
+            rows = read_split(tmp_path / "out", split)
+            for pixels, label, id in zip(rows["pixels"], rows["label"], rows["id"], strict=True):
+                np.testing.assert_array_equal(pixels, np.load(folder / f"{id}.npy"))
+                assert label == id.startswith("lenses")
+
+    def test_a_seed_gives_the_same_files_and_another_seed_others(self, folder, tmp_path):
+        made = [convert([str(folder)], str(tmp_path / f"out{k}"), seed=k // 2) for k in range(3)]
+        assert made[0].splits == made[1].splits
+        assert made[0].splits != made[2].splits
+
+    def test_strict_makes_an_unfit_image_an_error(self, folder, tmp_path, capsys):
+        assert main(["convert", str(folder), "--out", str(tmp_path / "out"), "--strict"]) == 2
+        error = capsys.readouterr().err
+        assert "--strict: 5 of 65 images are unfit" in error
+        assert not (tmp_path / "out").exists()
+
+    def test_crop_size_and_scale_follow_each_other(self, folder, tmp_path):
+        out = str(tmp_path / "out")
+        assert convert([str(folder)], out, crop=12, size=8, arcsec_per_pixel=0.2).size == 8
+        assert read_manifest(out).arcsec_per_pixel == pytest.approx(0.3)
+        assert read_manifest(out).rows == 61  # the larger image fits as well
+
+    def test_a_table_with_folds_keeps_them(self, folder, tmp_path):
+        lines = [f"in/{'lenses' if k % 3 else 'nonlenses'}/{k}.npy,{k % 3 and 1},{k % 5}" for k in range(20)]
+        (tmp_path / "t.csv").write_text("\n".join(["path,target,fold", *lines]))
+        folds = {"0": "test", **dict.fromkeys("1234", "train")}
+        manifest = convert([str(tmp_path / "t.csv")], str(tmp_path / "out"), folds=folds)
+        assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 16, "test": 4}
+        assert set(read_split(tmp_path / "out", "test", ("fold",))["fold"]) == {0}
+
+    def test_folders_named_after_splits_decide(self, tmp_path):
+        rng = np.random.default_rng(0)
+        for split, rows in (("train", 4), ("test", 2)):
+            for name in ("no", "sphere", "vort"):
+                (tmp_path / "in" / split / name).mkdir(parents=True)
+                for k in range(rows):
+                    np.save(tmp_path / "in" / split / name / f"{k}.npy", rng.random((16, 16)))
+        manifest = convert([str(tmp_path / "in")], str(tmp_path / "out"))
+        assert manifest.classes == ("no", "sphere", "vort")
+        assert manifest.splits["test"].labels == {"no": 2, "sphere": 2, "vort": 2}
+
+    def test_bands_are_chosen_by_name_and_columns_kept(self, data, tmp_path):
+        out = str(tmp_path / "out")
+        manifest = convert([str(data / "cfhtls.npz")], out, bands=("i", "g"), domain="target")
+        assert (manifest.bands, manifest.channels, manifest.dtype) == (("i", "g"), 2, "uint8")
+        assert manifest.columns == ("source", "index", "note")
+        with np.load(data / "cfhtls.npz") as file:
+            images, labels = file["images_gri"], file["label"]
+        rows = read_split(out, "val", ("pixels", "label", "index", "source"))
+        np.testing.assert_array_equal(rows["pixels"], images[rows["index"]][:, [2, 0]])
+        np.testing.assert_array_equal(rows["label"], labels[rows["index"]])
+
+    def test_unlabelled_images_have_no_classes(self, data, tmp_path):
+        manifest = convert([str(data / "hsc_cosmos_unlabelled.npz")], str(tmp_path / "out"), bands=("i",))
+        assert manifest.classes == ()
+        assert manifest.splits["train"].labels == {"unlabelled": 211}
+
+    def test_fits_bands_and_hdus_become_channels(self, data, tmp_path):
+        ground = convert(
+            [str(data / "challenge_fits/ground_based")], str(tmp_path / "a"), band_names=tuple("riug")
+        )
+        assert (ground.bands, ground.rows, ground.classes) == (tuple("riug"), 11, ("nonlens", "lens"))
+        from raylens.data.formats import Options
+
+        arcs = convert(
+            [str(data / "holismokes_fits")], str(tmp_path / "b"), options=Options(hdu=("1", "3", "5"))
+        )
+        assert (arcs.channels, arcs.rows) == (3, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no such file or folder: nowhere"),
+        (["."], "no images in"),
+        (["odd.npy"], "set --crop to make them square"),
+        (["flat.npy"], "can be read: constant (1)"),
+        (["good.npy", "--bands", "g"], "no band 'g'; there are 0 to 1"),
+        (["good.npy", "--band-names", "gri"], "2 channels cannot be called g,r,i"),
+        (["good.npy", "--size", "0"], "--size 0 is no size"),
+    ],
+)
+def test_a_bad_request_is_one_line_and_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    if arguments != ["."]:
+        np.save("odd.npy", np.random.default_rng(0).random((2, 16, 20)))
+        np.save("flat.npy", np.ones((2, 16, 16)))
+        np.save("good.npy", np.random.default_rng(0).random((2, 16, 16)))
+    assert main(["convert", *arguments, "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["train=0.7,test=0.7", "train=much"])
+def test_splits_must_sum_to_one(text):
+    with pytest.raises(SystemExit) as error:
+        main(["convert", "x", "--out", "y", "--splits", text])
+    assert error.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(100, [70, 15, 15]), (3, [1, 1, 1]), (10, [7, 2, 1]), (1, [1, 0, 0]), (0, [0, 0, 0])],
+)
+def test_shares_are_near_their_fractions_and_leave_none_out(rows, expected):
+    assert shares(rows, [0.7, 0.15, 0.15]) == expected
+
+
+def test_a_smaller_image_is_averaged_not_sampled():
+    noise = np.random.default_rng(0).standard_normal((1, 64, 64))
+    small = Shape(size=16).apply(noise)
+    assert small.shape == (1, 16, 16)
+    assert small.std() < 0.4
+    assert Shape(size=16).apply((noise * 20 + 128).astype(np.uint8)).dtype == np.uint8
+
+
+def test_an_image_smaller_than_the_crop_does_not_fit():
+    with pytest.raises(Unreadable, match="wrong shape"):
+        Shape(crop=32).apply(np.random.default_rng(0).random((1, 16, 16)))
+
+
+def test_labels_that_are_no_class_are_named():
+    from raylens.data.convert import _label
+
+    with pytest.raises(DataError, match="label 'ring' is none of the classes"):
+        _label([{"label": "ring"}, {"label": "hsc"}], {"nonlens": "hsc", "lens": "smooth"})
+    rows = [{"label": "hsc"}, {"label": "smooth"}, {"label": None}]
+    assert _label(rows, {"nonlens": "hsc", "lens": "smooth"}) == ("nonlens", "lens")
+    assert [row["label"] for row in rows] == [0, 1, -1]

@@ -1,0 +1,254 @@
+"""Every format gives the same image back, and no file can make the reader run anything."""
+
+import os
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from astropy.io import fits
+from PIL import Image
+
+from raylens.data import formats
+from raylens.data.formats import Options, Unit, Unreadable, place, units
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.fixture
+def data() -> Path:
+    if not DATA.is_dir():
+        pytest.skip(f"no published samples at {DATA}")
+    return DATA
+
+
+def image(channels=3, size=16, dtype=np.float32, seed=0):
+    return (np.random.default_rng(seed).random((channels, size, size)) * 200).astype(dtype)
+
+
+def read(path, options=None, **unit):
+    return list(formats.rows(Unit(files=(str(path),), id=Path(path).stem, **unit), options or Options()))
+
+
+@pytest.mark.parametrize("suffix", sorted(formats.formats()))
+def test_a_file_of_rubbish_is_unreadable_and_no_more(tmp_path, suffix):
+    if suffix == ".csv":
+        pytest.skip("any text is a table")
+    (tmp_path / f"rubbish{suffix}").write_bytes(b"not an image at all" * 9)
+    with pytest.raises(Unreadable):
+        read(tmp_path / f"rubbish{suffix}")
+    (tmp_path / f"empty{suffix}").write_bytes(b"")
+    with pytest.raises(Unreadable):
+        read(tmp_path / f"empty{suffix}")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5", "a.fits", "a.tif", "a.png"])
+def test_every_format_gives_the_image_back(tmp_path, name):
+    path, pixels = tmp_path / name, image(dtype=np.uint8)
+    match path.suffix:
+        case ".npy":
+            np.save(path, pixels)
+        case ".npz":
+            np.savez(path, image=pixels)
+        case ".h5":
+            with h5py.File(path, "w") as file:
+                file["group/image"] = pixels
+        case ".fits":
+            fits.writeto(path, pixels)
+        case ".tif":
+            tifffile.imwrite(path, pixels, photometric="minisblack")
+        case ".png":
+            Image.fromarray(np.moveaxis(pixels, 0, -1)).save(path)
+    (row,) = read(path)
+    np.testing.assert_array_equal(row.pixels, pixels)
+    assert row.id == "a"
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) * 2 // 3)
+    with pytest.raises(Unreadable):
+        read(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_a_stack_brings_labels_and_columns(tmp_path, suffix):
+    arrays = {
+        "images_gri": np.stack([image(seed=k) for k in range(20)]),
+        "label": np.arange(20) % 3 - 1,
+        "redshift": np.linspace(0, 1, 20),
+        "survey": np.array([b"one", b"two"] * 10),
+    }
+    path = tmp_path / f"stack{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    rows = read(path)
+    assert len(rows) == 20
+    assert rows[4].label == 0
+    assert rows[4].bands == ("g", "r", "i")
+    assert rows[4].columns == {"redshift": arrays["redshift"][4], "survey": "one"}
+    assert rows[4].id == "stack/4"
+    np.testing.assert_array_equal(rows[4].pixels, arrays["images_gri"][4])
+
+
+def test_arrays_named_after_classes_are_classes(tmp_path):
+    np.savez(tmp_path / "a.npz", sub=np.ones((20, 16, 16)), no_sub=np.ones((30, 16, 16)))
+    labels = [row.label for row in read(tmp_path / "a.npz")]
+    assert labels.count("sub") == 20
+    assert labels.count("no_sub") == 30
+
+
+def test_a_stack_takes_its_labels_from_another_file(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((20, 16, 16, 1)))
+    np.save(tmp_path / "y.npy", np.eye(4)[np.arange(20) % 4])
+    rows = read(tmp_path / "x.npy", Options(labels=str(tmp_path / "y.npy")))
+    assert [row.label for row in rows] == [k % 4 for k in range(20)]
+    assert rows[0].pixels.shape == (1, 16, 16)
+
+
+def pickled(path, objects):
+    array = np.empty(len(objects), object)
+    array[:] = objects
+    np.save(path, array, allow_pickle=True)
+
+
+@pytest.mark.parametrize("mass", [4.34e-23, np.float64(4.34e-23), np.array([4.34e-23])])
+@pytest.mark.parametrize("dtype", [np.float64, np.int16, ">f4"])
+def test_a_pickled_image_and_mass_are_read(tmp_path, mass, dtype):
+    pixels = image(1)[0].astype(dtype)
+    pickled(tmp_path / "a.npy", [pixels, mass])
+    (row,) = read(tmp_path / "a.npy")
+    np.testing.assert_array_equal(row.pixels[0], pixels)
+    assert row.columns == {"log10_mass": pytest.approx(np.log10(4.34e-23))}
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+class EvilDType:
+    def __reduce__(self):
+        return np.dtype, ("f8", False, True), (3, "|", None, None, None, -1, -1, 63)
+
+
+@pytest.mark.parametrize("objects", [[Evil(), 1.0], [np.ones((4, 4)), Evil()], [EvilDType(), Evil()]])
+def test_anything_else_pickled_is_refused_by_name(tmp_path, monkeypatch, objects):
+    monkeypatch.chdir(tmp_path)
+    pickled("a.npy", objects)
+    with pytest.raises(Unreadable, match=r"pickled (posix|nt)\.system"):
+        read("a.npy")
+    assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize("objects", [["word", 1.0], [np.ones((4, 4))], [np.array(["a"]), 1.0, 2.0]])
+def test_harmless_objects_that_are_no_image_are_refused(tmp_path, objects):
+    pickled(tmp_path / "a.npy", objects)
+    with pytest.raises(Unreadable):
+        read(tmp_path / "a.npy")
+
+
+def test_a_bare_pickle_is_refused(tmp_path):
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(Unreadable, match="pickled"):
+        read(tmp_path / "a.npy")
+
+
+def test_objects_in_an_npz_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.array([{}, 1], object))
+    with pytest.raises(Unreadable, match="pickled"):
+        read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("stem", "folders", "expected"),
+    [
+        ("7", ["no"], (None, "no")),
+        ("7", ["train_lenses"], ("train", "lenses")),
+        ("7", ["test_nonlenses"], ("test", "nonlenses")),
+        ("7", ["val", "sphere"], ("val", "sphere")),
+        ("7", ["ground_based", "nolens"], (None, "nolens")),
+        ("axion", ["model_64px"], (None, "axion")),
+        ("7", ["surveys", "spiral"], (None, "spiral")),
+        ("7", ["whatever"], (None, None)),
+        ("7", ["lens", "unlabelled"], (None, None)),
+    ],
+)
+def test_folders_tell_split_and_class(stem, folders, expected):
+    if folders == ["lens", "unlabelled"]:
+        folders = ["unlabelled"]
+    assert place(stem, folders) == expected
+
+
+def test_band_folders_make_one_image_of_an_object(tmp_path):
+    for band, letter in enumerate("RIG", start=1):
+        for name in ("lens", "nolens"):
+            folder = tmp_path / name / f"Band{band}"
+            folder.mkdir(parents=True)
+            fits.writeto(folder / f"image_{letter}-77.fits", image(1, seed=band)[0])
+    (tmp_path / "lens/Band2/image_I-77.fits").unlink()
+    (whole,) = (unit for unit in units(str(tmp_path), Options()) if unit.label == "nolens")
+    (row,) = formats.rows(whole, Options())
+    assert row.pixels.shape == (3, 16, 16)
+    np.testing.assert_array_equal(row.pixels[1], image(1, seed=2)[0])
+    (cut,) = (unit for unit in units(str(tmp_path), Options()) if unit.label == "lens")
+    with pytest.raises(Unreadable, match="missing band"):
+        list(formats.rows(cut, Options()))
+
+
+def test_hdus_are_chosen_by_number_or_name(tmp_path):
+    hdus = [fits.ImageHDU(image(1, seed=k)[0], name=name) for k, name in enumerate("GRI")]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "a.fits")
+    (row,) = read(tmp_path / "a.fits", Options(hdu=("3", "g")))
+    np.testing.assert_array_equal(row.pixels, np.concatenate([image(1, seed=2), image(1, seed=0)]))
+    with pytest.raises(formats.DataError, match="no image HDU 'z'"):
+        read(tmp_path / "a.fits", Options(hdu=("z",)))
+
+
+def test_a_table_lists_files(tmp_path):
+    for k in range(3):
+        np.save(tmp_path / f"{k}.npy", image(1))
+    (tmp_path / "t.csv").write_text("file,kind,fold,z\n0.npy,1.0,0,0.5\n1.npy,0.0,1,\n2.npy,,1,0.7\n")
+    found = units(str(tmp_path / "t.csv"), Options(path_column="file", target_column="kind"))
+    assert [unit.label for unit in found] == [1, 0, None]
+    assert found[1].columns == {"fold": 1, "z": None}
+    assert len(list(formats.rows(found[0], Options()))) == 1
+    with pytest.raises(formats.DataError, match="--path-column"):
+        units(str(tmp_path / "t.csv"), Options())
+
+
+PUBLISHED = {
+    "cfhtls.npz": (376, (3, 64, 64)),
+    "hsc_cosmos_unlabelled.npz": (301, (3, 64, 64)),
+    "des_red_galaxies.npz": (46, (5, 91, 91)),
+    "deeplense_substructure.npz": (5000, (1, 150, 150)),
+    "hsc_lensfinding": (20, (3, 64, 64)),
+    "deeplense_common/no": (10, (1, 150, 150)),
+    "deeplense_common/sphere": (10, (1, 150, 150)),
+    "deeplense_common/vort": (10, (1, 150, 150)),
+    "deeplense_common/model_64px": (3, (1, 64, 64)),
+    "holismokes_fits": (16, (8, 64, 64)),
+    "challenge_fits/space_based": (16, (1, 101, 101)),
+    "challenge_fits/ground_based": (11, (4, 101, 101)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_samples_are_read(data, name):
+    rows, shape = PUBLISHED[name]
+    found = []
+    for unit in units(str(data / name), Options()):
+        if unit.missing:  # one object of the ground-based sample lacks two bands
+            assert (name, unit.id) == ("challenge_fits/ground_based", "nolens/100013")
+            continue
+        found += [row.pixels.shape for row in formats.rows(unit, Options())]
+    assert found == [shape] * rows
+
+
+def test_published_class_folders_are_known(data):
+    labels = {unit.label for unit in units(str(data / "deeplense_common" / "model_64px"), Options())}
+    assert labels == {"axion", "cdm", "nosub"}
+    assert {unit.label for unit in units(str(data / "challenge_fits"), Options())} == {"lens", "nolens"}
