@@ -47,7 +47,7 @@ def without_tracking(module: nn.Module) -> Iterator[None]:
 def adapt_batch_norm(
     model: Model, pixels: np.ndarray, *, batch: int = 256, device: torch.device | str = "cpu"
 ) -> None:
-    """Replace the running statistics of `model`'s batch norm by those of pixels (N, C, H, W), and nothing else.
+    """Replace the running statistics of `model`'s batch norm by those of pixels (N, C, H, W), no more.
 
     Li et al. 2016 (arXiv 1603.04779), AdaBN; the statistics are averaged over batches, each counting alike.
     """

@@ -21,8 +21,8 @@ class Config:
     """An encoder of raylens, or any name that timm knows."""
     features: Annotated[int, Field(ge=1)] = 256
     """Length of the feature vector."""
-    width: Annotated[int, Field(ge=1)] = 24
-    """Channels of the first layer; the later ones have two to four times as many."""
+    width: Annotated[int, Field(ge=1)] = 16
+    """Channels of the first layer; the last has eight times as many. CPUs like multiples of 16."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the pooled channels that are dropped while training."""
 
@@ -37,10 +37,10 @@ class Encoder(nn.Module):
             convolution(channels, width, kernel=5, stride=2),
             convolution(width, 2 * width, kernel=3, stride=2),
             convolution(2 * width, 4 * width, kernel=3, stride=2),
-            convolution(4 * width, 4 * width, kernel=3, stride=1),
-            convolution(4 * width, 4 * width, kernel=3, stride=2),
+            convolution(4 * width, 8 * width, kernel=3, stride=2),
+            convolution(8 * width, 8 * width, kernel=3, stride=1),
         )
-        self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(8 * width, self.dim), nn.PReLU())
+        self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(16 * width, self.dim), nn.PReLU())
         self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def forward(self, pixels: Tensor) -> Tensor:
