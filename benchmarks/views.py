@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from raylens.augment import DIHEDRAL, PREDECESSORS, STRONG, augment, composed
 
-ROWS, SIZE, BATCH, REPEATS = 16_384, 64, 128, 5
+ROWS, SIZE, BATCH, REPEATS = 4_096, 64, 128, 5
 
 
 class Rows(Dataset):
