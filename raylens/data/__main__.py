@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("check", help="the same image in two sets or two splits; exit 1 if there is one")
     verb.add_argument("sets", nargs="+", metavar="SET")
     verb.add_argument(
-        "--distance", type=int, help="bits of 64 in which perceptual hashes may differ (default: 16)"
+        "--distance", type=int, help="bits of 64 in which perceptual hashes may differ (default: 20)"
     )
     verb.add_argument(
         "--similarity",

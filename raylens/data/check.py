@@ -28,7 +28,7 @@ from raylens.data.preprocess import preprocess
 from raylens.data.shards import Manifest, read_manifest, read_split
 
 SIDE = 64
-DISTANCE = 16
+DISTANCE = 20
 TEXTURE = 0.85
 STRUCTURE = 0.8
 CHUNK = 256
@@ -188,7 +188,7 @@ def tell(found: Checked, console: Console | None = None) -> int:
     table(list(found.manifests.values()), console)
     for path, manifest in found.manifests.items():
         for warning in _uneven(manifest):
-            console.print(f"[yellow]{path}: {warning}")
+            console.print(f"[yellow]{path}: {warning}", soft_wrap=True)
     inside = Counter(match.one[0] for match in found.matches if not match.leaks)
     for path, count in inside.items():
         console.print(f"{path}: {count} repeated image(s) within a split, which is waste but no leak")

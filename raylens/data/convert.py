@@ -355,8 +355,9 @@ def shares(rows: int, fractions: list[float]) -> list[int]:
     least = [int(rows >= len(fractions) and fraction > 0) for fraction in fractions]
     counts = [max(few, int(rows * fraction)) for few, fraction in zip(least, fractions, strict=True)]
     while (short := rows - sum(counts)) != 0:
-        lacking = [rows * fraction - count for fraction, count in zip(fractions, counts, strict=True)]
-        counts[int(np.argmax(lacking)) if short > 0 else int(np.argmin(lacking))] += 1 if short > 0 else -1
+        lacking = np.multiply(rows, fractions) - counts
+        lacking[(short < 0) & np.equal(counts, least)] = np.inf
+        counts[int(np.argmax(lacking) if short > 0 else np.argmin(lacking))] += 1 if short > 0 else -1
     return counts
 
 

@@ -76,7 +76,7 @@ CHANGES = {
     "flipped": lambda x: x[..., ::-1],
     "turned": lambda x: np.rot90(x, 1, (2, 3)),
     "transposed": lambda x: x.swapaxes(2, 3),
-    "shifted": lambda x: np.roll(x, (2, -3), (2, 3)),
+    "shifted": lambda x: np.roll(x, (1, -2), (2, 3)),
 }
 
 

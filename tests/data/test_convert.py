@@ -11,6 +11,7 @@ from raylens.data.formats import Unreadable
 from raylens.data.shards import read_manifest, read_split, verify
 from raylens.errors import DataError
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray[.]data")  # Ray's own settings
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
@@ -107,9 +108,10 @@ class TestConvert:
         assert manifest.columns == ("source", "index", "note")
         with np.load(data / "cfhtls.npz") as file:
             images, labels = file["images_gri"], file["label"]
-        rows = read_split(out, "val", ("pixels", "label", "index", "source"))
-        np.testing.assert_array_equal(rows["pixels"], images[rows["index"]][:, [2, 0]])
-        np.testing.assert_array_equal(rows["label"], labels[rows["index"]])
+        rows = read_split(out, "val", ("pixels", "label", "id"))
+        index = [int(id.removeprefix("cfhtls/")) for id in rows["id"]]
+        np.testing.assert_array_equal(rows["pixels"], images[index][:, [2, 0]])
+        np.testing.assert_array_equal(rows["label"], labels[index])
 
     def test_unlabelled_images_have_no_classes(self, data, tmp_path):
         manifest = convert([str(data / "hsc_cosmos_unlabelled.npz")], str(tmp_path / "out"), bands=("i",))

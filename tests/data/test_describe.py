@@ -29,7 +29,8 @@ def test_pictures_are_drawn_and_numbers_printed(sets, tmp_path, capsys):
         assert word in printed
     assert printed.strip().splitlines()[-1] == str(tmp_path / "pictures")
     for name in ("samples.png", "histograms.png"):
-        assert min(Image.open(tmp_path / "pictures" / name).size) > 300
+        with Image.open(tmp_path / "pictures" / name) as picture:
+            assert min(picture.size) > 300
 
 
 def test_some_of_each_class_are_taken(sets):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from pyarrow import fs as arrow_fs
@@ -81,11 +81,11 @@ def suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def opened(path: str) -> str | io.BytesIO:
-    """What any reader takes: the path of a local file, the bytes of another."""
+def opened(path: str) -> BinaryIO:
+    """A file to read and to close, wherever it lies."""
     fs, name = filesystem(path)
     if isinstance(fs, arrow_fs.LocalFileSystem):
-        return name
+        return open(name, "rb")
     with fs.open_input_stream(name) as file:
         return io.BytesIO(file.read())
 
@@ -215,7 +215,7 @@ def stack_rows(arrays: Mapping[str, Any], options: Options) -> Iterator[Row]:
     for name in [pixels_key] if pixels_key else stacks:
         array = arrays[name]
         many = is_stack(array.shape) or (label_key and shapes[label_key][:1] == array.shape[:1])
-        stack = array if many else array[None]
+        stack = array if many else array[:][None]
         beside = {
             key: arrays[key][:] for key, shape in shapes.items() if key != name and shape == stack.shape[:1]
         }

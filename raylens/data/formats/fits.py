@@ -14,7 +14,7 @@ SUFFIXES = (".fits", ".fit", ".fz")
 
 
 def rows(path: str, options: Options) -> Iterator[Row]:
-    with warnings.catch_warnings(), fits.open(opened(path), memmap=False) as file:
+    with warnings.catch_warnings(), opened(path) as source, fits.open(source, memmap=False) as file:
         warnings.simplefilter("error", AstropyWarning)  # a truncated file is only a warning there
         images = {str(i): hdu for i, hdu in enumerate(file) if hdu.is_image and hdu.shape}
         names = {hdu.name.lower(): number for number, hdu in images.items() if hdu.name}

@@ -10,7 +10,7 @@ SUFFIXES = (".h5", ".hdf5", ".hdf")
 
 
 def rows(path: str, options: Options) -> Iterator[Row]:
-    with h5py.File(opened(path), "r") as file:
+    with opened(path) as source, h5py.File(source, "r") as file:
         arrays: dict[str, h5py.Dataset] = {}
         file.visititems(
             lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None

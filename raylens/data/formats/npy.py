@@ -1,5 +1,6 @@
 """NumPy's .npy: one image, a stack, or DeepLense's pickled [image, mass]."""
 
+import io
 import os
 import pickle
 from collections.abc import Iterator
@@ -34,8 +35,7 @@ def rows(path: str, options: Options) -> Iterator[Row]:
 
 def load(path: str) -> Any:
     """An array, mapped rather than read if the file is local; the list [image, mass] for a pickled pair."""
-    source = opened(path)
-    with open(source, "rb") if isinstance(source, str) else source as file:
+    with opened(path) as file:
         if file.read(2) == b"\x80\x04":
             raise Unreadable("pickled")
         file.seek(0)
@@ -50,8 +50,8 @@ def load(path: str) -> Any:
         start, end = file.tell(), file.seek(0, os.SEEK_END)
         if end - start < size:
             raise Unreadable("truncated")
-        if isinstance(source, str) and size:
-            return np.load(source, mmap_mode="r", allow_pickle=False)
+        if size and not isinstance(file, io.BytesIO):
+            return np.load(file.name, mmap_mode="r", allow_pickle=False)
         file.seek(start)
         return np.frombuffer(file.read(size), dtype).reshape(shape, order="F" if fortran else "C")
 

@@ -12,7 +12,7 @@ SUFFIXES = (".npz",)
 
 def rows(path: str, options: Options) -> Iterator[Row]:
     try:
-        with np.load(opened(path), allow_pickle=False) as file:
+        with opened(path) as source, np.load(source, allow_pickle=False) as file:
             yield from stack_rows({name: file[name] for name in file.files}, options)
     except zipfile.BadZipFile as error:
         raise Unreadable("truncated") from error

@@ -13,9 +13,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 def rows(path: str, options: Options) -> Iterator[Row]:
     if path.lower().endswith((".tif", ".tiff")):
-        yield Row(channels_first(tifffile.imread(opened(path))))
+        with opened(path) as source:
+            yield Row(channels_first(tifffile.imread(source)))
         return
-    with Image.open(opened(path)) as picture:
+    with opened(path) as source, Image.open(source) as picture:
         if picture.mode not in ("L", "I", "I;16", "F", "RGB"):
             picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
         image = channels_first(np.asarray(picture))

@@ -14,7 +14,8 @@ SUFFIXES = (".csv",)
 
 def units(path: str, options: Options) -> list[Unit]:
     """A unit for each line; paths are relative to the table."""
-    table = pd.read_csv(opened(path))
+    with opened(path) as source:
+        table = pd.read_csv(source)
     if options.path_column not in table:
         raise DataError(
             f"{path} has no column {options.path_column!r}; set --path-column to one of {list(table)}"
