@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, dataclass_transform, get_args, get_origin, get_type_hints
 
+import pyarrow.fs
 import pydantic
 import yaml
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from raylens import find
 from raylens.errors import ConfigError
@@ -38,6 +39,7 @@ def section(cls: type) -> type:
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @section
@@ -88,7 +90,7 @@ class Optimizer:
     """Learning rate at its peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Decay of the weights, decoupled in adamw."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the running mean of gradients and of their squares."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps in which the learning rate rises from 0 to its peak."""
@@ -106,7 +108,7 @@ class Fit:
     """Steps between reports, each with a validation and a checkpoint."""
     clip: Annotated[float, Field(gt=0)] = 5.0
     """Largest norm of the gradients of each parameter group."""
-    precision: Literal["32", "bf16", "16"] = "32"
+    precision: Annotated[Literal["32", "bf16", "16"], BeforeValidator(str)] = "32"
     """Bits of the forward pass: 32, or automatic mixed precision."""
 
 
@@ -132,7 +134,7 @@ class Search:
     """Steps before asha may stop a trial; a quarter of fit.steps without it."""
     reduction: Annotated[int, Field(ge=2)] = 2
     """One trial in so many goes on at each of asha's rungs."""
-    validator: str = "default"
+    validator: str = "source_auroc"
     """What chooses between trials, without target labels; see raylens/validators/."""
     oracle: bool = False
     """Choose by target validation labels. That is cheating, and every output says so."""
@@ -273,10 +275,9 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
         values, origin = layer if isinstance(layer, tuple) else (layer, "the settings")
         for path, value in flatten(values, origin).items():
             given[path], origins[path] = value, origin
-    method = given.get("method.name")
-    if method is None:
+    if given.get("method.name") is None:
         raise ConfigError(f"no method was given; known here: {', '.join(find.names('methods'))}")
-    encoder = given.get("encoder.name", "small")
+    method, encoder = str(given["method.name"]), str(given.get("encoder.name", "small"))
     known = settings(method, encoder)
     for path in given:
         if path not in known:
@@ -291,13 +292,17 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
         name: _validate(cls, parts[name], name, origins) for name, cls in classes(method, encoder).items()
     }
     run = _validate(Run, {**made, **top}, "", origins)
+    find.task(run.task.name)
+    if run.task.name not in (tasks := find.method(method).tasks):
+        raise ConfigError(f"{method} cannot learn the task {run.task.name!r}; it can: {', '.join(tasks)}")
     for path, span in run.search.space.items():
         if path not in known:
             raise ConfigError(_unknown(path, f"search.space of {origins.get('search.space')}", known))
         parse(path, span)
     if run.fit.report_every > run.fit.steps:
         raise ConfigError(
-            f"fit.report_every is {run.fit.report_every}, more than fit.steps, {run.fit.steps}; nothing would be reported"
+            f"fit.report_every is {run.fit.report_every}, more than fit.steps, {run.fit.steps}; "
+            "nothing would be reported"
         )
     return run
 
@@ -338,14 +343,22 @@ def dump(run: Run) -> str:
 def read(path: str | Path) -> dict[str, Any]:
     """The settings in a run file. Raises ConfigError when it is missing or no YAML."""
     try:
-        written = yaml.safe_load(Path(path).read_text())
+        written = yaml.safe_load(_text(str(path)))
     except FileNotFoundError:
         raise ConfigError(f"there is no run file {path}; jobs/ has some to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the run file {path}: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     return flatten(written or {}, str(path))
+
+
+def _text(path: str) -> str:
+    if "://" not in path:
+        return Path(path).read_text()
+    fs, inner = pyarrow.fs.FileSystem.from_uri(path)
+    with fs.open_input_stream(inner) as stream:
+        return stream.read().decode()
 
 
 def _plain(value: Any) -> Any:

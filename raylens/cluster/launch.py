@@ -126,7 +126,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     `data` is a reference to resident sets, or Streaming.
     """
     import ray
-    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig
+    from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
     from raylens import find
@@ -143,6 +143,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
         run_config=RunConfig(
             name=name,
             storage_path=storage,
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=run.search.retries),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"

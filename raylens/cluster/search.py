@@ -74,7 +74,7 @@ def search(run: Run) -> str:
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
     kept = [_keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])]
     if share < 1:
-        winner = chosen[0].run.replace(name=f"{run.title}-whole")
+        winner = chosen[0].run.replace(name=f"{run.title}/whole-run")
         copy(launch.train(winner, facts, loaded(winner, method), f"{folder}/whole"), kept[0])
     board = Board(run, found, measure(run, facts, data, kept, run.start))
     board.write(folder)

@@ -92,7 +92,7 @@ def start(run: Run, name: str) -> Run:
             "method.name": name,
             "seed": run.seed,
             "storage": run.storage,
-            "name": f"{run.title}-start",
+            "name": f"{run.title}/start-run",
             "fit.steps": run.fit.start_steps,
             "fit.report_every": max(1, run.fit.start_steps // 5),
             "fit.precision": run.fit.precision,

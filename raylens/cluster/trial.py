@@ -61,14 +61,14 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
     from raylens.cluster import launch
 
     run = run.replace(**sample)
-    context = tune.get_context()
     TorchTrainer(
         launch.train_worker,
         train_loop_config={"run": run, "facts": facts, "data": data},
         scaling_config=launch.scaling(run),
         run_config=train.RunConfig(
-            name=f"{context.get_experiment_name()}-{context.get_trial_id()}",  # found again by a trial that resumes
-            storage_path=f"{launch.storage(run)}/.workers",
+            name=tune.get_context().get_trial_id(),  # found again by a trial that resumes
+            storage_path=f"{run.storage}/{run.title}/workers",
+            logging_config=train.LoggingConfig(log_level="WARNING"),
             failure_config=train.FailureConfig(max_failures=run.search.retries),
             checkpoint_config=train.CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"

@@ -1,0 +1,146 @@
+"""Strong lenses and what is mistaken for them, simulated: a preset, a seed and a row make an image, always the same one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by
+from raylens.data.simulate import camera, scene
+from raylens.data.simulate.presets import BANDS, PIXEL, Preset, preset
+from raylens.errors import ConfigError
+from raylens.seeds import seed as seeded
+
+BLOCK = 512
+"""Rows drawn together; the unit of work, and of randomness."""
+MARGIN = 4
+"""Pixels drawn beyond each edge, from where light is blurred into the image."""
+
+
+def simulate(
+    name: str,
+    *,
+    rows: int,
+    seed: int,
+    out: str,
+    prior: float | None = None,
+    bands: str = "i",
+    size: int = 64,
+    splits: Mapping[str, float] | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> str:
+    """Write `rows` images of the preset `name` as a shard set at `out`, drawn by Ray tasks; returns `out`.
+
+    The images depend on the preset, the seed and their place alone, not on the number of workers. Raises ConfigError.
+    """
+    recipe = preset(name)
+    chosen = channels(bands)
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device} was asked for, and there is no GPU here; use cpu")
+    if size < 16 or rows < 1:
+        raise ConfigError(f"rows {rows} and size {size} make no data set; give at least 1 row and 16 pixels")
+    prior = recipe.prior if prior is None else prior
+    if not 0 <= prior <= 1:
+        raise ConfigError(f"prior {prior:g} is no share of lenses; give a number between 0 and 1")
+    places = plan(recipe, rows, seed, prior, splits or recipe.splits)
+    made = made_by(f"simulate {name} --rows {rows} --bands {bands} --prior {prior:g} --size {size}", seed=seed)
+    writer = ShardWriter(
+        out,
+        name=name,
+        domain=recipe.domain,
+        bands=tuple(bands),
+        arcsec_per_pixel=PIXEL,
+        classes=LENS_CLASSES,
+        made=made,
+        overwrite=overwrite,
+    )
+    with writer:
+        done = 0
+        for split, kinds, pixels, truth in _blocks(recipe, places, seed, chosen, size, device):
+            labels = (kinds == "lens").astype(np.int64)
+            ids = [f"{name}-{seed}-{split}-{done + row}" for row in range(len(kinds))]
+            writer.add(split, pixels, labels, ids, truth | {"prior": np.full(len(kinds), prior)})
+            done += len(kinds)
+            if show_progress and sys.stdout.isatty():
+                print(f"\r  {done}/{rows} images", end="\n" if done == rows else "", flush=True)
+    return out
+
+
+def render(
+    recipe: Preset, kinds: np.ndarray, key: tuple, *, bands: list[int], size: int = 64, device: str = "cpu"
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images float32 (N, C, size, size), in counts, of those kinds, and their truth by column; no Ray is needed."""
+    rng = np.random.default_rng(seeded(*key))
+    field = scene.Scene(recipe, rng, bands)
+    wide = size + 2 * MARGIN
+    truth = scene.populate(field, kinds, wide)
+    with torch.inference_mode(), torch.device(device):
+        clean = field.draw(len(kinds), wide)
+        names = [BANDS[band] for band in bands]
+        fwhm = np.stack([rng.uniform(*recipe.fwhm[band], len(kinds)) for band in names], 1).astype(np.float32)
+        beta = None if recipe.moffat is None else rng.uniform(*recipe.moffat, len(kinds)).astype(np.float32)
+        seen = camera.blur(clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), PIXEL)
+        seen = seen[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+        images = camera.record(seen, recipe, bands, rng)
+    truth |= {f"fwhm_{name}": fwhm[:, index] for index, name in enumerate(names)}
+    return images.cpu().numpy(), truth
+
+
+def plan(
+    recipe: Preset, rows: int, seed: int, prior: float, splits: Mapping[str, float]
+) -> list[tuple[str, np.ndarray]]:
+    """Kinds of each block's rows, by split: exactly `prior` lenses, in every split at least one where there are any.
+
+    Raises ConfigError when the splits do not sum to 1.
+    """
+    if abs(sum(splits.values()) - 1) > 1e-6 or min(splits.values()) < 0:
+        raise ConfigError(f"splits {dict(splits)} must be shares that sum to 1")
+    lenses = round(rows * prior)
+    edges = np.round(np.cumsum([0, *splits.values()]) * rows).astype(int)
+    shared = np.diff(np.round(np.cumsum([0, *splits.values()]) * lenses).astype(int))
+    blocks = []
+    for (split, _), begin, end, count in zip(splits.items(), edges, edges[1:], shared, strict=False):
+        rng = np.random.default_rng(seeded("kinds", recipe.name, seed, split))
+        others = rng.choice(list(recipe.kinds), end - begin - count, p=list(recipe.kinds.values()))
+        kinds = rng.permutation(np.concatenate([np.full(count, "lens"), others]).astype("<U16"))
+        blocks += [(split, kinds[start : start + BLOCK]) for start in range(0, end - begin, BLOCK)]
+    return blocks
+
+
+def channels(bands: str) -> list[int]:
+    """Positions of bands such as `i` or `gri`. Raises ConfigError."""
+    if not bands or any(band not in BANDS for band in bands) or len(set(bands)) < len(bands):
+        raise ConfigError(f"bands {bands!r} are not known; give some of {', '.join(BANDS)}, such as i or gri")
+    return [BANDS.index(band) for band in bands]
+
+
+def _blocks(recipe: Preset, places: list, seed: int, bands: list[int], size: int, device: str):
+    """Blocks in order, drawn by Ray tasks, a few more than there are CPUs at a time."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    import ray
+
+    from raylens.cluster import launch
+
+    launch.connect()
+    task = ray.remote(num_cpus=1, num_gpus=0 if device == "cpu" else 1)(_block)
+    ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = []
+    for index, (split, kinds) in enumerate(places):
+        key = ("simulate", recipe.name, seed, size, index)
+        waiting.append((split, kinds, task.remote(recipe, kinds, key, bands, size, device)))
+        if len(waiting) >= ahead:
+            split, kinds, reference = waiting.pop(0)
+            yield split, kinds, *ray.get(reference)
+    for split, kinds, reference in waiting:
+        yield split, kinds, *ray.get(reference)
+
+
+def _block(recipe: Preset, kinds: np.ndarray, key: tuple, bands: list[int], size: int, device: str):
+    torch.set_num_threads(1)
+    return render(recipe, kinds, key, bands=bands, size=size, device=device)

@@ -1,0 +1,68 @@
+"""From a clean sky to what a camera records: seeing, noise, sky, and the accidents of a survey."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raylens.data.simulate.presets import Preset
+
+
+def psf(fwhm: Tensor, beta: Tensor | None, size: int, pixel: float) -> Tensor:
+    """Point-spread functions (N, size, size) of sum 1, centred on the corner as a Fourier transform wants them.
+
+    Gaussian, or Moffat 1969 with exponent `beta` (N,); `fwhm` (N,) and `pixel` in arcsec.
+    """
+    axis = torch.fft.fftfreq(size, 1 / size) * pixel
+    squared = (axis[:, None] ** 2 + axis[None, :] ** 2)[None]
+    if beta is None:
+        kernel = torch.exp(-4 * math.log(2) * squared / fwhm[:, None, None] ** 2)
+    else:
+        alpha = fwhm / (2 * torch.sqrt(2 ** (1 / beta) - 1))
+        kernel = (1 + squared / alpha[:, None, None] ** 2) ** -beta[:, None, None]
+    return kernel / kernel.sum((-2, -1), keepdim=True)
+
+
+def blur(images: Tensor, fwhm: Tensor, beta: Tensor | None, pixel: float) -> Tensor:
+    """Images (N, C, H, W) as seen through seeing of `fwhm` (N, C) arcsec; the sky goes on beyond their edges as 0."""
+    count, bands, height, _ = images.shape
+    size = 2 ** math.ceil(math.log2(height + 8))
+    kernels = psf(fwhm.reshape(-1), None if beta is None else beta.repeat_interleave(bands), size, pixel)
+    seen = torch.fft.rfft2(images.reshape(-1, height, height), s=(size, size)) * torch.fft.rfft2(kernels)
+    return torch.fft.irfft2(seen, s=(size, size))[:, :height, :height].reshape(images.shape)
+
+
+def record(images: Tensor, preset: Preset, bands: list[int], rng: np.random.Generator) -> Tensor:
+    """Add noise, sky and accidents to images (N, C, H, W) in counts."""
+    count, channels, height, width = images.shape
+    sky = torch.tensor([preset.noise[band] for band in bands])[None, :, None, None]
+    depth = torch.from_numpy(rng.uniform(*preset.depth, (count, 1, 1, 1)).astype(np.float32))
+    sigma = torch.sqrt((sky * depth) ** 2 + images.clamp_min(0) / preset.gain)
+    images = images + sigma * _noise(images.shape, preset.correlation, rng)
+    if preset.gradient:
+        slope = torch.from_numpy(rng.normal(0, preset.gradient, (count, channels, 2, 1, 1)).astype(np.float32))
+        axis = torch.linspace(-1, 1, height)
+        images = images + sky * (slope[:, :, 0] * axis[:, None] + slope[:, :, 1] * axis[None, :])
+    for row in np.flatnonzero(rng.random(count) < preset.bad_columns):
+        first, wide = rng.integers(0, width - 2), rng.integers(1, 3)
+        images[row, rng.integers(channels), :, first : first + wide] = float(rng.choice([0.0, images[row].max()]))
+    return images
+
+
+def _noise(shape: torch.Size, correlation: float, rng: np.random.Generator) -> Tensor:
+    """White noise of unit variance, or with neighbours correlated as a resampled image's are.
+
+    `correlation`, pixels, is the sigma of the Gaussian that it was smoothed with.
+    """
+    white = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    if not correlation:
+        return white
+    axis = torch.arange(-2, 3)
+    kernel = torch.exp(-(axis**2) / (2 * correlation**2))
+    kernel = kernel / kernel.norm()
+    flat = white.reshape(-1, 1, *shape[2:])
+    flat = torch.nn.functional.conv2d(flat, kernel[None, None, :, None], padding="same")
+    return torch.nn.functional.conv2d(flat, kernel[None, None, None, :], padding="same").reshape(shape)

@@ -1,0 +1,82 @@
+"""Light and lensing of whole batches, by caustics' functions of tensors.
+
+Coordinates are arcsec from the image's centre, angles radians from the x axis. Parameters are (N, 1, 1), grids (H, W) or
+(N, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from caustics import func
+from torch import Tensor
+
+Parameters = Mapping[str, Tensor]
+"""Name -> (N,) values, one for each component."""
+
+
+def grid(size: int, pixel: float, oversample: int) -> tuple[Tensor, Tensor]:
+    """x and y (H, W) of the sub-pixels' centres of an image with `size` pixels of `pixel` arcsec."""
+    fine = size * oversample
+    axis = (torch.arange(fine, dtype=torch.float32) - (fine - 1) / 2) * (pixel / oversample)
+    return torch.meshgrid(axis, axis, indexing="xy")
+
+
+def column(values: Parameters, *names: str) -> list[Tensor]:
+    """Parameters as (N, 1, 1), to broadcast over a grid."""
+    return [values[name][:, None, None] for name in names]
+
+
+def deflect(lens: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Source-plane position of image-plane points: a singular isothermal ellipsoid and external shear.
+
+    Keeton 2002, eqs. 34 and 35, and Meneghetti's lecture notes, eq. 3.80, as caustics has them. `theta_e` in arcsec.
+    """
+    x0, y0, q, phi, theta_e, g1, g2 = column(lens, "x", "y", "q", "phi", "theta_e", "gamma1", "gamma2")
+    ax, ay = func.reduced_deflection_angle_sie(x0, y0, q, phi, theta_e, x, y)
+    sx, sy = func.reduced_deflection_angle_external_shear(x0, y0, g1, g2, x, y)
+    return x - ax - sx, y - ay - sy
+
+
+def sersic(light: Parameters, x: Tensor, y: Tensor, soft: float = 0.0) -> Tensor:
+    """Surface brightness (N, H, W), flux per square arcsec, of Sersic profiles of total `flux`.
+
+    Ciotti & Bertin 1999; `radius` is the half-light radius along the major axis, `soft`, arcsec, rounds off the cusp that no pixel resolves.
+    """
+    x0, y0, q, phi, n, radius, flux = column(light, "x", "y", "q", "phi", "n", "radius", "flux")
+    k = func.k_sersic(n)
+    total = 2 * math.pi * n * q * radius**2 * torch.exp(k + torch.lgamma(2 * n)) * k ** (-2 * n)
+    return func.brightness_sersic(x0, y0, q, phi, n, radius, flux / total, x, y, k, soft)
+
+
+def arms(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """Factor (N, H, W) that draws logarithmic spiral arms on a disc: 1 + a cos(m (angle - ln r / tan pitch))."""
+    x0, y0, q, phi, count, pitch, strength, turn = column(
+        light, "x", "y", "q", "phi", "arms", "pitch", "strength", "turn"
+    )
+    dx, dy = x - x0, y - y0
+    across = torch.cos(phi) * dx + torch.sin(phi) * dy
+    along = (torch.cos(phi) * dy - torch.sin(phi) * dx) / q
+    radius = torch.sqrt(across**2 + along**2 + 1e-4)
+    angle = torch.atan2(along, across) + turn
+    return 1 + strength * torch.cos(count * (angle - torch.log(radius) / torch.tan(pitch)))
+
+
+def annulus(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """A ring, or a part of one, that no lens made: (N, H, W) of total `flux` if it were whole and round.
+
+    Gaussian across, of `width`, and along it around the angle `turn`, of `extent` radians.
+    """
+    x0, y0, q, phi, radius, width, extent, turn, flux = column(
+        light, "x", "y", "q", "phi", "radius", "width", "extent", "turn", "flux"
+    )
+    dx, dy = x - x0, y - y0
+    across = (torch.cos(phi) * dx + torch.sin(phi) * dy) * torch.sqrt(q)
+    along = (torch.cos(phi) * dy - torch.sin(phi) * dx) / torch.sqrt(q)
+    away = (torch.sqrt(across**2 + along**2) - radius) / width
+    off = torch.atan2(along, across) - turn
+    off = torch.atan2(torch.sin(off), torch.cos(off)) / extent
+    bright = flux / ((2 * math.pi) ** 1.5 * radius * width)
+    return bright * torch.exp(-0.5 * (away**2 + off**2))

@@ -1,0 +1,134 @@
+"""Recipes: what is drawn, from which ranges, and the camera that sees it.
+
+Lens finding: `sim` is the clean source domain, `survey` looks like Hyper Suprime-Cam's Wide layer. Pixel scale, zero point,
+seeing, depth and the ranges of lenses follow Aihara et al. 2019 (HSC PDR2) and the HOLISMOKES and SuGOHI searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from raylens.errors import ConfigError
+
+ZERO_POINT = 27.0
+"""Magnitude of one count."""
+BANDS = "gri"
+PIXEL = 0.168
+"""Arcsec."""
+
+Span = tuple[float, float]
+"""Ends of a uniform distribution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Ranges of a recipe; angles are uniform, magnitudes are in i."""
+
+    name: str
+    domain: str
+    prior: float
+    """Share of lenses."""
+    splits: Mapping[str, float]
+    kinds: Mapping[str, float]
+    """Non-lenses: kind -> share."""
+
+    theta_e: Span
+    """Einstein radius, arcsec."""
+    shear: float
+    """Standard deviation of each component of external shear."""
+    offset: Span
+    """Distance of the source from the lens, in Einstein radii."""
+    lens_magnitude: Span
+    lens_radius: Span
+    """Half-light radius, arcsec."""
+    source_magnitude: Span
+    source_radius: Span
+    clumps: Span
+    """Star-forming clumps on a source."""
+    neighbours: float
+    """Mean number of other galaxies in the field."""
+    offcentre: float
+    """Standard deviation of the target's position, pixels."""
+    colour_scatter: float
+    """Magnitudes."""
+
+    fwhm: Mapping[str, Span]
+    """Seeing in each band, arcsec."""
+    moffat: Span | None
+    """Exponent of the point-spread function; Gaussian without one."""
+    noise: Span | tuple[float, ...]
+    """Sky noise per pixel in g, r, i, counts."""
+    depth: Span
+    """Factor on the sky noise, from image to image."""
+    gain: float
+    """Electrons per count."""
+    correlation: float
+    gradient: float
+    """Sky gradient, in sky noises from centre to edge."""
+    bad_columns: float
+    """Share of images that have some."""
+
+
+SIM = Preset(
+    name="sim",
+    domain="source",
+    prior=1 / 3,
+    splits={"train": 0.8, "val": 0.1, "test": 0.1},
+    kinds={"elliptical": 0.5, "spiral": 0.35, "merger": 0.15},
+    theta_e=(0.8, 2.4),
+    shear=0.05,
+    offset=(0.0, 0.45),
+    lens_magnitude=(18.5, 21.0),
+    lens_radius=(0.5, 1.2),
+    source_magnitude=(22.0, 24.5),
+    source_radius=(0.15, 0.5),
+    clumps=(0, 0),
+    neighbours=0.4,
+    offcentre=0.5,
+    colour_scatter=0.1,
+    fwhm={"g": (0.7, 0.7), "r": (0.7, 0.7), "i": (0.6, 0.6)},
+    moffat=None,
+    noise=(0.04, 0.05, 0.06),
+    depth=(1.0, 1.0),
+    gain=100.0,
+    correlation=0.0,
+    gradient=0.0,
+    bad_columns=0.0,
+)
+
+SURVEY = Preset(
+    name="survey",
+    domain="target",
+    prior=1 / 101,
+    splits={"train": 0.5, "val": 0.1, "test": 0.4},
+    kinds={"elliptical": 0.42, "spiral": 0.3, "merger": 0.15, "ring": 0.08, "star": 0.05},
+    theta_e=(0.7, 1.9),
+    shear=0.06,
+    offset=(0.0, 0.6),
+    lens_magnitude=(18.0, 20.5),
+    lens_radius=(0.6, 1.8),
+    source_magnitude=(23.0, 25.2),
+    source_radius=(0.1, 0.35),
+    clumps=(0, 4),
+    neighbours=2.5,
+    offcentre=1.0,
+    colour_scatter=0.25,
+    fwhm={"g": (0.68, 0.9), "r": (0.62, 0.85), "i": (0.5, 0.8)},
+    moffat=(2.5, 4.5),
+    noise=(0.06, 0.08, 0.10),
+    depth=(0.8, 1.3),
+    gain=30.0,
+    correlation=0.7,
+    gradient=0.4,
+    bad_columns=0.02,
+)
+
+PRESETS = {preset.name: preset for preset in (SIM, SURVEY)}
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`. Raises ConfigError."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; known here: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,257 @@
+"""What lies in the field: lenses with their sources, and all that a lens finder mistakes for them.
+
+A scene is a list of components of a few shapes, each with its row and its flux in every band. Components of one shape are
+drawn together, whatever rows they belong to.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raylens.data.simulate import physics
+from raylens.data.simulate.presets import BANDS, PIXEL, ZERO_POINT, Preset
+
+RED, BLUE, YELLOW = (1.9, 0.55), (0.5, 0.2), (1.0, 0.35)
+"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs."""
+CHUNK = 64
+"""Components drawn at a time, so that they stay in the processor's cache."""
+
+
+class Scene:
+    """Components of `rows` images, drawn from a preset's ranges."""
+
+    def __init__(self, preset: Preset, rng: np.random.Generator, bands: list[int]) -> None:
+        self.preset, self.rng, self.bands = preset, rng, bands
+        self.parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def uniform(self, span: tuple[float, float], count: int) -> np.ndarray:
+        return self.rng.uniform(*span, count)
+
+    def angle(self, count: int) -> np.ndarray:
+        return self.rng.uniform(0, np.pi, count)
+
+    def fluxes(self, magnitude: np.ndarray, colour: tuple[float, float]) -> np.ndarray:
+        """Counts in each band (N, C) of components of i-band `magnitude` and about that colour."""
+        scatter = self.rng.normal(1, self.preset.colour_scatter, (len(magnitude), 1))
+        offsets = np.array([colour[0], colour[1], 0.0])[None] * scatter
+        return (10 ** (-0.4 * (magnitude[:, None] + offsets - ZERO_POINT)))[:, self.bands]
+
+    def add(self, shape: str, rows: np.ndarray, fluxes: np.ndarray, **values: np.ndarray) -> None:
+        count = len(rows)
+        if count:
+            filled = {name: np.broadcast_to(value, count).astype(np.float32) for name, value in values.items()}
+            self.parts[shape].append({"row": rows, "fluxes": fluxes.astype(np.float32), **filled})
+
+    def galaxy(self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0) -> dict:
+        """An elliptical: Sersic index about 4, red. Returns its shape."""
+        count = len(rows)
+        shape = {
+            "x": x,
+            "y": y,
+            "q": self.uniform((0.55, 0.97), count),
+            "phi": self.angle(count),
+            "n": self.uniform((2.5, 5.0), count),
+            "radius": self.uniform(self.preset.lens_radius, count) * scale,
+        }
+        self.add("sersic", rows, self.fluxes(magnitude, RED), **shape)
+        return shape
+
+    def spiral(self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0) -> None:
+        """A red bulge in a bluer exponential disc with arms."""
+        count = len(rows)
+        share = self.uniform((0.15, 0.6), count)
+        phi, q = self.angle(count), self.uniform((0.35, 0.95), count)
+        radius = self.uniform((0.7, 1.8), count) * scale
+        place = {"x": x, "y": y, "phi": phi}
+        bulge = self.fluxes(magnitude - 2.5 * np.log10(share), RED)
+        self.add("sersic", rows, bulge, **place, q=np.sqrt(q), n=self.uniform((2, 4), count), radius=radius * 0.3)
+        disc = self.fluxes(magnitude - 2.5 * np.log10(1 - share), YELLOW)
+        self.add(
+            "spiral",
+            rows,
+            disc,
+            **place,
+            q=q,
+            n=np.ones(count),
+            radius=radius,
+            arms=self.rng.integers(2, 4, count),
+            pitch=self.uniform((0.25, 0.6), count) * self.rng.choice([-1, 1], count),
+            strength=self.uniform((0.3, 0.95), count),
+            turn=self.uniform((0, 2 * np.pi), count),
+        )
+
+    def neighbours(self, rows: int, size: int) -> None:
+        """Other galaxies, faint ones more often, anywhere but on the target."""
+        count = self.rng.poisson(self.preset.neighbours, rows)
+        owner = np.repeat(np.arange(rows), count)
+        half = size * PIXEL / 2
+        angle = self.rng.uniform(0, 2 * np.pi, len(owner))
+        away = np.sqrt(self.rng.uniform(1.8**2, (1.25 * half) ** 2, len(owner)))
+        magnitude = 25 - 5 * self.rng.random(len(owner)) ** 2.0
+        x, y = away * np.cos(angle), away * np.sin(angle)
+        blue = self.rng.random(len(owner)) < 0.5
+        for some, colour in ((blue, BLUE), (~blue, RED)):
+            size_of = np.clip(10 ** (-0.12 * (magnitude[some] - 21)) * 0.5, 0.12, 1.0)
+            self.add(
+                "sersic",
+                owner[some],
+                self.fluxes(magnitude[some], colour),
+                x=x[some],
+                y=y[some],
+                q=self.uniform((0.4, 1.0), some.sum()),
+                phi=self.angle(some.sum()),
+                n=self.uniform((0.8, 3.0), some.sum()),
+                radius=size_of * self.uniform((0.7, 1.3), some.sum()),
+            )
+
+    def draw(self, rows: int, size: int, oversample: int = 2) -> Tensor:
+        """Counts per pixel (rows, C, size, size), before seeing."""
+        x, y = physics.grid(size, PIXEL, oversample)
+        image = torch.zeros(rows, len(self.bands), size, size)
+        for shape, parts in self.parts.items():
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            for begin in range(0, len(joined["row"]), CHUNK):
+                some = {name: torch.from_numpy(value[begin : begin + CHUNK]) for name, value in joined.items()}
+                fluxes, row = some.pop("fluxes"), some.pop("row")
+                light = _draw(shape, some | {"flux": torch.ones(len(row))}, x, y)
+                light = torch.nn.functional.avg_pool2d(light[:, None], oversample) * PIXEL**2
+                image.index_add_(0, row, light * fluxes[:, :, None, None])
+        return image
+
+
+def _draw(shape: str, some: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    soft = 0.25 * PIXEL
+    if shape == "sersic":
+        return physics.sersic(some, x, y, soft)
+    if shape == "spiral":
+        return physics.sersic(some, x, y, soft) * physics.arms(some, x, y)
+    if shape == "annulus":
+        return physics.annulus(some, x, y)
+    lens = {name.removeprefix("lens_"): value for name, value in some.items() if name.startswith("lens_")}
+    return physics.sersic(some, *physics.deflect(lens, x, y))
+
+
+def populate(scene: Scene, kinds: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """Put into each row what its kind says; returns the truth of each row, NaN where a kind has none."""
+    preset, rng, count = scene.preset, scene.rng, len(kinds)
+    x, y = rng.normal(0, preset.offcentre * PIXEL, (2, count))
+    magnitude = scene.uniform(preset.lens_magnitude, count)
+    truth = {name: np.full(count, np.nan) for name in TRUTH} | {"magnitude": magnitude, "kind": kinds}
+    for kind in np.unique(kinds):
+        rows = np.flatnonzero(kinds == kind)
+        _KINDS[kind](scene, rows, x[rows], y[rows], magnitude[rows], truth)
+    scene.neighbours(count, size)
+    return truth
+
+
+TRUTH = ("theta_e", "axis_ratio", "shear", "source_offset", "source_magnitude", "magnitude")
+
+
+def _lens(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+    preset, count = scene.preset, len(rows)
+    theta_e = scene.uniform(preset.theta_e, count)
+    light = scene.galaxy(rows, x, y, magnitude)
+    shear = scene.rng.normal(0, preset.shear, (2, count))
+    mass = {
+        "lens_x": x,
+        "lens_y": y,
+        "lens_q": np.clip(light["q"] + scene.rng.normal(0, 0.08, count), 0.45, 0.98),
+        "lens_phi": light["phi"] + scene.rng.normal(0, 0.1, count),
+        "lens_theta_e": theta_e,
+        "lens_gamma1": shear[0],
+        "lens_gamma2": shear[1],
+    }
+    away = theta_e * preset.offset[1] * np.sqrt(scene.uniform((0, 1), count))
+    turn = scene.uniform((0, 2 * np.pi), count)
+    sx, sy = x + away * np.cos(turn), y + away * np.sin(turn)
+    source = scene.uniform(preset.source_magnitude, count)
+    radius = scene.uniform(preset.source_radius, count)
+    disc = {"q": scene.uniform((0.4, 1), count), "phi": scene.angle(count), "n": scene.uniform((0.7, 1.8), count)}
+    scene.add("lensed", rows, scene.fluxes(source, BLUE), x=sx, y=sy, radius=radius, **disc, **mass)
+    clumps = scene.rng.integers(int(preset.clumps[0]), int(preset.clumps[1]) + 1, count)
+    which = np.repeat(np.arange(count), clumps)
+    spread = scene.rng.normal(0, 0.8, (2, len(which))) * radius[which]
+    scene.add(
+        "lensed",
+        rows[which],
+        scene.fluxes(source[which] + scene.uniform((1.5, 3.0), len(which)), BLUE),
+        x=sx[which] + spread[0],
+        y=sy[which] + spread[1],
+        radius=radius[which] * 0.3,
+        q=np.ones(len(which)),
+        phi=np.zeros(len(which)),
+        n=np.ones(len(which)),
+        **{name: value[which] for name, value in mass.items()},
+    )
+    found = {
+        "theta_e": theta_e,
+        "axis_ratio": mass["lens_q"],
+        "shear": np.hypot(*shear),
+        "source_offset": away,
+        "source_magnitude": source,
+    }
+    for name, value in found.items():
+        truth[name][rows] = value
+
+
+def _elliptical(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
+    scene.galaxy(rows, x, y, magnitude)
+
+
+def _spiral(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+    scene.spiral(rows, x, y, magnitude)
+
+
+def _merger(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+    """Two or three galaxies close together, half of them with a tidal tail."""
+    scene.galaxy(rows, x, y, magnitude)
+    for often in (1.0, 0.4):
+        some = scene.rng.random(len(rows)) < often
+        away, turn = scene.uniform((0.8, 2.6), some.sum()), scene.uniform((0, 2 * np.pi), some.sum())
+        at = x[some] + away * np.cos(turn), y[some] + away * np.sin(turn)
+        fainter = magnitude[some] + scene.uniform((0.7, 4.0), some.sum())
+        blue = scene.rng.random(some.sum()) < 0.5
+        scene.galaxy(rows[some][~blue], at[0][~blue], at[1][~blue], fainter[~blue], 0.4)
+        scene.spiral(rows[some][blue], at[0][blue], at[1][blue], fainter[blue], 0.35)
+    tail = scene.rng.random(len(rows)) < 0.5
+    _arc(scene, rows[tail], x[tail], y[tail], magnitude[tail] + 3.0, extent=(0.3, 0.8), colour=YELLOW)
+
+
+def _ring(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+    """A ring galaxy: blue, round its own centre, without a counter-image."""
+    scene.galaxy(rows, x, y, magnitude, 0.6)
+    _arc(scene, rows, x, y, magnitude + 2.0, extent=(2.0, 20.0), colour=BLUE)
+
+
+def _arc(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, extent, colour) -> None:
+    count = len(rows)
+    scene.add(
+        "annulus",
+        rows,
+        scene.fluxes(magnitude + scene.uniform((-0.5, 1.0), count), colour),
+        x=x + scene.rng.normal(0, 0.1, count),
+        y=y + scene.rng.normal(0, 0.1, count),
+        q=scene.uniform((0.6, 1.0), count),
+        phi=scene.angle(count),
+        radius=scene.uniform((0.9, 2.4), count),
+        width=scene.uniform((0.15, 0.4), count),
+        extent=scene.uniform(extent, count),
+        turn=scene.uniform((-np.pi, np.pi), count),
+    )
+
+
+def _star(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+    count, small = len(rows), 0.3 * PIXEL
+    shape = {"q": np.ones(count), "phi": np.zeros(count), "n": np.full(count, 0.5), "radius": np.full(count, small)}
+    scene.add("sersic", rows, scene.fluxes(magnitude, YELLOW), x=x, y=y, **shape)
+
+
+_KINDS = {"lens": _lens, "elliptical": _elliptical, "spiral": _spiral, "merger": _merger, "ring": _ring, "star": _star}
+CHANNELS = {band: index for index, band in enumerate(BANDS)}
