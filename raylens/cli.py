@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -45,30 +46,34 @@ def main(act: Callable[[Sequence[str]], str | None]) -> None:
 def run(verb: str, argv: Sequence[str]) -> Run | None:
     """The Run that `python -m raylens.<verb> METHOD ...` asks for; None when it asked for a list. Raises ConfigError.
 
-    Later wins: defaults, what the method suggests, --from, flags. --resume takes a search's folder in place of all that.
+    Later wins: defaults, what the method suggests, --from, flags. --resume takes a run's folder in place of all.
     """
     about = f"python -m raylens.{verb}"
     first = Parser(prog=about, add_help=False, allow_abbrev=False)
-    first.add_argument("method", nargs="?")
     first.add_argument("--from", dest="file")
     first.add_argument("--resume")
     first.add_argument("--encoder", "--encoder.name", dest="encoder")
     first.add_argument("-h", "--help", action="store_true")
-    asked, rest = first.parse_known_args(argv)
+    # The method is the first word; left to argparse, a flag's value could be taken for it.
+    named = argv[0] if argv and not argv[0].startswith("-") else None
+    asked, rest = first.parse_known_args(argv[1:] if named else argv)
     if asked.resume:
-        return _resumed(asked.resume, rest)
+        given = {"--from": asked.file, "--encoder": asked.encoder}
+        return _resumed(asked.resume, named, [*(flag for flag, value in given.items() if value), *rest])
     layers = [(config.read(asked.file), asked.file)] if asked.file else []
-    if asked.method is None and not layers:
+    if named is None and not layers:
+        if rest:
+            raise ConfigError(f"the method comes first: {about} METHOD {' '.join(argv)}")
         print(_methods(about))
         return None
-    if asked.method is not None:
-        layers.append(({"method.name": asked.method}, "the command line"))
+    if named is not None:
+        layers.append(({"method.name": named}, "the command line"))
     if asked.encoder is not None:
         layers.append(({"encoder.name": asked.encoder}, "the command line"))
     together = {path: value for values, _ in layers for path, value in values.items()}
     if "method.name" not in together:
         raise ConfigError(f"{asked.file} names no method; give one: {', '.join(find.names('methods'))}")
-    method, encoder = together["method.name"], together.get("encoder.name", "small")
+    method, encoder = str(together["method.name"]), str(together.get("encoder.name", "small"))
     known = config.settings(method, encoder)
     if asked.help:
         print(_parser(about, method, known).format_help())
@@ -97,6 +102,8 @@ def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, A
             given[path] = yaml.safe_load(value)
         except yaml.YAMLError:
             given[path] = value
+        if path in known and str in _types(known[path].type) and given[path] is not None:
+            given[path] = value  # a folder called 2026-01-01 is no date
     return given
 
 
@@ -139,7 +146,7 @@ def _methods(about: str) -> str:
     return "\n".join(lines)
 
 
-def _resumed(path: str, rest: Sequence[str]) -> Run:
+def _resumed(path: str, method: str | None, rest: Sequence[str]) -> Run:
     if rest:
         raise ConfigError(f"--resume takes all settings from {path}; {rest[0]} cannot be changed on the way")
     folder = path.rstrip("/")
@@ -148,12 +155,19 @@ def _resumed(path: str, rest: Sequence[str]) -> Run:
     except ConfigError:
         raise ConfigError(f"{path} is no run to resume: it has no run.yaml") from None
     storage, _, name = folder.rpartition("/")
-    return config.build((settings, f"{folder}/run.yaml"), {"storage": storage or ".", "name": name})
+    run = config.build((settings, f"{folder}/run.yaml"), {"storage": storage or ".", "name": name})
+    if method not in (None, run.method.name):
+        raise ConfigError(f"{path} is a run of {run.method.name}, not of {method}")
+    return run
 
 
 def _types(hint: Any) -> set[Any]:
-    hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    return {hint, *get_args(hint)}
+    """The types that a hint stands for, and the values of a Literal."""
+    if get_origin(hint) is Annotated:
+        return _types(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return set().union(*map(_types, get_args(hint)))
+    return {*get_args(hint)} if get_origin(hint) is Literal else {get_origin(hint) or hint}
 
 
 def _type(hint: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import pkgutil
 from types import ModuleType
 
@@ -59,11 +58,17 @@ def _module(folder: str, name: str, kind: str) -> ModuleType:
 
 def _foreign(name: str, base: type) -> type:
     module, _, attribute = name.partition(":")
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        raise ConfigError(f"{name}: there is no module {module!r} to import")
-    found = getattr(importlib.import_module(module), attribute, None)
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except (ModuleNotFoundError, ValueError) as error:
+        missing = getattr(error, "name", None) or module
+        if not f"{module}.".startswith(f"{missing}."):
+            raise  # the module is there, but something that it imports is not
+        raise ConfigError(f"{name}: there is no module {module!r} to import") from None
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"{name} is no {base.__name__}: it must be a subclass of {base.__module__}.{base.__name__}")
+        raise ConfigError(
+            f"{name} is no {base.__name__}: it must be a subclass of {base.__module__}.{base.__name__}"
+        )
     return found
 
 

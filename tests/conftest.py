@@ -19,6 +19,8 @@ import pytest
 
 from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by
 
+TINY = {"encoder.width": 4, "encoder.features": 16, "data.batch": 8, "fit.steps": 4, "fit.report_every": 2}
+
 
 def toy_domain(rows: int, prior: float, seed: int, *, shifted: bool) -> tuple[np.ndarray, np.ndarray]:
     """Rings (label 1) and blobs (0), 32 x 32; the shifted domain is noisier, blurred and fainter in its rings."""
@@ -85,3 +87,66 @@ def ray_cluster():
     )
     yield ray
     ray.shutdown()
+
+
+class Tiny:
+    """Runs, methods and data as small as they come, without Ray."""
+
+    def run(self, method="supervised", **sections):
+        """A Run: `tiny.run("adda", fit={"steps": 2})`, and settings outside sections by name."""
+        from raylens import config
+
+        return config.build(TINY, {"method.name": method}, sections)
+
+    def facts(self, classes=LENS_CLASSES):
+        from raylens.checkpoint import Facts
+
+        return Facts(tuple(classes), 1, 32, {})
+
+    def method(self, name="supervised", **sections):
+        from raylens.cluster import worker
+
+        run = name if not isinstance(name, str) else self.run(name, **sections)
+        return worker.build(run, self.facts())
+
+    def batch(self, method, size=8, seed=0):
+        """A batch for a method: what its streams and views are declared to be; no labels of the target."""
+        import torch
+
+        from raylens.records import Images
+
+        made = {}
+        for index, name in enumerate(method.streams):
+            rng = torch.Generator().manual_seed(10 * seed + index)
+            views = {view: torch.rand(size, 1, 32, 32, generator=rng) for view in method.views}
+            labels = torch.arange(size) % 2 if name == "source" else None
+            made[name] = Images(views, labels, torch.arange(size))
+        return made
+
+    def resident(self, rows=40, prior=0.4, seed=0):
+        """Both toy domains in memory, source with labels and target without."""
+        from raylens.data.stream import Resident, Split
+
+        found = {"train": {}, "validation": {}}
+        for index, part in enumerate(found):
+            for name in ("source", "target"):
+                shifted = name == "target"
+                pixels, labels = toy_domain(rows, prior, seed + 10 * index + 100 * shifted, shifted=shifted)
+                found[part][name] = Split(pixels, None if shifted else labels)
+        return Resident(**found)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    return Tiny()
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny batches are faster without a second thread to wait for."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
