@@ -107,9 +107,11 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--out", required=True)
     add("--prior", type=float, help="fraction of lenses")
-    add("--bands", type=bands, default=("i",), help="i or gri")
+    add("--bands", default="i", help="i or gri")
+    add("--splits", type=fractions, help="such as train=0.7,val=0.15,test=0.15")
     add("--size", type=int, default=64, help="pixels")
     add("--device", help="cpu or cuda")
+    add("--overwrite", action="store_true", help="replace the set at --out")
     return top
 
 
@@ -153,8 +155,7 @@ def run_check(sets: list[str], command: str, **asked) -> int:
 def run_simulate(preset: str, command: str, **asked) -> int:
     from raylens.data.simulate import simulate
 
-    simulate(preset, **{key: value for key, value in asked.items() if value is not None})
-    print(asked["out"])
+    print(simulate(preset, **{key: value for key, value in asked.items() if value is not None}))
     return 0
 
 
