@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -40,8 +41,8 @@ def fit(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train `method` from step `start`; `replica` is it, or its data-parallel wrapper.
 
-    Yields (steps done, metrics since the last yield) every `fit.report_every` steps and at the end, at the same steps on
-    every worker. All that is random in a step depends on the seed, the rank and the step. Raises Diverged.
+    Yields (steps done, metrics since the last yield) every `fit.report_every` steps and at the end, at the same steps
+    on every worker. All that is random in a step depends on the seed, the rank and the step. Raises Diverged.
     """
     steps, dtype = run.fit.steps, _PRECISION[run.fit.precision]
     method.train()
@@ -64,7 +65,7 @@ def fit(
         scaler.step(optimizer)
         scaler.update()
         method.after_step(step / steps)
-        report.add(losses.terms, losses.monitors)
+        report.add(step, losses.terms, losses.monitors)
         if (step + 1) % run.fit.report_every == 0 or step + 1 == steps:
             yield step + 1, report.close(step + 1, optimizer)
             method.train()
@@ -76,6 +77,7 @@ class _Report:
 
     def __init__(self, method: Method) -> None:
         self.method, self.sums, self.steps = method, {}, 0
+        self.bad: dict[str, Tensor] = {}  # first step at which a term was not finite
         self.before = [p.detach().clone() for p in method.parameters() if p.requires_grad]
         self.began = self.asked = time.perf_counter()
         self.wait = 0.0
@@ -83,7 +85,10 @@ class _Report:
     def waited(self) -> None:
         self.wait += time.perf_counter() - self.asked
 
-    def add(self, terms: Mapping[str, Tensor], monitors: Mapping[str, Tensor]) -> None:
+    def add(self, step: int, terms: Mapping[str, Tensor], monitors: Mapping[str, Tensor]) -> None:
+        for name, term in terms.items():
+            first = self.bad.get(name, torch.full((), math.inf, device=term.device))
+            self.bad[name] = torch.where(term.detach().isfinite(), first, first.clamp_max(step))
         named = {f"loss/{name}": term for name, term in terms.items()}
         named.update({f"monitor/{name}": value for name, value in monitors.items()})
         for name, value in named.items():
@@ -94,9 +99,8 @@ class _Report:
     def close(self, step: int, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         means = torch.stack([*self.sums.values()]) / self.steps
         metrics = dict(zip(self.sums, over_workers(means).tolist(), strict=True))
-        bad = [name for name in metrics if name.startswith("loss/") and not np.isfinite(metrics[name])]
-        if bad:
-            raise Diverged(f"not finite: {', '.join(bad)} within the {self.steps} steps before step {step}")
+        if not all(math.isfinite(value) for name, value in metrics.items() if name.startswith("loss/")):
+            raise Diverged(self._diverged(step))
         now = [p.detach() for p in self.method.parameters() if p.requires_grad]
         moved = sum((a - b).square().sum() for a, b in zip(now, self.before, strict=True))
         metrics["monitor/weight_change"] = float((moved / sum(b.square().sum() for b in self.before)).sqrt())
@@ -105,6 +109,14 @@ class _Report:
         seconds = time.perf_counter() - self.began
         metrics.update({"time/step": seconds / self.steps, "time/wait": self.wait / self.steps})
         return metrics
+
+    def _diverged(self, step: int) -> str:
+        first = {name: at.item() for name, at in self.bad.items()}
+        began = min(first.values())
+        if math.isinf(began):
+            return f"not finite on another worker: a loss, within the {self.steps} steps before step {step}"
+        bad = ", ".join(f"loss/{name}" for name, at in first.items() if at == began)
+        return f"not finite at step {began:.0f}: {bad}"
 
 
 @torch.inference_mode()
@@ -118,15 +130,16 @@ def collect(
     device: torch.device | str = "cpu",
 ) -> Outputs:
     """What `model`, in evaluation mode, says of preprocessed pixels (N, C, H, W): every row once."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     features, logits = [], []
-    for begin in range(0, len(pixels), batch):
+    for begin in range(0, max(1, len(pixels)), batch):
         on = torch.from_numpy(np.array(pixels[begin : begin + batch], dtype=np.float32)).to(device)
         found = model.features(on)
         features.append(found.float().cpu())
         logits.append(model.head(found).float().cpu())
-    model.train(was_training)
+    for module, training in modes:
+        module.training = training
     return Outputs(
         features=torch.cat(features).numpy(),
         logits=torch.cat(logits).numpy(),

@@ -17,12 +17,13 @@ def domain_loss(logits: Tensor, source: bool, weights: Tensor | None = None) -> 
 
 
 def importance(labels: Tensor, target_prior: float) -> Tensor:
-    """Weights (B,), mean 1, that give the last class the share `target_prior` in a batch with `labels` (B,) of 0 and 1.
+    """Weights (B,), mean 1, that give the images with label 1 the share `target_prior`; `labels` (B,) are 0 or 1.
 
     Tachet des Combes et al. 2020 (arXiv 2003.04475), w(y) = p_target(y) / p_source(y), with the batch's own shares.
     A batch of one class has nothing to weigh: all ones.
     """
-    share = labels.float().mean()
+    labels = labels.float()
+    share = labels.mean()
     weights = labels * target_prior / share.clamp_min(1e-6)
     weights = weights + (1 - labels) * (1 - target_prior) / (1 - share).clamp_min(1e-6)
     return weights / weights.mean().clamp_min(1e-6)

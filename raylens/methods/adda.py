@@ -99,7 +99,7 @@ class ADDA(Adaptation):
         from_target = self.model.features(target.views["view"])
 
         prior = self.config.target_prior
-        weights = None if prior is None else importance(source.labels, prior)
+        weights = None if prior is None else importance(source.labels == len(self.task.classes) - 1, prior)
         on_source, on_target = self.discriminator(from_source), self.discriminator(from_target.detach())
         discriminator = domain_loss(on_source, True, weights) + domain_loss(on_target, False)
 

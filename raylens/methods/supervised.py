@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import Field
+
 from raylens.augment import DIHEDRAL
 from raylens.config import section
 from raylens.methods.base import Method
@@ -24,7 +26,7 @@ class Supervised(Method):
     class Config:
         name: str = "supervised"
         """supervised"""
-        label_smoothing: Annotated[float, LogUniform(1e-3, 0.1)] = 0.01
+        label_smoothing: Annotated[float, Field(ge=0, lt=1), LogUniform(1e-3, 0.1)] = 0.01
         """Share of each label that is spread over all classes."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
