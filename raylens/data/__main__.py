@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--crop", type=int, help="keep the middle, so many pixels wide")
     add("--size", type=int, help="resize to so many pixels, after the crop")
+    add("--masked", type=float, help="value of pixels that were not seen; they take the median of their band")
     add("--arcsec-per-pixel", type=float, help="of the input")
     add("--keep-columns", type=words, help="columns to keep beside the label; all if not given")
     add("--pixels-key", help="array with the images, in .npz and .h5")

@@ -39,6 +39,8 @@ class Shape:
     bands: tuple[int, ...] | None = None
     crop: int | None = None
     size: int | None = None
+    masked: float | None = None
+    """What a pixel that was not seen holds; it takes the median of its band."""
     expected: tuple[int, ...] | None = None
     """(C, H, W) that an image must have in the end."""
     dtype: str = "float32"
@@ -64,6 +66,15 @@ class Shape:
             kept = image if image.dtype == np.uint8 else image.astype(np.float32)
         if not np.isfinite(kept).all():
             raise Unreadable("infinite")
+        if self.masked is not None:
+            unseen = kept == self.masked
+            kept = np.stack(
+                [
+                    np.where(u, np.median(b[~u]) if not u.all() else 0, b)
+                    for b, u in zip(kept, unseen, strict=True)
+                ]
+            )
+            kept = kept.astype(image.dtype if image.dtype == np.uint8 else np.float32)
         if kept.min() == kept.max():
             raise Unreadable("constant")
         if self.size and self.size != kept.shape[1]:
@@ -96,6 +107,7 @@ def convert(
     band_names: tuple[str, ...] = (),
     crop: int | None = None,
     size: int | None = None,
+    masked: float | None = None,
     arcsec_per_pixel: float | None = None,
     classes: Mapping[str, str] | None = None,
     keep_columns: tuple[str, ...] | None = None,
@@ -118,7 +130,9 @@ def convert(
     units = [unit for path in inputs for unit in formats.units(path, options)]
     if len(inputs) > 1:
         units = [unit for path in inputs for unit in _prefixed(path, formats.units(path, options))]
-    shape, kept_bands, scale = _probe(units, options, bands, band_names, Shape(crop=crop, size=size), inputs)
+    shape, kept_bands, scale = _probe(
+        units, options, bands, band_names, Shape(crop=crop, size=size, masked=masked), inputs
+    )
 
     with _progress() as progress:
         rows, blocks = _read(units, options, shape, seed, progress)

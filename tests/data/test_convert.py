@@ -178,6 +178,15 @@ def test_a_smaller_image_is_averaged_not_sampled():
     assert Shape(size=16).apply((noise * 20 + 128).astype(np.uint8)).dtype == np.uint8
 
 
+def test_masked_pixels_take_the_median_of_their_band():
+    pixels = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
+    masked = pixels.copy()
+    masked[1, :4] = 100
+    kept = Shape(masked=100).apply(masked)
+    np.testing.assert_array_equal(kept[1, :4], np.median(pixels[1, 4:]))
+    np.testing.assert_array_equal(kept[:, 4:], pixels[:, 4:])
+
+
 def test_an_image_smaller_than_the_crop_does_not_fit():
     with pytest.raises(Unreadable, match="wrong shape"):
         Shape(crop=32).apply(np.random.default_rng(0).random((1, 16, 16)))
