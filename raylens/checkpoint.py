@@ -16,11 +16,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.fs
 import safetensors.torch
 import torch
 import yaml
@@ -54,7 +59,7 @@ class Checkpoint:
     def model(self, device: torch.device | str = "cpu") -> Model:
         """The model, in evaluation mode."""
         model = build_model(self.run, self.facts, weights=False)
-        _load(model, safetensors.torch.load_file(self.folder / "model.safetensors"), self.folder)
+        _load(model, _tensors(self.folder / "model.safetensors"), self.folder)
         return model.eval().to(device)
 
 
@@ -102,8 +107,8 @@ def save(
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Read a checkpoint's settings and facts. Raises ConfigError when it is none or broken."""
-    folder = Path(path)
+    """A checkpoint's settings and facts, from a folder or an address. Raises ConfigError when it is none or broken."""
+    folder = _fetched(str(path)) if "://" in str(path) else Path(path)
     if not (folder / "run.yaml").is_file() or not (folder / "model.safetensors").is_file():
         inner = folder / "best"
         hint = f"; did you mean {inner}?" if (inner / "run.yaml").is_file() else ""
@@ -115,7 +120,10 @@ def read(path: str | Path) -> Checkpoint:
         facts = Facts(tuple(data["classes"]), int(data["channels"]), int(data["size"]), data["manifests"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise ConfigError(f"the checkpoint {path} is broken: {error}; take another one of its run") from None
-    return Checkpoint(folder, run, facts, metrics)
+    found = Checkpoint(folder, run, facts, metrics)
+    if "://" in str(path):
+        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found
 
 
 def resume(
@@ -126,9 +134,14 @@ def resume(
 ) -> int:
     """Put method and optimizer where the checkpoint left them; returns the steps done."""
     folder = Path(folder)
-    tensors = safetensors.torch.load_file(folder / "state.safetensors")
-    numbers = json.loads((folder / "state.json").read_text())
-    named = {name.removeprefix("method/"): value for name, value in tensors.items() if name.startswith("method/")}
+    tensors = _tensors(folder / "state.safetensors")
+    try:
+        numbers = json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} cannot be resumed from: {error}") from None
+    named = {
+        name.removeprefix("method/"): value for name, value in tensors.items() if name.startswith("method/")
+    }
     _load(method, named, folder)
     state: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *((f"optimizer/{k}", v) for k, v in numbers["optimizer"].items())]:
@@ -145,9 +158,30 @@ def resume(
 def _load(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     try:
         module.load_state_dict(tensors)
-    except (RuntimeError, SafetensorError) as error:
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"the weights in {folder} do not fit its run.yaml: {reason}") from None
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"the weights {path} cannot be read: {error}; take another checkpoint of its run"
+        ) from None
+
+
+def _fetched(address: str) -> Path:
+    folder = tempfile.mkdtemp(prefix="raylens-")
+    try:
+        pyarrow.fs.copy_files(address, folder)
+    except (OSError, pyarrow.ArrowException) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ConfigError(
+            f"the checkpoint {address} cannot be fetched: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return Path(folder)
 
 
 def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -92,7 +92,7 @@ def ray_cluster():
 class Tiny:
     """Runs, methods and data as small as they come, without Ray."""
 
-    def run(self, method="supervised", **sections):
+    def run(self, method="supervised", /, **sections):
         """A Run: `tiny.run("adda", fit={"steps": 2})`, and settings outside sections by name."""
         from raylens import config
 
@@ -103,7 +103,7 @@ class Tiny:
 
         return Facts(tuple(classes), 1, 32, {})
 
-    def method(self, name="supervised", **sections):
+    def method(self, name="supervised", /, **sections):
         from raylens.cluster import worker
 
         run = name if not isinstance(name, str) else self.run(name, **sections)
