@@ -183,7 +183,7 @@ def test_broken_weights_are_met_with_a_line(saved, content):
 def test_weights_of_another_model_are_met_with_a_line(saved):
     text = (saved / "run.yaml").read_text()
     (saved / "run.yaml").write_text(text.replace("width: 4", "width: 5"))
-    with pytest.raises(ConfigError, match="do not fit its run.yaml") as refused:
+    with pytest.raises(ConfigError, match=r"do not fit its run\.yaml") as refused:
         checkpoint.read(saved).model()
     assert "\n" not in str(refused.value)
 
