@@ -8,7 +8,7 @@ one with 2B would.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -55,19 +55,31 @@ class Order:
         mine = slice(self.rank * self.batch, (self.rank + 1) * self.batch)
         if self.balance is None:
             return Shuffled(np.arange(self.rows), self.key).take(step * together, together)[mine]
-        known = np.unique(self.labels[self.labels >= 0])
-        shares = np.full(len(known), (1 - self.balance) / max(1, len(known) - 1))
-        shares[-1] = self.balance
-        edges = np.concatenate([[0.0], np.cumsum(shares)])
-        ends = np.round(np.outer([step, step + 1], edges[1:] * together) + 1e-9).astype(np.int64)
-        ends[:, -1] = np.array([step, step + 1]) * together
-        totals = np.diff(np.concatenate([[[0], [0]], ends], axis=1), axis=1)  # (2, K): rows of a class so far
+        classes = self._classes
         parts = [
-            Shuffled(np.flatnonzero(self.labels == label), (*self.key, int(label))).take(begin, end - begin)
-            for label, begin, end in zip(known, *totals, strict=True)
+            Shuffled(rows, (*self.key, label)).take(begin, end - begin)
+            for (label, rows), begin, end in zip(
+                classes.items(),
+                self._counts(step * together),
+                self._counts((step + 1) * together),
+                strict=True,
+            )
         ]
         mixed = np.random.default_rng(seed(*self.key, "mix", step)).permutation(np.concatenate(parts))
         return mixed[mine]
+
+    @cached_property
+    def _classes(self) -> dict[int, np.ndarray]:
+        """Rows of each class, the last class last."""
+        return {
+            int(label): np.flatnonzero(self.labels == label) for label in np.unique(self.labels) if label >= 0
+        }
+
+    def _counts(self, drawn: int) -> list[int]:
+        """How many of the first `drawn` rows are of each class: never off by more than one, and never falling."""
+        others = len(self._classes) - 1
+        last = round(drawn * self.balance + 1e-9) if others else drawn
+        return [*((drawn - last + others - 1 - turn) // others for turn in range(others)), last]
 
 
 @lru_cache(maxsize=64)
