@@ -1,4 +1,4 @@
-"""Strong lenses and what is mistaken for them, simulated: a preset, a seed and a row make an image, always the same one."""
+"""Strong lenses and what is mistaken for them, simulated: a preset, a seed and a place make one image, always."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def simulate(
     if not 0 <= prior <= 1:
         raise ConfigError(f"prior {prior:g} is no share of lenses; give a number between 0 and 1")
     places = plan(recipe, rows, seed, prior, splits or recipe.splits)
-    made = made_by(f"simulate {name} --rows {rows} --bands {bands} --prior {prior:g} --size {size}", seed=seed)
+    made = made_by(
+        f"simulate {name} --rows {rows} --bands {bands} --prior {prior:g} --size {size}", seed=seed
+    )
     writer = ShardWriter(
         out,
         name=name,
@@ -85,7 +87,9 @@ def render(
         names = [BANDS[band] for band in bands]
         fwhm = np.stack([rng.uniform(*recipe.fwhm[band], len(kinds)) for band in names], 1).astype(np.float32)
         beta = None if recipe.moffat is None else rng.uniform(*recipe.moffat, len(kinds)).astype(np.float32)
-        seen = camera.blur(clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), PIXEL)
+        seen = camera.blur(
+            clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), PIXEL
+        )
         seen = seen[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
         images = camera.record(seen, recipe, bands, rng)
     truth |= {f"fwhm_{name}": fwhm[:, index] for index, name in enumerate(names)}

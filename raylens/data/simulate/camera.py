@@ -28,8 +28,8 @@ def psf(fwhm: Tensor, beta: Tensor | None, size: int, pixel: float) -> Tensor:
 
 def blur(images: Tensor, fwhm: Tensor, beta: Tensor | None, pixel: float) -> Tensor:
     """Images (N, C, H, W) as seen through seeing of `fwhm` (N, C) arcsec; the sky goes on beyond their edges as 0."""
-    count, bands, height, _ = images.shape
-    size = 2 ** math.ceil(math.log2(height + 8))
+    _, bands, height, _ = images.shape
+    size = height + 8
     kernels = psf(fwhm.reshape(-1), None if beta is None else beta.repeat_interleave(bands), size, pixel)
     seen = torch.fft.rfft2(images.reshape(-1, height, height), s=(size, size)) * torch.fft.rfft2(kernels)
     return torch.fft.irfft2(seen, s=(size, size))[:, :height, :height].reshape(images.shape)
@@ -39,16 +39,17 @@ def record(images: Tensor, preset: Preset, bands: list[int], rng: np.random.Gene
     """Add noise, sky and accidents to images (N, C, H, W) in counts."""
     count, channels, height, width = images.shape
     sky = torch.tensor([preset.noise[band] for band in bands])[None, :, None, None]
-    depth = torch.from_numpy(rng.uniform(*preset.depth, (count, 1, 1, 1)).astype(np.float32))
+    depth = torch.as_tensor(rng.uniform(*preset.depth, (count, 1, 1, 1)).astype(np.float32))
     sigma = torch.sqrt((sky * depth) ** 2 + images.clamp_min(0) / preset.gain)
     images = images + sigma * _noise(images.shape, preset.correlation, rng)
     if preset.gradient:
-        slope = torch.from_numpy(rng.normal(0, preset.gradient, (count, channels, 2, 1, 1)).astype(np.float32))
+        slope = torch.as_tensor(rng.normal(0, preset.gradient, (count, channels, 2, 1, 1)).astype(np.float32))
         axis = torch.linspace(-1, 1, height)
         images = images + sky * (slope[:, :, 0] * axis[:, None] + slope[:, :, 1] * axis[None, :])
     for row in np.flatnonzero(rng.random(count) < preset.bad_columns):
         first, wide = rng.integers(0, width - 2), rng.integers(1, 3)
-        images[row, rng.integers(channels), :, first : first + wide] = float(rng.choice([0.0, images[row].max()]))
+        dead_or_hot = rng.choice([0.0, float(images[row].max())])
+        images[row, rng.integers(channels), :, first : first + wide] = float(dead_or_hot)
     return images
 
 
@@ -57,7 +58,7 @@ def _noise(shape: torch.Size, correlation: float, rng: np.random.Generator) -> T
 
     `correlation`, pixels, is the sigma of the Gaussian that it was smoothed with.
     """
-    white = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    white = torch.as_tensor(rng.standard_normal(shape, dtype=np.float32))
     if not correlation:
         return white
     axis = torch.arange(-2, 3)

@@ -1,13 +1,13 @@
 """Light and lensing of whole batches, by caustics' functions of tensors.
 
-Coordinates are arcsec from the image's centre, angles radians from the x axis. Parameters are (N, 1, 1), grids (H, W) or
+Coordinates are arcsec from the image's centre, angles radians from the x axis. Parameters are (N,), grids (H, W) or
 (N, H, W).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from caustics import func
@@ -17,11 +17,36 @@ Parameters = Mapping[str, Tensor]
 """Name -> (N,) values, one for each component."""
 
 
-def grid(size: int, pixel: float, oversample: int) -> tuple[Tensor, Tensor]:
-    """x and y (H, W) of the sub-pixels' centres of an image with `size` pixels of `pixel` arcsec."""
-    fine = size * oversample
-    axis = (torch.arange(fine, dtype=torch.float32) - (fine - 1) / 2) * (pixel / oversample)
+def grid(size: int, pixel: float) -> tuple[Tensor, Tensor]:
+    """x and y (size, size) of the centres of pixels of `pixel` arcsec."""
+    axis = (torch.arange(size, dtype=torch.float32) - (size - 1) / 2) * pixel
     return torch.meshgrid(axis, axis, indexing="xy")
+
+
+def integrate(
+    brightness: Callable[[Parameters, Tensor, Tensor], Tensor],
+    light: Parameters,
+    size: int,
+    pixel: float,
+    oversample: int = 4,
+    tolerance: float = 0.02,
+) -> Tensor:
+    """Flux in each pixel (N, size, size) of components of a surface brightness.
+
+    Where it bends by more than `tolerance` of its peak from one pixel to the next, `oversample` squared points of the
+    pixel are averaged; elsewhere its centre speaks for it, with an error of a 24th of the bend.
+    """
+    x, y = grid(size, pixel)
+    flux = brightness(light, x, y)
+    wide = torch.nn.functional.pad(flux, (1, 1, 1, 1), mode="replicate")
+    around = (wide[:, 1:-1, 2:] + wide[:, 1:-1, :-2] + wide[:, 2:, 1:-1] + wide[:, :-2, 1:-1]) / 4
+    bends = 4 * (flux - around).abs() > tolerance * around.amax((1, 2), keepdim=True)
+    part, row, col = bends.nonzero(as_tuple=True)
+    inner_x, inner_y = grid(oversample, pixel / oversample)
+    some = {name: values[part] for name, values in light.items()}
+    fine = brightness(some, x[row, col, None, None] + inner_x, y[row, col, None, None] + inner_y)
+    flux[part, row, col] = fine.mean((1, 2))
+    return flux * pixel**2
 
 
 def column(values: Parameters, *names: str) -> list[Tensor]:
@@ -35,20 +60,20 @@ def deflect(lens: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Keeton 2002, eqs. 34 and 35, and Meneghetti's lecture notes, eq. 3.80, as caustics has them. `theta_e` in arcsec.
     """
     x0, y0, q, phi, theta_e, g1, g2 = column(lens, "x", "y", "q", "phi", "theta_e", "gamma1", "gamma2")
-    ax, ay = func.reduced_deflection_angle_sie(x0, y0, q, phi, theta_e, x, y)
+    ax, ay = func.reduced_deflection_angle_sie(x0, y0, q, phi, theta_e, x, y, s=1e-6)  # 0 / 0 in the centre
     sx, sy = func.reduced_deflection_angle_external_shear(x0, y0, g1, g2, x, y)
     return x - ax - sx, y - ay - sy
 
 
-def sersic(light: Parameters, x: Tensor, y: Tensor, soft: float = 0.0) -> Tensor:
+def sersic(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """Surface brightness (N, H, W), flux per square arcsec, of Sersic profiles of total `flux`.
 
-    Ciotti & Bertin 1999; `radius` is the half-light radius along the major axis, `soft`, arcsec, rounds off the cusp that no pixel resolves.
+    Ciotti & Bertin 1999; `radius` is the half-light radius along the major axis.
     """
     x0, y0, q, phi, n, radius, flux = column(light, "x", "y", "q", "phi", "n", "radius", "flux")
     k = func.k_sersic(n)
     total = 2 * math.pi * n * q * radius**2 * torch.exp(k + torch.lgamma(2 * n)) * k ** (-2 * n)
-    return func.brightness_sersic(x0, y0, q, phi, n, radius, flux / total, x, y, k, soft)
+    return func.brightness_sersic(x0, y0, q, phi, n, radius, flux / total, x, y, k)
 
 
 def arms(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
@@ -80,3 +105,18 @@ def annulus(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     off = torch.atan2(torch.sin(off), torch.cos(off)) / extent
     bright = flux / ((2 * math.pi) ** 1.5 * radius * width)
     return bright * torch.exp(-0.5 * (away**2 + off**2))
+
+
+def spiral(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """A disc with arms."""
+    return sersic(light, x, y) * arms(light, x, y)
+
+
+def lensed(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """A Sersic source as seen through the lens whose parameters it carries, under `lens_` names."""
+    lens = {name.removeprefix("lens_"): values for name, values in light.items() if name.startswith("lens_")}
+    return sersic(light, *deflect(lens, x, y))
+
+
+SHAPES = {"sersic": sersic, "spiral": spiral, "annulus": annulus, "lensed": lensed}
+"""Surface brightness by name, of unit or given `flux`."""

@@ -1,7 +1,8 @@
 """Recipes: what is drawn, from which ranges, and the camera that sees it.
 
-Lens finding: `sim` is the clean source domain, `survey` looks like Hyper Suprime-Cam's Wide layer. Pixel scale, zero point,
-seeing, depth and the ranges of lenses follow Aihara et al. 2019 (HSC PDR2) and the HOLISMOKES and SuGOHI searches.
+Lens finding: `sim` is the clean source domain, `survey` looks like Hyper Suprime-Cam's Wide layer. Pixel scale, zero
+point, seeing, depth and the ranges of lenses follow Aihara et al. 2019 (HSC PDR2) and the HOLISMOKES and SuGOHI
+searches.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ class Preset:
     lens_magnitude: Span
     lens_radius: Span
     """Half-light radius, arcsec."""
-    source_magnitude: Span
+    contrast: Span
+    """Magnitudes by which the source, before it is lensed, is fainter than the lens."""
+    faintest: float
+    """Magnitude that no source is fainter than: nobody would have found it."""
     source_radius: Span
     clumps: Span
     """Star-forming clumps on a source."""
@@ -81,7 +85,8 @@ SIM = Preset(
     offset=(0.0, 0.45),
     lens_magnitude=(18.5, 21.0),
     lens_radius=(0.5, 1.2),
-    source_magnitude=(22.0, 24.5),
+    contrast=(2.2, 4.2),
+    faintest=24.5,
     source_radius=(0.15, 0.5),
     clumps=(0, 0),
     neighbours=0.4,
@@ -103,13 +108,14 @@ SURVEY = Preset(
     prior=1 / 101,
     splits={"train": 0.5, "val": 0.1, "test": 0.4},
     kinds={"elliptical": 0.42, "spiral": 0.3, "merger": 0.15, "ring": 0.08, "star": 0.05},
-    theta_e=(0.7, 1.9),
+    theta_e=(0.8, 2.2),
     shear=0.06,
-    offset=(0.0, 0.6),
-    lens_magnitude=(18.0, 20.5),
+    offset=(0.0, 0.5),
+    lens_magnitude=(18.5, 20.5),
     lens_radius=(0.6, 1.8),
-    source_magnitude=(23.0, 25.2),
-    source_radius=(0.1, 0.35),
+    contrast=(2.5, 4.3),
+    faintest=24.2,
+    source_radius=(0.12, 0.4),
     clumps=(0, 4),
     neighbours=2.5,
     offcentre=1.0,

@@ -1,7 +1,7 @@
 """What lies in the field: lenses with their sources, and all that a lens finder mistakes for them.
 
-A scene is a list of components of a few shapes, each with its row and its flux in every band. Components of one shape are
-drawn together, whatever rows they belong to.
+A scene is a list of components of a few shapes, each with its row and its flux in every band. Components of one shape
+are drawn together, whatever rows they belong to.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from raylens.data.simulate import physics
 from raylens.data.simulate.presets import BANDS, PIXEL, ZERO_POINT, Preset
 
-RED, BLUE, YELLOW = (1.9, 0.55), (0.5, 0.2), (1.0, 0.35)
+RED, BLUE, YELLOW = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35)
 """Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs."""
-CHUNK = 64
+CHUNK = 8
 """Components drawn at a time, so that they stay in the processor's cache."""
 
 
@@ -44,10 +44,14 @@ class Scene:
     def add(self, shape: str, rows: np.ndarray, fluxes: np.ndarray, **values: np.ndarray) -> None:
         count = len(rows)
         if count:
-            filled = {name: np.broadcast_to(value, count).astype(np.float32) for name, value in values.items()}
+            filled = {
+                name: np.broadcast_to(value, count).astype(np.float32) for name, value in values.items()
+            }
             self.parts[shape].append({"row": rows, "fluxes": fluxes.astype(np.float32), **filled})
 
-    def galaxy(self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0) -> dict:
+    def galaxy(
+        self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0
+    ) -> dict:
         """An elliptical: Sersic index about 4, red. Returns its shape."""
         count = len(rows)
         shape = {
@@ -61,7 +65,9 @@ class Scene:
         self.add("sersic", rows, self.fluxes(magnitude, RED), **shape)
         return shape
 
-    def spiral(self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0) -> None:
+    def spiral(
+        self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0
+    ) -> None:
         """A red bulge in a bluer exponential disc with arms."""
         count = len(rows)
         share = self.uniform((0.15, 0.6), count)
@@ -69,7 +75,9 @@ class Scene:
         radius = self.uniform((0.7, 1.8), count) * scale
         place = {"x": x, "y": y, "phi": phi}
         bulge = self.fluxes(magnitude - 2.5 * np.log10(share), RED)
-        self.add("sersic", rows, bulge, **place, q=np.sqrt(q), n=self.uniform((2, 4), count), radius=radius * 0.3)
+        self.add(
+            "sersic", rows, bulge, **place, q=np.sqrt(q), n=self.uniform((2, 4), count), radius=radius * 0.3
+        )
         disc = self.fluxes(magnitude - 2.5 * np.log10(1 - share), YELLOW)
         self.add(
             "spiral",
@@ -109,31 +117,22 @@ class Scene:
                 radius=size_of * self.uniform((0.7, 1.3), some.sum()),
             )
 
-    def draw(self, rows: int, size: int, oversample: int = 2) -> Tensor:
+    def draw(self, rows: int, size: int) -> Tensor:
         """Counts per pixel (rows, C, size, size), before seeing."""
-        x, y = physics.grid(size, PIXEL, oversample)
         image = torch.zeros(rows, len(self.bands), size, size)
         for shape, parts in self.parts.items():
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             for begin in range(0, len(joined["row"]), CHUNK):
-                some = {name: torch.from_numpy(value[begin : begin + CHUNK]) for name, value in joined.items()}
+                some = {
+                    name: torch.as_tensor(value[begin : begin + CHUNK], device=image.device)
+                    for name, value in joined.items()
+                }
                 fluxes, row = some.pop("fluxes"), some.pop("row")
-                light = _draw(shape, some | {"flux": torch.ones(len(row))}, x, y)
-                light = torch.nn.functional.avg_pool2d(light[:, None], oversample) * PIXEL**2
-                image.index_add_(0, row, light * fluxes[:, :, None, None])
+                light = physics.integrate(
+                    physics.SHAPES[shape], some | {"flux": torch.ones(len(row))}, size, PIXEL
+                )
+                image.index_add_(0, row, light[:, None] * fluxes[:, :, None, None])
         return image
-
-
-def _draw(shape: str, some: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    soft = 0.25 * PIXEL
-    if shape == "sersic":
-        return physics.sersic(some, x, y, soft)
-    if shape == "spiral":
-        return physics.sersic(some, x, y, soft) * physics.arms(some, x, y)
-    if shape == "annulus":
-        return physics.annulus(some, x, y)
-    lens = {name.removeprefix("lens_"): value for name, value in some.items() if name.startswith("lens_")}
-    return physics.sersic(some, *physics.deflect(lens, x, y))
 
 
 def populate(scene: Scene, kinds: np.ndarray, size: int) -> dict[str, np.ndarray]:
@@ -152,7 +151,9 @@ def populate(scene: Scene, kinds: np.ndarray, size: int) -> dict[str, np.ndarray
 TRUTH = ("theta_e", "axis_ratio", "shear", "source_offset", "source_magnitude", "magnitude")
 
 
-def _lens(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+def _lens(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
     preset, count = scene.preset, len(rows)
     theta_e = scene.uniform(preset.theta_e, count)
     light = scene.galaxy(rows, x, y, magnitude)
@@ -169,9 +170,13 @@ def _lens(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitud
     away = theta_e * preset.offset[1] * np.sqrt(scene.uniform((0, 1), count))
     turn = scene.uniform((0, 2 * np.pi), count)
     sx, sy = x + away * np.cos(turn), y + away * np.sin(turn)
-    source = scene.uniform(preset.source_magnitude, count)
+    source = np.minimum(magnitude + scene.uniform(preset.contrast, count), preset.faintest)
     radius = scene.uniform(preset.source_radius, count)
-    disc = {"q": scene.uniform((0.4, 1), count), "phi": scene.angle(count), "n": scene.uniform((0.7, 1.8), count)}
+    disc = {
+        "q": scene.uniform((0.4, 1), count),
+        "phi": scene.angle(count),
+        "n": scene.uniform((0.7, 1.8), count),
+    }
     scene.add("lensed", rows, scene.fluxes(source, BLUE), x=sx, y=sy, radius=radius, **disc, **mass)
     clumps = scene.rng.integers(int(preset.clumps[0]), int(preset.clumps[1]) + 1, count)
     which = np.repeat(np.arange(count), clumps)
@@ -205,11 +210,15 @@ def _elliptical(
     scene.galaxy(rows, x, y, magnitude)
 
 
-def _spiral(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+def _spiral(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
     scene.spiral(rows, x, y, magnitude)
 
 
-def _merger(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+def _merger(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
     """Two or three galaxies close together, half of them with a tidal tail."""
     scene.galaxy(rows, x, y, magnitude)
     for often in (1.0, 0.4):
@@ -224,13 +233,17 @@ def _merger(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnit
     _arc(scene, rows[tail], x[tail], y[tail], magnitude[tail] + 3.0, extent=(0.3, 0.8), colour=YELLOW)
 
 
-def _ring(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+def _ring(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
     """A ring galaxy: blue, round its own centre, without a counter-image."""
     scene.galaxy(rows, x, y, magnitude, 0.6)
     _arc(scene, rows, x, y, magnitude + 2.0, extent=(2.0, 20.0), colour=BLUE)
 
 
-def _arc(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, extent, colour) -> None:
+def _arc(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, extent, colour
+) -> None:
     count = len(rows)
     scene.add(
         "annulus",
@@ -247,11 +260,25 @@ def _arc(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude
     )
 
 
-def _star(scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict) -> None:
+def _star(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
     count, small = len(rows), 0.3 * PIXEL
-    shape = {"q": np.ones(count), "phi": np.zeros(count), "n": np.full(count, 0.5), "radius": np.full(count, small)}
+    shape = {
+        "q": np.ones(count),
+        "phi": np.zeros(count),
+        "n": np.full(count, 0.5),
+        "radius": np.full(count, small),
+    }
     scene.add("sersic", rows, scene.fluxes(magnitude, YELLOW), x=x, y=y, **shape)
 
 
-_KINDS = {"lens": _lens, "elliptical": _elliptical, "spiral": _spiral, "merger": _merger, "ring": _ring, "star": _star}
+_KINDS = {
+    "lens": _lens,
+    "elliptical": _elliptical,
+    "spiral": _spiral,
+    "merger": _merger,
+    "ring": _ring,
+    "star": _star,
+}
 CHANNELS = {band: index for index, band in enumerate(BANDS)}
