@@ -92,6 +92,8 @@ def ray_cluster():
 class Tiny:
     """Runs, methods and data as small as they come, without Ray."""
 
+    domain = staticmethod(toy_domain)
+
     def run(self, method="supervised", /, **sections):
         """A Run: `tiny.run("adda", fit={"steps": 2})`, and settings outside sections by name."""
         from raylens import config
