@@ -148,19 +148,20 @@ def _group(file: str, index: int, columns: list[str]) -> pa.Table:
 def _images(shard: Any, batch: int, start: int) -> Iterator[Images]:
     batches = iter(shard.iter_torch_batches(batch_size=batch, prefetch_batches=2))
     for held in batches:
-        if int(held["step"][0]) < start:
+        step = int(held["step"][0])
+        if step < start:
             continue
+        assert step == start, f"the plan gave step {step} for {start}"
+        start += 1
         found = {name.removeprefix("view/"): view for name, view in held.items() if name.startswith("view/")}
         yield Images(found, held.get("label"), held["row"])
 
 
 def steps_done(trained: str) -> int:
-    """Steps of the last checkpoint that a trainer keeps in the folder `trained`; 0 when there is none."""
-    fs, path = filesystem(trained)
-    done = 0
-    for info in fs.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True)):
-        state = f"{info.path}/state.json"
-        if info.base_name.startswith("checkpoint_") and fs.get_file_info(state).type == pyarrow.fs.FileType.File:
-            with fs.open_input_stream(state) as stream:
-                done = max(done, json.loads(stream.read())["step"])
-    return done
+    """Steps of the checkpoint that a trainer would resume from in the folder `trained`; 0 when there is none."""
+    fs, path = filesystem(f"{trained}/checkpoint_manager_snapshot.json")
+    if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
+        return 0
+    with fs.open_input_stream(path) as stream:
+        latest = json.loads(stream.read()).get("latest_checkpoint_result")
+    return int(latest["metrics"]["step"]) if latest else 0

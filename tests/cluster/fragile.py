@@ -1,0 +1,34 @@
+"""A method whose process dies once, for tests of what comes after."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from raylens.config import section
+from raylens.methods.supervised import Supervised
+
+
+class Fragile(Supervised):
+    """Supervised learning that kills its process after `dies_after` steps, unless the file `marker` says that it has."""
+
+    @section
+    class Config:
+        name: str = "tests.cluster.fragile:Fragile"
+        """Where this class is."""
+        label_smoothing: float = 0.01
+        """As in supervised."""
+        dies_after: int = 0
+        """Steps before the process dies; 0 lets it live."""
+        marker: str = ""
+        """File that stands for a death."""
+
+    def __init__(self, config, model, task) -> None:
+        super().__init__(config, model, task)
+        self.steps = 0
+
+    def after_step(self, progress: float) -> None:
+        self.steps += 1
+        if self.steps == self.config.dies_after and not Path(self.config.marker).exists():
+            Path(self.config.marker).touch()
+            os._exit(1)

@@ -1,0 +1,145 @@
+"""Searches with a real Ray: they end, they resume, and what was finished is not repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import safetensors.numpy
+
+from raylens import checkpoint, config
+from raylens.cluster.search import search
+from raylens.cluster.training import training
+
+pytestmark = pytest.mark.slow
+
+TINY = {"encoder.width": 8, "data.batch": 16, "fit.steps": 30, "fit.report_every": 10, "fit.start_steps": 20}
+FRAGILE = "tests.cluster.fragile:Fragile"
+
+
+def weights(folder: str | Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(Path(folder) / "model.safetensors")
+
+
+def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(ray_cluster, toy_sets, tmp_path, capsys):
+    run = config.build(
+        {"method.name": "adda", "storage": str(tmp_path), "name": "first", "search.trials": 3, "search.keep": 2},
+        toy_sets,
+        TINY,
+    )
+    best = search(run)
+    assert best == f"{tmp_path}/first/best"
+    board = pd.read_csv(tmp_path / "first" / "leaderboard.csv")
+    assert len(board) == 5
+    assert list(board["trial"][-2:]) == ["source only", "batch norm only"]
+    assert board["objective"][:3].is_monotonic_decreasing
+    assert board["target/auroc"].notna().tolist() == [True, True, False, True, True]
+    assert {"target/auroc_low", "difference_high", "optimizer.lr"} <= set(board.columns)
+    assert checkpoint.read(best).run.start == f"{tmp_path}/first/start"
+    assert "target test AUROC" in capsys.readouterr().out
+
+    trials = {path: path.stat().st_mtime for path in (tmp_path / "first" / "trials").glob("*/checkpoint_*/state.json")}
+    before = weights(best)
+    assert search(run) == best
+    assert equal(weights(best), before)
+    assert {path: path.stat().st_mtime for path in trials} == trials
+
+
+def test_a_trial_whose_process_dies_ends_with_the_weights_of_one_that_lives(ray_cluster, toy_sets, tmp_path):
+    ended = {}
+    for name, steps in (("calm", 0), ("killed", 17)):
+        run = config.build(
+            {"method.name": FRAGILE, "method.dies_after": steps, "method.marker": str(tmp_path / name)},
+            {"storage": str(tmp_path), "name": name, "search.trials": 1, "search.validator": "source_auroc"},
+            {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "optimizer.lr": 5e-4, "encoder.dropout": 0.1},
+            toy_sets,
+            TINY,
+        )
+        search(run)
+        (last,) = (tmp_path / name / "trials").glob("*/checkpoint_000002")
+        ended[name] = weights(last)
+    assert (tmp_path / "killed").exists()
+    assert equal(ended["calm"], ended["killed"])
+
+
+def test_trials_of_two_workers_end_and_survive_the_death_of_one(ray_cluster, toy_sets, tmp_path):
+    run = config.build(
+        {"method.name": FRAGILE, "method.dies_after": 17, "method.marker": str(tmp_path / "marker")},
+        {"storage": str(tmp_path), "name": "nested", "search.trials": 2, "scale.workers": 2},
+        {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "optimizer.lr": 5e-4},
+        toy_sets,
+        TINY,
+    )
+    best = search(run)
+    assert (tmp_path / "marker").exists()
+    board = pd.read_csv(tmp_path / "nested" / "leaderboard.csv")
+    assert len(board) == 2
+    assert board["steps"].max() == 30
+    assert checkpoint.read(best).metrics["step"] in (10, 20, 30)
+
+
+def test_a_training_streams_from_parquet_and_resumes(ray_cluster, toy_sets, tmp_path):
+    ended = {}
+    for name, steps in (("calm", 0), ("killed", 17)):
+        run = config.build(
+            {"method.name": FRAGILE, "method.dies_after": steps, "method.marker": str(tmp_path / f"{name}-marker")},
+            {"storage": str(tmp_path), "name": name, "data.mode": "streaming"},
+            {"data.source": toy_sets["data.source"]},
+            TINY,
+        )
+        training(run)
+        folders = (tmp_path / name / "workers").glob("checkpoint_*")
+        (last,) = (path for path in folders if json.loads((path / "state.json").read_text())["step"] == 30)
+        ended[name] = weights(last)
+    assert (tmp_path / "killed-marker").exists()
+    assert equal(ended["calm"], ended["killed"])
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_driver_resumes_without_repeating_what_was_finished(toy_sets, tmp_path):
+    command = [sys.executable, "-m", "raylens.tune", "supervised", "--storage", str(tmp_path), "--name", "killed"]
+    flags = {**toy_sets, **TINY, "search.trials": 4, "fit.steps": 400, "fit.report_every": 20, "search.scheduler": "none"}
+    command += [word for path, value in flags.items() for word in (f"--{path}", str(value))]
+    folder = tmp_path / "killed"
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        while not (finished := _finished(folder)) and driver.poll() is None:
+            time.sleep(0.2)
+        children = psutil.Process(driver.pid).children(recursive=True)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        psutil.wait_procs(children, timeout=20)
+        for child in children:  # Ray's agents outlive a killed driver by up to a minute
+            if child.is_running():
+                child.kill()
+        kept = {path: path.stat().st_mtime for name in finished for path in folder.glob(f"trials/{name}/checkpoint_*/*")}
+        resumed = subprocess.run(
+            [sys.executable, "-m", "raylens.tune", "--resume", str(folder)], capture_output=True, text=True, timeout=600
+        )
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.strip().splitlines()[-1] == f"{folder}/best"
+    assert {path: path.stat().st_mtime for path in kept} == kept
+    board = pd.read_csv(folder / "leaderboard.csv")
+    assert (board["steps"].dropna() == 400).all()
+    for result in folder.glob("trials/*/result.json"):
+        steps = [json.loads(line)["step"] for line in result.read_text().splitlines()]
+        assert set(steps) == set(range(20, 401, 20))
+        assert len(steps) - len(set(steps)) <= 1  # at most one report interval was done again
+
+
+def _finished(folder: Path) -> list[str]:
+    results = folder.glob("trials/*/result.json")
+    return [path.parent.name for path in results if '"step": 400' in path.read_text()]

@@ -1,0 +1,68 @@
+"""Ray stays at the edge, and imports run one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "raylens"
+VERBS = {"train", "tune", "evaluate", "cli"}
+LAYERS = [
+    {"errors", "records", "space", "find", "config", "seeds"},
+    {"augment", "losses", "ema", "optim", "loop", "metrics", "pictures", "checkpoint", "models", "tasks", "methods", "validators"},
+    {"data", "cluster"},
+    VERBS,
+]
+ALLOWED = {
+    "raylens/find.py": {"methods"},  # names are looked up when they are asked for
+    "raylens/data/describe.py": {"cli"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def noun(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "raylens" and len(parts) > 1 else None
+
+
+def layer(name: str) -> int:
+    return next(index for index, names in enumerate(LAYERS) if name in names)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE.parent))
+)
+def test_a_module_imports_only_its_layer_and_those_below(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        assert not imported(path)
+        return
+    here = layer(own)
+    allowed = ALLOWED.get(str(path.relative_to(PACKAGE.parent)), set())
+    for module in imported(path):
+        if module.split(".")[0] == "ray":
+            assert here >= 2, f"{path.name} imports ray"
+        name = noun(module)
+        if name and name not in allowed and any(name in names for names in LAYERS):
+            assert layer(name) <= here, f"{path.name} imports {module}"
+
+
+def test_loop_methods_models_and_validators_run_where_ray_is_not_installed():
+    code = "import sys; sys.modules['ray'] = None\n" + "\n".join(
+        f"import raylens.{name}"
+        for name in ("loop", "checkpoint", "methods.adda", "models.small", "validators.snd", "data.stream", "cluster.worker")
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
