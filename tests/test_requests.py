@@ -1,0 +1,108 @@
+"""Bad input: one clear line, exit code 2, before Ray is started."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from raylens import cli
+from raylens.data.shards import ShardWriter
+from raylens.evaluate import evaluate
+from raylens.train import train
+from raylens.tune import tune
+
+
+@pytest.fixture()
+def refused(monkeypatch, capsys):
+    """Runs a verb that must refuse; returns the one line it says."""
+
+    def run(verb, *words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["raylens", *words])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(verb)
+        assert stopped.value.code == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        (line,) = said.err.strip().splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return run
+
+
+def write(out: str, *, size: int = 32, channels: int = 1, splits=("train", "val", "test"), one_class=()) -> str:
+    with ShardWriter(out, bands=("i",) * channels, arcsec_per_pixel=0.2) as writer:
+        for split in splits:
+            labels = np.zeros(8, np.int64) if split in one_class else np.arange(8) % 2
+            pixels = np.random.default_rng(0).random((8, channels, size, size), dtype=np.float32)
+            writer.add(split, pixels, labels, [f"{split}-{row}" for row in range(8)])
+    return out
+
+
+def test_an_unknown_method_is_named_with_a_guess(refused):
+    line = refused(tune, "adaa")
+    assert "adaa" in line
+    assert "did you mean adda?" in line
+
+
+def test_an_unknown_setting_is_named_with_those_known(refused):
+    line = refused(tune, "adda", "--optimizer.lrr", "1")
+    assert "optimizer.lrr" in line
+    assert "weight_decay" in line
+
+
+def test_a_mistyped_setting_is_named_with_what_was_given(refused):
+    assert "'many'" in refused(tune, "adda", "--fit.steps", "many")
+
+
+def test_an_unknown_validator_is_refused(refused):
+    assert "known here: " in refused(tune, "adda", "--search.validator", "luck")
+
+
+def test_missing_data_is_named(refused, tmp_path):
+    assert f"{tmp_path}/nothing" in refused(tune, "adda", "--data.source", f"{tmp_path}/nothing")
+
+
+@pytest.mark.parametrize(("kind", "setting"), [({"size": 48}, "--size"), ({"channels": 3}, "--bands")])
+def test_source_and_target_must_have_one_shape(refused, tmp_path, kind, setting):
+    source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target", **kind)
+    line = refused(tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
+    assert setting in line
+    assert source in line
+    assert target in line
+
+
+def test_an_empty_split_is_named(refused, tmp_path):
+    source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target", splits=("train", "test"))
+    line = refused(tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
+    assert "'val'" in line
+
+
+def test_a_target_with_one_class_in_test_is_refused(refused, tmp_path):
+    source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target", one_class=("test",))
+    line = refused(tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
+    assert "nothing can be measured" in line
+
+
+def test_a_storage_that_cannot_be_written_is_refused(refused, tmp_path):
+    (tmp_path / "file").touch()
+    line = refused(tune, "adda", "--storage", f"{tmp_path}/file/runs")
+    assert "set storage" in line
+
+
+def test_a_gpu_that_is_not_there_is_refused(refused, tmp_path, ray_cluster):
+    source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target")
+    line = refused(
+        train, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs", "--scale.gpus", "1"
+    )
+    assert "set scale.gpus" in line
+
+
+def test_what_is_no_checkpoint_is_refused(refused, tmp_path):
+    assert "no checkpoint" in refused(evaluate, str(tmp_path), "--data", str(tmp_path))
+
+
+def test_a_run_that_is_none_cannot_be_resumed(refused, tmp_path):
+    assert "no run.yaml" in refused(tune, "--resume", str(tmp_path))
