@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,12 @@ import pyarrow.parquet as pq
 
 from raylens import checkpoint, cli, metrics
 from raylens.checkpoint import Checkpoint
+from raylens.data.preprocess import preprocess
 from raylens.data.rows import prepared
-from raylens.data.shards import filesystem, read_manifest, split_files
+from raylens.data.shards import filesystem, read_manifest, read_split, split_files
 from raylens.errors import ConfigError, DataError
 from raylens.loop import collect
+from raylens.models import adapt_batch_norm
 from raylens.records import Outputs
 
 
@@ -30,24 +31,53 @@ def evaluate(argv: Sequence[str]) -> str:
     parser.add_argument("--data", required=True, help="shard set with labels")
     parser.add_argument("--split", default="test", help="split to measure on [test]")
     parser.add_argument("--where", help="rows to measure on, COLUMN=VALUE[,VALUE...]; all without it")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability of the last class that counts as it [0.5]")
-    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples behind each interval [1000]")
+    parser.add_argument(
+        "--batch-norm-from",
+        metavar="DIR",
+        help="take batch norm's statistics from this set's train split first",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="probability of the last class that counts as it [0.5]"
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=1000, help="bootstrap resamples behind each interval [1000]"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap [0]")
     parser.add_argument("--batch", type=int, default=256, help="images at a time [256]")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the model runs [auto]")
-    parser.add_argument("--out", help="folder for metrics.json and pictures; beside the checkpoint without it")
+    parser.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the model runs [auto]"
+    )
+    parser.add_argument(
+        "--out", help="folder for metrics.json and pictures; beside the checkpoint without it"
+    )
     asked = parser.parse_args(argv)
     if not 0 < asked.threshold < 1:
         raise ConfigError(f"--threshold {asked.threshold:g} is no probability; give one between 0 and 1")
     found = checkpoint.read(asked.checkpoint)
-    output = outputs(found, asked.data, asked.split, where=asked.where, batch=asked.batch, device=asked.device)
+    output = outputs(
+        found,
+        asked.data,
+        asked.split,
+        where=asked.where,
+        batch_norm_from=asked.batch_norm_from,
+        batch=asked.batch,
+        device=asked.device,
+    )
     report = metrics.evaluate_outputs(
         output, found.facts.classes, threshold=asked.threshold, resamples=asked.resamples, seed=asked.seed
     )
     about = {"checkpoint": asked.checkpoint, "data": asked.data, "split": asked.split, "where": asked.where}
+    about["batch_norm_from"] = asked.batch_norm_from
     if found.run.search.oracle:
         about["warning"] = "this checkpoint was chosen by target labels (search.oracle)"
-    place = "-".join([read_manifest(asked.data).name or "data", asked.split, *([asked.where] if asked.where else [])])
+    place = "-".join(
+        [
+            read_manifest(asked.data).name or "data",
+            asked.split,
+            *([asked.where] if asked.where else []),
+            *(["batch-norm"] if asked.batch_norm_from else []),
+        ]
+    )
     out = Path(asked.out or f"{asked.checkpoint.rstrip('/')}/evaluation/{place.replace('/', '_')}")
     write(out, about | report, output, found.facts.classes, asked.threshold)
     show(about | report)
@@ -55,7 +85,14 @@ def evaluate(argv: Sequence[str]) -> str:
 
 
 def outputs(
-    found: Checkpoint, data: str, split: str, *, where: str | None = None, batch: int = 256, device: str = "auto"
+    found: Checkpoint,
+    data: str,
+    split: str,
+    *,
+    where: str | None = None,
+    batch_norm_from: str | None = None,
+    batch: int = 256,
+    device: str = "auto",
 ) -> Outputs:
     """What a checkpoint says of the labelled rows of a split, file by file, preprocessed as in its training.
 
@@ -79,6 +116,9 @@ def outputs(
             "convert it with --classes"
         )
     model = found.model(device)
+    if batch_norm_from:
+        unlabelled = read_split(batch_norm_from, "train", ("pixels",))["pixels"]
+        adapt_batch_norm(model, preprocess(unlabelled, found.run.data.transform), batch=batch, device=device)
     parts = [
         collect(model, rows["pixels"], rows["label"], batch=batch, device=device)
         for rows in _rows(data, split, where, found.run.data.transform)
@@ -86,7 +126,10 @@ def outputs(
     parts = [part for part in parts if len(part.labels)]
     if not parts:
         raise DataError(f"no labelled row in split {split!r} of {data}{f' where {where}' if where else ''}")
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "logits", "labels")}
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("features", "logits", "labels")
+    }
     if len(classes := np.unique(joined["labels"])) < 2:
         raise DataError(
             f"split {split!r} of {data}{f' where {where}' if where else ''} has labels of "
@@ -95,7 +138,9 @@ def outputs(
     return Outputs(**joined, ids=np.arange(len(joined["labels"])))
 
 
-def write(out: Path, report: dict[str, Any], output: Outputs, classes: tuple[str, ...], threshold: float) -> None:
+def write(
+    out: Path, report: dict[str, Any], output: Outputs, classes: tuple[str, ...], threshold: float
+) -> None:
     """metrics.json and the pictures."""
     from raylens import pictures
 
@@ -133,14 +178,18 @@ def _rows(data: str, split: str, where: str | None, transform: str) -> Iterator[
     column, _, values = (where or "").partition("=")
     known = read_manifest(data).columns
     if where and (column not in known or not values):
-        raise ConfigError(f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}")
+        raise ConfigError(
+            f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}"
+        )
     for file in split_files(data, split):
         fs, path = filesystem(file)
         with fs.open_input_file(path) as opened:
             table = pq.ParquetFile(opened).read(columns=["pixels", "label", *([column] if where else [])])
         if where:
             wanted = pa.array(values.split(","))
-            table = table.filter(pc.is_in(table.column(column).cast(pa.string()), wanted)).drop_columns([column])
+            table = table.filter(pc.is_in(table.column(column).cast(pa.string()), wanted)).drop_columns(
+                [column]
+            )
         if len(table):
             yield prepared(table, transform)
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from raylens import config, find
+from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch
 from raylens.cluster.folders import copy, exists, write
 from raylens.config import Run
 from raylens.data import sets
+from raylens.data.shards import LENS_CLASSES
+from raylens.errors import ConfigError
 from raylens.methods.base import Method
 
 SHARED = (
@@ -64,18 +66,55 @@ def ready(
 
     Returns the run with its name, GPUs and paths resolved, and the facts of its data.
     """
-    run = run.replace(name=run.title)
+    run = started(run.replace(name=run.title))
     find.validator(run.search.validator)
+    if run.data.views is not None and run.data.views not in augment.names():
+        raise ConfigError(f"unknown data.views {run.data.views!r}; known here: {', '.join(augment.names())}")
     launch.check_writable(run)
-    if not sets.missing(run, streams):
-        sets.facts(sets.placed(run, streams), streams, test=test)
+    made = not sets.missing(run, streams)
+    assumed = Facts(LENS_CLASSES, len(run.data.bands), 64, {})
+    fits(run, sets.facts(sets.placed(run, streams), streams, test=test) if made else assumed)
     launch.connect()
     launch.check_storage(run)
-    launch.concurrent(run)
     run = run.replace(**{"scale.gpus": launch.gpus(run), "storage": launch.storage(run)})
+    launch.concurrent(run)
+    if run.fit.precision == "16" and not run.scale.gpus:
+        raise ConfigError(
+            "fit.precision 16 needs a GPU, its gradients vanish without one; set it to bf16 or 32"
+        )
     write(f"{run.storage}/{run.title}/run.yaml", config.dump(run))
     run = sets.prepare(run, streams)
     return run, sets.facts(run, streams, test=test)
+
+
+def started(run: Run) -> Run:
+    """`run` with the encoder and the preprocessing of the checkpoint that it starts from, if it names one."""
+    if not run.start:
+        return run
+    first = checkpoint.read(run.start).run
+    taken = {path: value for path, value in config.flat(first).items() if path.startswith("encoder.")}
+    taken |= {"data.transform": first.data.transform, "start": sets.absolute(run.start)}
+    here = config.flat(run)
+    for path, value in taken.items():
+        if path != "start" and here.get(path) != value:
+            print(f"{path} is {value!r}, as in {run.start}", flush=True)
+    return config.build(
+        {path: value for path, value in here.items() if not path.startswith("encoder.")}, taken
+    )
+
+
+def fits(run: Run, facts: Facts) -> None:
+    """Raises ConfigError when there is no such encoder, or the start was trained on other images or classes."""
+    if not run.start:
+        checkpoint.build_model(run, facts)
+        return
+    held = checkpoint.read(run.start).facts
+    if (held.classes, held.channels, held.size) != (facts.classes, facts.channels, facts.size):
+        raise ConfigError(
+            f"the start {run.start} knows {held.channels} channel(s) of {held.size} x {held.size} and the classes "
+            f"{', '.join(held.classes)}, the data has {facts.channels} of {facts.size} x {facts.size} and "
+            f"{', '.join(facts.classes)}; convert it with --size, --bands or --classes, or start from another"
+        )
 
 
 def start(run: Run, name: str) -> Run:
