@@ -99,22 +99,32 @@ def render(
 def plan(
     recipe: Preset, rows: int, seed: int, prior: float, splits: Mapping[str, float]
 ) -> list[tuple[str, np.ndarray]]:
-    """Kinds of each block's rows, by split: exactly `prior` lenses, in every split at least one where there are any.
+    """Kinds of each block's rows, by split: `prior` of them lenses, and in every split at least one row of each class.
 
     Raises ConfigError when the splits do not sum to 1.
     """
     if abs(sum(splits.values()) - 1) > 1e-6 or min(splits.values()) < 0:
         raise ConfigError(f"splits {dict(splits)} must be shares that sum to 1")
+    splits = {split: share for split, share in splits.items() if share}
     lenses = round(rows * prior)
-    edges = np.round(np.cumsum([0, *splits.values()]) * rows).astype(int)
-    shared = np.diff(np.round(np.cumsum([0, *splits.values()]) * lenses).astype(int))
+    if 0 < prior < 1 and rows >= 2 * len(splits):
+        lenses = min(max(lenses, len(splits)), rows - len(splits))
     blocks = []
-    for (split, _), begin, end, count in zip(splits.items(), edges, edges[1:], shared, strict=False):
+    for split, lens, other in zip(splits, _share(lenses, splits), _share(rows - lenses, splits), strict=True):
         rng = np.random.default_rng(seeded("kinds", recipe.name, seed, split))
-        others = rng.choice(list(recipe.kinds), end - begin - count, p=list(recipe.kinds.values()))
-        kinds = rng.permutation(np.concatenate([np.full(count, "lens"), others]).astype("<U16"))
-        blocks += [(split, kinds[start : start + BLOCK]) for start in range(0, end - begin, BLOCK)]
+        others = rng.choice(list(recipe.kinds), other, p=list(recipe.kinds.values()))
+        kinds = rng.permutation(np.concatenate([np.full(lens, "lens"), others]).astype("<U16"))
+        blocks += [(split, kinds[start : start + BLOCK]) for start in range(0, len(kinds), BLOCK)]
     return blocks
+
+
+def _share(rows: int, splits: Mapping[str, float]) -> np.ndarray:
+    """Rows of each split, in proportion, and none without any where there are enough."""
+    counts = np.diff(np.round(np.cumsum([0, *splits.values()]) * rows).astype(int))
+    for empty in np.flatnonzero(counts == 0) if rows >= len(splits) else ():
+        counts[empty] += 1
+        counts[counts.argmax()] -= 1
+    return counts
 
 
 def channels(bands: str) -> list[int]:

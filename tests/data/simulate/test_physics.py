@@ -1,0 +1,134 @@
+"""lenstronomy is the oracle: deflection, magnification and the final image."""
+
+import numpy as np
+import pytest
+import torch
+from lenstronomy.Data.pixel_grid import PixelGrid
+from lenstronomy.Data.psf import PSF
+from lenstronomy.ImSim.image_model import ImageModel
+from lenstronomy.LensModel.lens_model import LensModel
+from lenstronomy.LightModel.light_model import LightModel
+from lenstronomy.Util.param_util import phi_q2_ellipticity
+
+from raylens.data.simulate import camera, physics
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PIXEL, SIZE = 0.168, 64
+LENSES = [
+    {"x": x, "y": -x / 2, "q": q, "phi": phi, "theta_e": theta_e, "gamma1": gamma, "gamma2": -gamma / 2}
+    for x, q, phi, theta_e, gamma in [
+        (0.0, 0.98, 0.0, 1.0, 0.0),
+        (0.05, 0.8, 0.4, 0.6, 0.05),
+        (-0.1, 0.6, 1.3, 1.7, -0.08),
+        (0.03, 0.5, 2.9, 2.4, 0.1),
+    ]
+]
+SOURCES = [
+    {"x": x, "y": 0.1, "q": q, "phi": phi, "n": n, "radius": radius, "flux": 30.0}
+    for x, q, phi, n, radius in [
+        (0.0, 0.9, 0.2, 1.0, 0.3),
+        (0.3, 0.6, 1.0, 0.7, 0.2),
+        (-0.2, 0.5, 2.2, 1.8, 0.5),
+    ]
+]
+LIGHT = {"x": 0.03, "y": -0.06, "q": 0.7, "phi": 0.8, "n": 4.0, "radius": 0.9, "flux": 300.0}
+
+
+def batch(*components: dict) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor([each[name] for each in components]) for name in components[0]}
+
+
+def theirs(component: dict) -> dict:
+    """lenstronomy's settings: radii are circularised there, and the half-light constant is another fit."""
+    e1, e2 = phi_q2_ellipticity(component["phi"], component["q"])
+    place = {"e1": e1, "e2": e2, "center_x": component["x"], "center_y": component["y"]}
+    if "theta_e" in component:
+        return place | {"theta_E": component["theta_e"]}
+    n, k = component["n"], physics.func.k_sersic(component["n"])
+    other = 1.9992 * n - 0.3271
+    unit = batch(component | {"x": 0.0, "y": 0.0})
+    centre = physics.sersic(unit, torch.zeros(1, 1), torch.zeros(1, 1)).item()
+    radius = component["radius"] * np.sqrt(component["q"]) * (other / k) ** n
+    return place | {"amp": centre * np.exp(-other), "R_sersic": radius, "n_sersic": n}
+
+
+def lens_model(lens: dict) -> tuple[LensModel, list[dict]]:
+    shear = {"gamma1": lens["gamma1"], "gamma2": lens["gamma2"], "ra_0": lens["x"], "dec_0": lens["y"]}
+    return LensModel(["SIE", "SHEAR"]), [theirs(lens), shear]
+
+
+def axis_grid() -> tuple[np.ndarray, np.ndarray]:
+    x, y = physics.grid(SIZE, PIXEL)
+    return x.numpy().astype(float), y.numpy().astype(float)
+
+
+@pytest.mark.parametrize("lens", LENSES)
+def test_rays_are_deflected_as_lenstronomy_deflects_them(lens):
+    x, y = axis_grid()
+    model, settings = lens_model(lens)
+    expected = model.ray_shooting(x.ravel(), y.ravel(), settings)
+    found = physics.deflect(batch(lens), torch.tensor(x), torch.tensor(y))
+    for ours, their in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours[0].numpy().ravel(), their, atol=1e-3 * lens["theta_e"])
+
+
+@pytest.mark.parametrize("lens", LENSES)
+def test_magnification_is_lenstronomys(lens):
+    x, y = axis_grid()
+    model, settings = lens_model(lens)
+    expected = 1 / model.magnification(x.ravel(), y.ravel(), settings)
+    points = [torch.tensor(axis, requires_grad=True) for axis in (x, y)]
+    source_x, source_y = physics.deflect(batch(lens), *points)
+    (xx, xy), (yx, yy) = (
+        torch.autograd.grad(part.sum(), points, retain_graph=True) for part in (source_x, source_y)
+    )
+    found = (xx * yy - xy * yx).detach().numpy().ravel()
+    np.testing.assert_allclose(found, expected, atol=1e-3, rtol=2e-3)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`axes` should not be `None`:DeprecationWarning"
+)  # SciPy on behalf of lenstronomy
+@pytest.mark.parametrize("moffat", [None, 3.0])
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("lens", LENSES)
+def test_images_are_lenstronomys(lens, source, moffat):
+    oversample = 6  # of both, lenstronomy's everywhere
+    arcs = source | {f"lens_{name}": value for name, value in lens.items()}
+    clean = physics.integrate(physics.lensed, batch(arcs), SIZE, PIXEL, oversample, 0.002)
+    clean = clean + physics.integrate(physics.sersic, batch(LIGHT), SIZE, PIXEL, oversample, 0.002)
+    fwhm, beta = torch.tensor([[0.7]]), None if moffat is None else torch.tensor([moffat])
+    seen = camera.blur(clean[:, None], fwhm, beta, PIXEL)[0, 0].numpy()
+
+    kernel = (
+        camera.psf(fwhm[0], beta, SIZE + 8, PIXEL)[0].roll((36, 36), (0, 1))[1:, 1:].numpy().astype(float)
+    )
+    first = -(SIZE - 1) / 2 * PIXEL
+    pixels = PixelGrid(SIZE, SIZE, np.eye(2) * PIXEL, first, first)
+    model, settings = lens_model(lens)
+    image = ImageModel(
+        pixels,
+        PSF("PIXEL", kernel_point_source=kernel),
+        model,
+        LightModel(["SERSIC_ELLIPSE"]),
+        LightModel(["SERSIC_ELLIPSE"]),
+        kwargs_numerics={"supersampling_factor": oversample, "supersampling_convolution": False},
+    )
+    expected = image.image(settings, [theirs(source)], [theirs(LIGHT)])
+    assert np.abs(seen - expected).max() <= 1e-3 * expected.max()
+
+
+def test_light_adds_up_to_its_flux():
+    light = batch(LIGHT | {"n": 1.0}, LIGHT | {"n": 2.0, "q": 0.4})
+    total = physics.integrate(physics.sersic, light, 128, PIXEL).sum((1, 2))
+    torch.testing.assert_close(total, light["flux"], rtol=1e-2, atol=0)
+
+
+def test_fine_pixels_are_few_and_make_a_cusp_right():
+    light = batch(*[LIGHT | {"x": x} for x in (0.0, 0.04, 0.084)])
+    coarse = physics.integrate(physics.sersic, light, SIZE, PIXEL, tolerance=1e9)
+    found = physics.integrate(physics.sersic, light, SIZE, PIXEL)
+    exact = physics.integrate(physics.sersic, light, SIZE, PIXEL, oversample=24, tolerance=0)
+    assert (found != coarse).float().mean() < 0.05
+    error, before = ((each - exact).abs().amax((1, 2)).max() for each in (found, coarse))
+    assert error < before / 4

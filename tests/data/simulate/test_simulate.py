@@ -1,0 +1,108 @@
+"""What a simulated set promises: the same images for the same seed, exact lenses, kinds and their truth."""
+
+import numpy as np
+import pytest
+import torch
+
+from raylens.data.shards import read_manifest, read_split
+from raylens.data.simulate import BLOCK, plan, render, simulate
+from raylens.data.simulate.presets import PRESETS, preset
+from raylens.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+KINDS = ["lens", "elliptical", "spiral", "merger", "ring", "star"]
+
+
+def few(name: str, each: int = 4, bands: tuple[int, ...] = (2,), key: object = 0):
+    return render(preset(name), np.repeat(KINDS, each), ("test", name, key), bands=list(bands))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("bands", [(2,), (0, 1, 2)])
+def test_images_are_finite_and_no_two_alike(name, bands):
+    images, _ = few(name, bands=bands)
+    assert images.shape == (24, len(bands), 64, 64)
+    assert images.dtype == np.float32
+    assert np.isfinite(images).all()
+    assert len(np.unique(images.reshape(24, -1), axis=0)) == 24
+
+
+def test_images_depend_on_the_key_and_on_nothing_else():
+    images, truth = few("survey")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    again, same = few("survey")
+    torch.set_num_threads(threads)
+    np.testing.assert_array_equal(images, again)
+    np.testing.assert_array_equal(truth["theta_e"], same["theta_e"])
+    assert not np.array_equal(images, few("survey", key=1)[0])
+
+
+def test_each_row_keeps_its_truth():
+    _, truth = few("survey", each=8)
+    lens = truth["kind"] == "lens"
+    assert set(truth) >= {"kind", "theta_e", "magnitude", "source_magnitude", "shear", "axis_ratio", "fwhm_i"}
+    recipe = preset("survey")
+    for name in ("theta_e", "source_magnitude", "shear", "axis_ratio", "source_offset"):
+        assert np.isfinite(truth[name][lens]).all(), name
+        assert np.isnan(truth[name][~lens]).all(), name
+    assert (
+        recipe.theta_e[0] <= truth["theta_e"][lens].min() < truth["theta_e"][lens].max() <= recipe.theta_e[1]
+    )
+    assert np.all((truth["fwhm_i"] >= recipe.fwhm["i"][0]) & (truth["fwhm_i"] <= recipe.fwhm["i"][1]))
+
+
+@pytest.mark.parametrize("rows", [300, 2 * BLOCK + 77])
+def test_lenses_are_exact_and_in_every_split(rows):
+    recipe = preset("survey")
+    blocks = plan(recipe, rows, 0, recipe.prior, recipe.splits)
+    kinds = np.concatenate([kinds for _, kinds in blocks])
+    assert len(kinds) == rows
+    assert (kinds == "lens").sum() == max(round(rows * recipe.prior), len(recipe.splits))
+    assert {split for split, kinds in blocks if (kinds == "lens").any()} == set(recipe.splits)
+
+
+def test_presets_share_no_stream():
+    recipe = preset("sim")
+    rows = [few(name, each=1)[1]["magnitude"] for name in PRESETS] + [
+        few("sim", each=1, key=1)[1]["magnitude"]
+    ]
+    assert len(np.unique(np.concatenate(rows))) == 3 * len(KINDS)
+    assert recipe.domain == "source"
+    assert preset("survey").domain == "target"
+
+
+def test_noise_of_the_survey_is_correlated_and_of_sim_white():
+    corner = {
+        name: render(preset(name), np.array(["star"] * 64), ("noise", name), bands=[2])[0] for name in PRESETS
+    }
+    for name, (low, high) in {"sim": (-0.1, 0.2), "survey": (0.3, 0.9)}.items():
+        sky = corner[name][:, 0, :16, :16].astype(float)
+        sky -= np.median(sky, (1, 2), keepdims=True)
+        calm = sky[np.abs(sky).max((1, 2)) < 6 * np.median(np.abs(sky))]
+        assert low < (calm[:, :, 1:] * calm[:, :, :-1]).mean() / (calm**2).mean() < high, name
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ConfigError, match="unknown preset 'hubble'; known here: sim, survey"):
+        simulate("hubble", rows=10, seed=0, out="nowhere")
+    with pytest.raises(ConfigError, match="bands 'u'"):
+        simulate("sim", rows=10, seed=0, out="nowhere", bands="u")
+    with pytest.raises(ConfigError, match="prior 2"):
+        simulate("sim", rows=10, seed=0, out="nowhere", prior=2)
+
+
+def test_a_set_is_the_same_however_it_was_spread(ray_cluster, tmp_path, monkeypatch):
+    def written(out: str) -> dict[str, np.ndarray]:
+        simulate("survey", rows=60, seed=3, out=out, prior=0.2, show_progress=False)
+        return {split: read_split(out, split)["pixels"] for split in ("train", "val", "test")}
+
+    monkeypatch.setattr("raylens.data.simulate.BLOCK", 16)
+    first = written(f"{tmp_path}/a")
+    monkeypatch.setattr(ray_cluster, "cluster_resources", lambda: {"CPU": 1.0})
+    second = written(f"{tmp_path}/b")
+    for split, pixels in first.items():
+        np.testing.assert_array_equal(pixels, second[split])
+    manifest = read_manifest(f"{tmp_path}/a")
+    assert manifest.bands == ("i",)
+    assert sum(split.rows for split in manifest.splits.values()) == 60
