@@ -134,7 +134,7 @@ class Search:
     """Steps before asha may stop a trial; a quarter of fit.steps without it."""
     reduction: Annotated[int, Field(ge=2)] = 2
     """One trial in so many goes on at each of asha's rungs."""
-    validator: str = "source_auroc"
+    validator: str = "bound"
     """What chooses between trials, without target labels; see raylens/validators/."""
     oracle: bool = False
     """Choose by target validation labels. That is cheating, and every output says so."""
@@ -274,6 +274,8 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
     for layer in layers:
         values, origin = layer if isinstance(layer, tuple) else (layer, "the settings")
         for path, value in flatten(values, origin).items():
+            if path == "search.space" and isinstance(value, Mapping):
+                value = {**given.get(path, {}), **value}  # ranges add up, path by path
             given[path], origins[path] = value, origin
     if given.get("method.name") is None:
         raise ConfigError(f"no method was given; known here: {', '.join(find.names('methods'))}")

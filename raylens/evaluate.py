@@ -107,8 +107,8 @@ def outputs(
     manifest, facts = read_manifest(data), found.facts
     if (manifest.channels, manifest.size) != (facts.channels, facts.size):
         raise DataError(
-            f"{data} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was trained on "
-            f"{facts.channels} of {facts.size} x {facts.size}; convert it with --size, --crop or --bands"
+            f"{data} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was "
+            f"trained on {facts.channels} of {facts.size} x {facts.size}; convert it with --size, --crop or --bands"
         )
     if manifest.classes and manifest.classes != facts.classes:
         raise DataError(

@@ -14,7 +14,7 @@ from raylens.train import train
 from raylens.tune import tune
 
 
-@pytest.fixture()
+@pytest.fixture
 def refused(monkeypatch, capsys):
     """Runs a verb that must refuse; returns the one line it says."""
 
@@ -32,7 +32,9 @@ def refused(monkeypatch, capsys):
     return run
 
 
-def write(out: str, *, size: int = 32, channels: int = 1, splits=("train", "val", "test"), one_class=()) -> str:
+def write(
+    out: str, *, size: int = 32, channels: int = 1, splits=("train", "val", "test"), one_class=()
+) -> str:
     with ShardWriter(out, bands=("i",) * channels, arcsec_per_pixel=0.2) as writer:
         for split in splits:
             labels = np.zeros(8, np.int64) if split in one_class else np.arange(8) % 2
@@ -68,7 +70,9 @@ def test_missing_data_is_named(refused, tmp_path):
 @pytest.mark.parametrize(("kind", "setting"), [({"size": 48}, "--size"), ({"channels": 3}, "--bands")])
 def test_source_and_target_must_have_one_shape(refused, tmp_path, kind, setting):
     source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target", **kind)
-    line = refused(tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
+    line = refused(
+        tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs"
+    )
     assert setting in line
     assert source in line
     assert target in line
@@ -76,13 +80,17 @@ def test_source_and_target_must_have_one_shape(refused, tmp_path, kind, setting)
 
 def test_an_empty_split_is_named(refused, tmp_path):
     source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target", splits=("train", "test"))
-    line = refused(tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
+    line = refused(
+        tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs"
+    )
     assert "'val'" in line
 
 
 def test_a_target_with_one_class_in_test_is_refused(refused, tmp_path):
     source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target", one_class=("test",))
-    line = refused(tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
+    line = refused(
+        tune, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs"
+    )
     assert "nothing can be measured" in line
 
 
@@ -94,9 +102,17 @@ def test_a_storage_that_cannot_be_written_is_refused(refused, tmp_path):
 
 def test_a_gpu_that_is_not_there_is_refused(refused, tmp_path, ray_cluster):
     source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target")
-    line = refused(
-        train, "adda", "--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs", "--scale.gpus", "1"
+    words = (
+        "--data.source",
+        source,
+        "--data.target",
+        target,
+        "--storage",
+        f"{tmp_path}/runs",
+        "--scale.gpus",
+        "1",
     )
+    line = refused(train, "adda", *words)
     assert "set scale.gpus" in line
 
 

@@ -26,7 +26,7 @@ ORACLE = "CHOSEN BY TARGET LABELS (search.oracle): these figures are cheating an
 
 @dataclass(frozen=True)
 class Measured:
-    """AUROC on the target's test split with its 95 % interval, and the paired difference from source-only with its own."""
+    """AUROC on the target's test split and the paired difference from source-only, each with its 95 % interval."""
 
     name: str
     auroc: tuple[float, float, float]

@@ -26,11 +26,15 @@ ENVIRONMENT = {
 }
 
 
-def connect() -> None:
-    """Reach the cluster that RAY_ADDRESS or a job names, or start Ray on this machine."""
+def connect(**metadata: str) -> None:
+    """Reach the cluster that RAY_ADDRESS or a job names, or start Ray on this machine.
+
+    `metadata` is what the dashboard's list of jobs says of this one.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
+    from ray.job_config import JobConfig
 
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
@@ -43,9 +47,15 @@ def connect() -> None:
         # The cleaner of multi-worker trials asks the dashboard, and must find this one among several on a machine.
         port = _free_port()
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
-        ray.init(address="local", include_dashboard=True, dashboard_port=port, logging_level="WARNING")
+        ray.init(
+            address="local",
+            include_dashboard=True,
+            dashboard_port=port,
+            logging_level="WARNING",
+            job_config=JobConfig(metadata=metadata),
+        )
     else:
-        ray.init(logging_level="WARNING")
+        ray.init(logging_level="WARNING", job_config=JobConfig(metadata=metadata))
 
 
 def gpus(run: Run) -> float:

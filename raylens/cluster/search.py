@@ -1,7 +1,7 @@
 """A search, whole: data, the model to start from, trials under ASHA, the best of them measured on the target's test.
 
-A search lives in one folder, `<storage>/<name>/`, and the same command finds it again: what is finished is not repeated,
-what was running goes on from its last checkpoint.
+A search lives in one folder, `<storage>/<name>/`, and the same command finds it again: what is finished is not
+repeated, what was running goes on from its last checkpoint.
 
     run.yaml           every setting of the search
     start/             checkpoint of the model that trials start from, where the method needs one

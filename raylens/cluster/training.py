@@ -74,7 +74,7 @@ def ready(
     made = not sets.missing(run, streams)
     assumed = Facts(LENS_CLASSES, len(run.data.bands), 64, {})
     fits(run, sets.facts(sets.placed(run, streams), streams, test=test) if made else assumed)
-    launch.connect()
+    launch.connect(method=run.method.name, run=run.title)
     launch.check_storage(run)
     run = run.replace(**{"scale.gpus": launch.gpus(run), "storage": launch.storage(run)})
     launch.concurrent(run)

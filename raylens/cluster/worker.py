@@ -53,10 +53,7 @@ class Report:
 def build(run: Run, facts: Facts) -> Method:
     """The method with its model, the weights drawn from the run's seed or taken from its start."""
     torch.manual_seed(seed(run.seed, "weights"))
-    if run.start:
-        model = checkpoint.read(run.start).model().train()
-    else:
-        model = checkpoint.build_model(run, facts)
+    model = checkpoint.read(run.start).model() if run.start else checkpoint.build_model(run, facts)
     cls = find.method(run.method.name)
     return cls(run.method, model, find.task(run.task.name)(facts.classes))
 

@@ -84,7 +84,7 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
             "a source needs two classes or more"
         )
     if test and "target" in manifests:
-        testable(run.data.target, manifests["target"])
+        _measurable(run.data.target, manifests["target"])
     return Facts(
         classes=source.classes,
         channels=source.channels,
@@ -95,8 +95,9 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
     )
 
 
-def testable(path: str, manifest: Manifest, split: str = "test") -> None:
-    """Raises DataError unless the split has rows of two classes or more."""
+def _measurable(path: str, manifest: Manifest) -> None:
+    """Raises DataError unless the test split has rows of two classes or more."""
+    split = "test"
     if split not in manifest.splits or not manifest.splits[split].rows:
         raise DataError(
             f"{path} has no rows in split {split!r}; it has {', '.join(manifest.splits) or 'none'}"

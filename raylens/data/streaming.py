@@ -43,7 +43,8 @@ class Streaming:
         from ray import train
 
         streams = {
-            name: _images(train.get_dataset_shard(f"{name}-{rank}"), sizes(run)[name], start) for name in method.streams
+            name: _images(train.get_dataset_shard(f"{name}-{rank}"), sizes(run)[name], start)
+            for name in method.streams
         }
         for together in zip(*streams.values(), strict=False):
             yield dict(zip(streams, together, strict=True))
@@ -60,7 +61,11 @@ def datasets(run: Run, method: type[Method], trained: str) -> dict[str, Any]:
     def maker(stream: str, rank: int) -> Any:
         return lambda: dataset(run, stream, rank, start=steps_done(trained))
 
-    return {f"{stream}-{rank}": maker(stream, rank) for stream in method.streams for rank in range(run.scale.workers)}
+    return {
+        f"{stream}-{rank}": maker(stream, rank)
+        for stream in method.streams
+        for rank in range(run.scale.workers)
+    }
 
 
 def dataset(run: Run, stream: str, rank: int, *, start: int = 0) -> Any:
@@ -92,7 +97,9 @@ def plan(run: Run, stream: str, rank: int) -> Iterator[dict[str, Any]]:
     for file in split_files(path, "train"):
         with fs.open_input_file(filesystem(file)[1]) as opened:
             footer = pq.ParquetFile(opened).metadata
-            groups += [(file, index, footer.row_group(index).num_rows) for index in range(footer.num_row_groups)]
+            groups += [
+                (file, index, footer.row_group(index).num_rows) for index in range(footer.num_row_groups)
+            ]
     order = Shuffled(np.arange(len(groups)), (run.seed, "groups", stream))
     size, step, turn = min(POOL, len(groups)), 0, rank
     while step < run.fit.steps:

@@ -54,8 +54,9 @@ class ADDA(Adaptation):
         """Weight of the source's loss on the target encoder, which keeps it from forgetting; 0 as in the paper."""
         batch_norm: Literal["target", "source"] = "target"
         """Each domain by its own batch and the target's running statistics, or all by the source's."""
-        target_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
-        """Share of lenses expected in the target, to which the discriminator's source images are weighed."""
+        target_prior: Annotated[float, Field(gt=0, lt=1)] | None = 0.01
+        """Share of lenses expected in the target, to which the discriminator's source images are weighed; about 1 in
+        100 galaxies in a search, null for as many as in the source."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
         super().__init__()
@@ -103,7 +104,8 @@ class ADDA(Adaptation):
         on_source, on_target = self.discriminator(from_source), self.discriminator(from_target.detach())
         discriminator = domain_loss(on_source, True, weights) + domain_loss(on_target, False)
 
-        right = ((on_source > 0).float().mean() + (on_target <= 0).float().mean()) / 2
+        of_source = torch.ones_like(on_source) if weights is None else weights
+        right = ((of_source * (on_source > 0)).mean() + (on_target <= 0).float().mean()) / 2
         right = over_workers(right)
         fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         fooled = domain_loss(functional_call(self.discriminator, fixed, (from_target,)), True)
@@ -114,7 +116,7 @@ class ADDA(Adaptation):
             with without_tracking(self.model) if self._by_batch else nullcontext():
                 logits = self.model(source.views["view"])
             terms["supervised"] = self.config.source_weight * self.task.loss(logits, source.labels)
-        gap = from_source.mean(0) - from_target.detach().mean(0)
+        gap = (of_source[:, None] * from_source).mean(0) - from_target.detach().mean(0)
         return Losses(
             terms=terms,
             monitors={

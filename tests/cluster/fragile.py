@@ -10,7 +10,7 @@ from raylens.methods.supervised import Supervised
 
 
 class Fragile(Supervised):
-    """Supervised learning that kills its process after `dies_after` steps, unless the file `marker` says that it has."""
+    """Supervised learning that kills its process after `dies_after` steps, unless the file `marker` exists."""
 
     @section
     class Config:

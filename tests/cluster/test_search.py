@@ -34,9 +34,17 @@ def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(ray_cluster, toy_sets, tmp_path, capsys):
+def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(
+    ray_cluster, toy_sets, tmp_path, capsys
+):
     run = config.build(
-        {"method.name": "adda", "storage": str(tmp_path), "name": "first", "search.trials": 3, "search.keep": 2},
+        {
+            "method.name": "adda",
+            "storage": str(tmp_path),
+            "name": "first",
+            "search.trials": 3,
+            "search.keep": 2,
+        },
         toy_sets,
         TINY,
     )
@@ -51,7 +59,10 @@ def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(ray_
     assert checkpoint.read(best).run.start == f"{tmp_path}/first/start"
     assert "target test AUROC" in capsys.readouterr().out
 
-    trials = {path: path.stat().st_mtime for path in (tmp_path / "first" / "trials").glob("*/checkpoint_*/state.json")}
+    trials = {
+        path: path.stat().st_mtime
+        for path in (tmp_path / "first" / "trials").glob("*/checkpoint_*/state.json")
+    }
     before = weights(best)
     assert search(run) == best
     assert equal(weights(best), before)
@@ -64,7 +75,11 @@ def test_a_trial_whose_process_dies_ends_with_the_weights_of_one_that_lives(ray_
         run = config.build(
             {"method.name": FRAGILE, "method.dies_after": steps, "method.marker": str(tmp_path / name)},
             {"storage": str(tmp_path), "name": name, "search.trials": 1, "search.validator": "source_auroc"},
-            {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "optimizer.lr": 5e-4, "encoder.dropout": 0.1},
+            {
+                "search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}},
+                "optimizer.lr": 5e-4,
+                "encoder.dropout": 0.1,
+            },
             toy_sets,
             TINY,
         )
@@ -95,7 +110,11 @@ def test_a_training_streams_from_parquet_and_resumes(ray_cluster, toy_sets, tmp_
     ended = {}
     for name, steps in (("calm", 0), ("killed", 17)):
         run = config.build(
-            {"method.name": FRAGILE, "method.dies_after": steps, "method.marker": str(tmp_path / f"{name}-marker")},
+            {
+                "method.name": FRAGILE,
+                "method.dies_after": steps,
+                "method.marker": str(tmp_path / f"{name}-marker"),
+            },
             {"storage": str(tmp_path), "name": name, "data.mode": "streaming"},
             {"data.source": toy_sets["data.source"]},
             TINY,
@@ -110,8 +129,18 @@ def test_a_training_streams_from_parquet_and_resumes(ray_cluster, toy_sets, tmp_
 
 @pytest.mark.timeout(900)
 def test_a_killed_driver_resumes_without_repeating_what_was_finished(toy_sets, tmp_path):
-    command = [sys.executable, "-m", "raylens.tune", "supervised", "--storage", str(tmp_path), "--name", "killed"]
-    flags = {**toy_sets, **TINY, "search.trials": 4, "fit.steps": 400, "fit.report_every": 20, "search.scheduler": "none"}
+    command = [
+        sys.executable,
+        "-m",
+        "raylens.tune",
+        "supervised",
+        "--storage",
+        str(tmp_path),
+        "--name",
+        "killed",
+    ]
+    flags = {**toy_sets, **TINY, "search.trials": 4, "search.scheduler": "none"}
+    flags |= {"fit.steps": 400, "fit.report_every": 20}
     command += [word for path, value in flags.items() for word in (f"--{path}", str(value))]
     folder = tmp_path / "killed"
     with (tmp_path / "log").open("w") as log:
@@ -125,10 +154,10 @@ def test_a_killed_driver_resumes_without_repeating_what_was_finished(toy_sets, t
         for child in children:  # Ray's agents outlive a killed driver by up to a minute
             if child.is_running():
                 child.kill()
-        kept = {path: path.stat().st_mtime for name in finished for path in folder.glob(f"trials/{name}/checkpoint_*/*")}
-        resumed = subprocess.run(
-            [sys.executable, "-m", "raylens.tune", "--resume", str(folder)], capture_output=True, text=True, timeout=600
-        )
+        done = [path for name in finished for path in folder.glob(f"trials/{name}/checkpoint_*/*")]
+        kept = {path: path.stat().st_mtime for path in done}
+        again = [sys.executable, "-m", "raylens.tune", "--resume", str(folder)]
+        resumed = subprocess.run(again, capture_output=True, text=True, timeout=600)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.strip().splitlines()[-1] == f"{folder}/best"
     assert {path: path.stat().st_mtime for path in kept} == kept
