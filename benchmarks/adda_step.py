@@ -82,7 +82,9 @@ def measure(encoder: str, rows: int, steps: int, turns: int) -> None:
     rng = torch.Generator().manual_seed(0)
     batches = [
         {
-            "source": Images({"view": torch.rand(rows, 1, SIZE, SIZE, generator=rng)}, torch.arange(rows) % 2),
+            "source": Images(
+                {"view": torch.rand(rows, 1, SIZE, SIZE, generator=rng)}, torch.arange(rows) % 2
+            ),
             "target": Images({"view": torch.rand(rows, 1, SIZE, SIZE, generator=rng)}),
         }
         for _ in range(4)
@@ -99,12 +101,17 @@ def measure(encoder: str, rows: int, steps: int, turns: int) -> None:
     print(f"{encoder}: {rows} + {rows} images of {SIZE} x {SIZE}, median of {turns} turns of {steps} steps")
     print(f"  as published  {1000 * statistics.median(seconds[theirs]):9.1f} ms a step")
     print(f"  raylens       {1000 * statistics.median(seconds[ours_]):9.1f} ms a step")
-    print(f"  ratio         {statistics.median(ratios):9.2f} x  ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+    print(
+        f"  ratio         {statistics.median(ratios):9.2f} x  ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("encoders", nargs="*", default=["small"], help="such as small, resnet34, efficientnet_b2")
+    parser.add_argument(
+        "encoders", nargs="*", default=["small"], help="such as small, resnet34, efficientnet_b2"
+    )
     parser.add_argument("--rows", type=int, default=100, help="images of each domain in a batch")
     parser.add_argument("--steps", type=int, default=10, help="steps in a turn")
     parser.add_argument("--turns", type=int, default=9)

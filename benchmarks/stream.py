@@ -105,7 +105,9 @@ def measure(pipeline: str, streaming: bool, folder: str) -> None:
     with closing(resident):
         seconds = turns(ways)
     base = next(iter(seconds.values()))
-    print(f"{pipeline}: {BATCH} + {BATCH} images of {SIZE} x {SIZE}, median of {TURNS} turns of {STEPS} steps")
+    print(
+        f"{pipeline}: {BATCH} + {BATCH} images of {SIZE} x {SIZE}, median of {TURNS} turns of {STEPS} steps"
+    )
     for way, times in seconds.items():
         ratios = sorted(a / b for a, b in zip(base, times, strict=True))
         speed = 2 * BATCH * STEPS / statistics.median(times)
