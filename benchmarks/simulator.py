@@ -9,11 +9,12 @@ the image's peak, from an image with 16 x 16 points in every pixel: the median a
 
 import os
 
-os.environ |= {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 import argparse
 import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ from raylens.data.simulate import camera, physics
 
 PIXEL, SIZE, FWHM, BETA, NOISE = 0.168, 64, 0.7, 3.0, 0.08
 SERSIC = ("x", "y", "q", "phi", "n", "radius", "flux")
-CHUNK = 8
+CHUNK = 16
+POINTS = (1, 2, 4, 6)
 
 
 def draw(images: int, rng: np.random.Generator) -> tuple[dict, dict]:
@@ -46,17 +48,17 @@ def draw(images: int, rng: np.random.Generator) -> tuple[dict, dict]:
 
 
 def ours(
-    light: dict, arcs: dict, rng: np.random.Generator | None, oversample: int = 4, tolerance: float = 0.02
-):
+    light: dict, arcs: dict, rng: np.random.Generator | None, levels: Sequence = physics.LEVELS
+) -> np.ndarray:
     made = []
+    fwhm, beta = torch.tensor([[FWHM]]), torch.tensor([BETA])
     for begin in range(0, len(light["x"]), CHUNK):
-        some = [
-            {name: torch.from_numpy(value[begin : begin + CHUNK]).float() for name, value in part.items()}
-            for part in (light, arcs)
-        ]
-        clean = physics.integrate(physics.sersic, some[0], SIZE, PIXEL, oversample, tolerance)
-        clean += physics.integrate(physics.lensed, some[1], SIZE, PIXEL, oversample, tolerance)
-        fwhm, beta = torch.full((len(clean), 1), FWHM), torch.full((len(clean),), BETA)
+        clean = 0
+        for brightness, part in ((physics.sersic, light), (physics.lensed, arcs)):
+            some = {
+                name: torch.from_numpy(value[begin : begin + CHUNK]).float() for name, value in part.items()
+            }
+            clean = clean + physics.integrate(brightness, physics.normalised(some), SIZE, PIXEL, levels)
         seen = camera.blur(clean[:, None], fwhm, beta, PIXEL)[:, 0].numpy()
         made.append(seen if rng is None else seen + NOISE * rng.standard_normal(seen.shape, dtype=np.float32))
     return np.concatenate(made)
@@ -101,9 +103,8 @@ def _settings(values: dict[str, float]) -> tuple[list[dict], list[dict], list[di
     def sersic(prefix: str) -> dict[str, float]:
         n, radius, q = (values[f"{prefix}{name}"] for name in ("n", "radius", "q"))
         one = {name: torch.tensor([float(values[f"{prefix}{name}"])]) for name in SERSIC}
-        centre = physics.sersic(
-            one | {"x": torch.zeros(1), "y": torch.zeros(1)}, *torch.zeros(2, 1, 1)
-        ).item()
+        there = physics.normalised(one | {"x": torch.zeros(1), "y": torch.zeros(1)})
+        centre = physics.sersic(there, *torch.zeros(2, 1, 1)).item()
         other, k = 1.9992 * n - 0.3271, physics.func.k_sersic(n)
         amp, radius = centre * np.exp(-other), radius * np.sqrt(q) * (other / k) ** n
         return place(prefix) | {"amp": amp, "R_sersic": radius, "n_sersic": n}
@@ -124,36 +125,28 @@ def main() -> None:
     rng = np.random.default_rng(0)
     light, arcs = draw(args.images, rng)
     with torch.inference_mode():
-        exact = ours(light, arcs, None, 16, 0.0)
-        peak = exact.max((1, 2))
-
-        def error(images: np.ndarray) -> str:
-            off = np.abs(images - exact).max((1, 2)) / peak
-            return f"{np.median(off):.1e}, worst {off.max():.1e}"
-
-        def timed(noisy: bool) -> tuple[np.ndarray, float]:
-            began = time.process_time()
-            images = ours(light, arcs, rng if noisy else None)
-            return images, time.process_time() - began
-
-        timed(False)
+        exact = ours(light, arcs, None, [(-1, 16)])
         for noisy in (False, True):
-            print(
-                f"\n{args.images} images {SIZE} x {SIZE}, {'with' if noisy else 'without'} noise, ms of one core each"
-            )
-            rounds = [
-                [timed(noisy)] + [lenstronomy(light, arcs, s, noisy) for s in (1, 2, 3, 4)]
-                for _ in range(args.rounds)
-            ]
-            best = [
-                min(each[1] for each in column) / args.images * 1e3 for column in zip(*rounds, strict=True)
-            ]
-            names = ["raylens, 4 x 4 points where needed"] + [
-                f"lenstronomy, {s} x {s} points" for s in (1, 2, 3, 4)
-            ]
-            for name, ms, (images, _) in zip(names, best, rounds[0], strict=True):
-                accuracy = "" if noisy else f"   error {error(images)}"
-                print(f"  {name:36} {ms:7.3f} ms   ratio {ms / best[0]:5.1f}{accuracy}")
+            compare(light, arcs, exact, rng if noisy else None, args.rounds)
+
+
+def compare(light: dict, arcs: dict, exact: np.ndarray, rng: np.random.Generator | None, rounds: int) -> None:
+    """Print milliseconds, ratios and errors; the best of several rounds in turn counts."""
+
+    def timed() -> tuple[np.ndarray, float]:
+        began = time.process_time()
+        images = ours(light, arcs, rng)
+        return images, time.process_time() - began
+
+    timed()
+    made = [[timed(), *(lenstronomy(light, arcs, s, rng is not None) for s in POINTS)] for _ in range(rounds)]
+    best = [min(each[1] for each in column) / len(exact) * 1e3 for column in zip(*made, strict=True)]
+    errors = [np.abs(images - exact).max((1, 2)) / exact.max((1, 2)) for images, _ in made[0]]
+    names = ["raylens, more points where needed", *(f"lenstronomy, {s} x {s} points a pixel" for s in POINTS)]
+    print(f"\n{len(exact)} images {SIZE} x {SIZE}, {'without' if rng is None else 'with'} noise, of one core")
+    for name, ms, error in zip(names, best, errors, strict=True):
+        accuracy = f"   error {np.median(error):.1e}, worst {error.max():.1e}" if rng is None else ""
+        print(f"  {name:36} {ms:7.3f} ms   ratio {ms / best[0]:5.1f}{accuracy}")
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ def psf(fwhm: Tensor, beta: Tensor | None, size: int, pixel: float) -> Tensor:
 
 
 def blur(images: Tensor, fwhm: Tensor, beta: Tensor | None, pixel: float) -> Tensor:
-    """Images (N, C, H, W) as seen through seeing of `fwhm` (N, C) arcsec; the sky goes on beyond their edges as 0."""
+    """Images (N, C, H, W) seen through seeing of `fwhm` (N or 1, C) arcsec; the sky goes on beyond their edges as 0."""
     _, bands, height, _ = images.shape
     size = height + 8
     kernels = psf(fwhm.reshape(-1), None if beta is None else beta.repeat_interleave(bands), size, pixel)
-    seen = torch.fft.rfft2(images.reshape(-1, height, height), s=(size, size)) * torch.fft.rfft2(kernels)
-    return torch.fft.irfft2(seen, s=(size, size))[:, :height, :height].reshape(images.shape)
+    seen = torch.fft.rfft2(images, s=(size, size)) * torch.fft.rfft2(kernels).unflatten(0, fwhm.shape)
+    return torch.fft.irfft2(seen, s=(size, size))[:, :, :height, :height]
 
 
 def record(images: Tensor, preset: Preset, bands: list[int], rng: np.random.Generator) -> Tensor:
@@ -58,12 +58,15 @@ def _noise(shape: torch.Size, correlation: float, rng: np.random.Generator) -> T
 
     `correlation`, pixels, is the sigma of the Gaussian that it was smoothed with.
     """
-    white = torch.as_tensor(rng.standard_normal(shape, dtype=np.float32))
+    reach = 2 if correlation else 0
+    *batch, height, width = shape
+    white = torch.as_tensor(
+        rng.standard_normal((*batch, height + 2 * reach, width + 2 * reach), dtype=np.float32)
+    )
     if not correlation:
         return white
-    axis = torch.arange(-2, 3)
+    axis = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-(axis**2) / (2 * correlation**2))
     kernel = kernel / kernel.norm()
-    flat = white.reshape(-1, 1, *shape[2:])
-    flat = torch.nn.functional.conv2d(flat, kernel[None, None, :, None], padding="same")
-    return torch.nn.functional.conv2d(flat, kernel[None, None, None, :], padding="same").reshape(shape)
+    across = torch.nn.functional.conv2d(white.reshape(-1, 1, *white.shape[2:]), kernel[None, None, :, None])
+    return torch.nn.functional.conv2d(across, kernel[None, None, None, :]).reshape(shape)

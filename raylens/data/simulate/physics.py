@@ -7,7 +7,7 @@ Coordinates are arcsec from the image's centre, angles radians from the x axis. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from caustics import func
@@ -15,6 +15,8 @@ from torch import Tensor
 
 Parameters = Mapping[str, Tensor]
 """Name -> (N,) values, one for each component."""
+LEVELS = ((0.02, 3), (0.3, 8))
+"""Sampling of pixels: from how sharp a bend on, how many points squared."""
 
 
 def grid(size: int, pixel: float) -> tuple[Tensor, Tensor]:
@@ -28,24 +30,24 @@ def integrate(
     light: Parameters,
     size: int,
     pixel: float,
-    oversample: int = 4,
-    tolerance: float = 0.02,
+    levels: Sequence[tuple[float, int]] = LEVELS,
 ) -> Tensor:
     """Flux in each pixel (N, size, size) of components of a surface brightness.
 
-    Where it bends by more than `tolerance` of its peak from one pixel to the next, `oversample` squared points of the
-    pixel are averaged; elsewhere its centre speaks for it, with an error of a 24th of the bend.
+    A pixel's centre speaks for it, with an error of a 24th of how much the brightness bends there. Where it bends by
+    more than a share of its peak, a number squared of points are averaged: `levels` has shares and numbers, rising.
     """
     x, y = grid(size, pixel)
     flux = brightness(light, x, y)
     wide = torch.nn.functional.pad(flux, (1, 1, 1, 1), mode="replicate")
     around = (wide[:, 1:-1, 2:] + wide[:, 1:-1, :-2] + wide[:, 2:, 1:-1] + wide[:, :-2, 1:-1]) / 4
-    bends = 4 * (flux - around).abs() > tolerance * around.amax((1, 2), keepdim=True)
-    part, row, col = bends.nonzero(as_tuple=True)
-    inner_x, inner_y = grid(oversample, pixel / oversample)
-    some = {name: values[part] for name, values in light.items()}
-    fine = brightness(some, x[row, col, None, None] + inner_x, y[row, col, None, None] + inner_y)
-    flux[part, row, col] = fine.mean((1, 2))
+    bend = 4 * (flux - around).abs() / around.amax((1, 2), keepdim=True)
+    for share, points in levels:
+        part, row, col = (bend > share).nonzero(as_tuple=True)
+        inner_x, inner_y = grid(points, pixel / points)
+        some = {name: values[part] for name, values in light.items()}
+        fine = brightness(some, x[row, col, None, None] + inner_x, y[row, col, None, None] + inner_y)
+        flux[part, row, col] = fine.mean((1, 2))
     return flux * pixel**2
 
 
@@ -65,15 +67,28 @@ def deflect(lens: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x - ax - sx, y - ay - sy
 
 
-def sersic(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
-    """Surface brightness (N, H, W), flux per square arcsec, of Sersic profiles of total `flux`.
+def normalised(light: Parameters) -> Parameters:
+    """Sersic profiles of total `flux`, with their constant `k` and their `level` at the half-light radius.
 
     Ciotti & Bertin 1999; `radius` is the half-light radius along the major axis.
     """
-    x0, y0, q, phi, n, radius, flux = column(light, "x", "y", "q", "phi", "n", "radius", "flux")
-    k = func.k_sersic(n)
-    total = 2 * math.pi * n * q * radius**2 * torch.exp(k + torch.lgamma(2 * n)) * k ** (-2 * n)
-    return func.brightness_sersic(x0, y0, q, phi, n, radius, flux / total, x, y, k)
+    n, k = light["n"], func.k_sersic(light["n"])
+    area = (
+        2
+        * math.pi
+        * n
+        * light["q"]
+        * light["radius"] ** 2
+        * torch.exp(k + torch.lgamma(2 * n))
+        * k ** (-2 * n)
+    )
+    return {**light, "k": k, "level": light["flux"] / area}
+
+
+def sersic(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """Surface brightness (N, H, W), flux per square arcsec, of Sersic profiles; `normalised` makes their parameters."""
+    x0, y0, q, phi, n, radius, k, level = column(light, "x", "y", "q", "phi", "n", "radius", "k", "level")
+    return func.brightness_sersic(x0, y0, q, phi, n, radius, level, x, y, k)
 
 
 def arms(light: Parameters, x: Tensor, y: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from raylens.data.simulate.presets import BANDS, PIXEL, ZERO_POINT, Preset
 
 RED, BLUE, YELLOW = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35)
 """Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs."""
-CHUNK = 8
+CHUNK = 16
 """Components drawn at a time, so that they stay in the processor's cache."""
 
 
@@ -128,9 +128,9 @@ class Scene:
                     for name, value in joined.items()
                 }
                 fluxes, row = some.pop("fluxes"), some.pop("row")
-                light = physics.integrate(
-                    physics.SHAPES[shape], some | {"flux": torch.ones(len(row))}, size, PIXEL
-                )
+                some["flux"] = torch.ones(len(row))
+                some = physics.normalised(some) if "n" in some else some
+                light = physics.integrate(physics.SHAPES[shape], some, size, PIXEL)
                 image.index_add_(0, row, light[:, None] * fluxes[:, :, None, None])
         return image
 
