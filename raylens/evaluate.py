@@ -133,7 +133,7 @@ def outputs(
     if len(classes := np.unique(joined["labels"])) < 2:
         raise DataError(
             f"split {split!r} of {data}{f' where {where}' if where else ''} has labels of "
-            f"{facts.classes[int(classes[0])]!r} only, so nothing can be measured there; name another --split or --where"
+            f"{facts.classes[int(classes[0])]!r} only, so nothing can be measured; name another --split or --where"
         )
     return Outputs(**joined, ids=np.arange(len(joined["labels"])))
 

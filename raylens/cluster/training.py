@@ -16,6 +16,7 @@ from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch
 from raylens.cluster.folders import copy, exists, write
+from raylens.cluster.worker import build
 from raylens.config import Run
 from raylens.data import sets
 from raylens.data.shards import LENS_CLASSES
@@ -104,9 +105,9 @@ def started(run: Run) -> Run:
 
 
 def fits(run: Run, facts: Facts) -> None:
-    """Raises ConfigError when there is no such encoder, or the start was trained on other images or classes."""
+    """Raises ConfigError when the method cannot be built, or the start was trained on other images or classes."""
+    build(run, facts)
     if not run.start:
-        checkpoint.build_model(run, facts)
         return
     held = checkpoint.read(run.start).facts
     if (held.classes, held.channels, held.size) != (facts.classes, facts.channels, facts.size):

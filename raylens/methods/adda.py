@@ -24,6 +24,7 @@ from torch.func import functional_call
 from raylens.augment import DIHEDRAL
 from raylens.config import section
 from raylens.ema import frozen_copy, over_workers
+from raylens.errors import ConfigError
 from raylens.losses import domain_loss, importance
 from raylens.methods.base import Adaptation
 from raylens.models import Model, batch_norms, without_tracking
@@ -60,6 +61,11 @@ class ADDA(Adaptation):
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
         super().__init__()
+        if config.target_prior is not None and len(task.classes) != 2:
+            raise ConfigError(
+                f"method.target_prior is a share of lenses, and the data has the classes {', '.join(task.classes)}; "
+                "set it to null"
+            )
         self.config, self.task, self.model = config, task, model
         self.source_encoder = frozen_copy(model.encoder)
         model.head.requires_grad_(False)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def adda(tiny, **settings):
     """Its target encoder a little off the source's, as it is after a while."""
-    method = tiny.method("adda", method={"gate": 0, **settings})
+    method = tiny.method("adda", method={"gate": 0, "target_prior": None, **settings})
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in method.model.encoder.parameters():
@@ -254,7 +254,11 @@ def test_on_toy_domains_it_reads_the_target_better_than_the_source_alone(tiny, t
     adapt_batch_norm(report.method.result, target.pixels)
     batch_norm_only = auroc(report.method.result)
 
-    settings = {"optimizer": {"lr": 3e-4}, "fit": {"steps": 200, "report_every": 200}}
+    settings = {
+        "method": {"target_prior": None},
+        "optimizer": {"lr": 3e-4},
+        "fit": {"steps": 200, "report_every": 200},
+    }
     (report,) = work(tiny.run("adda", **shared, **settings, start=str(tmp_path)), tiny.facts(), data)
     adapted = auroc(report.method.result)
     assert adapted > source_only + 0.1
