@@ -45,15 +45,15 @@ def integrate(
     for share, points in levels:
         part, row, col = (bend > share).nonzero(as_tuple=True)
         inner_x, inner_y = grid(points, pixel / points)
-        some = {name: values[part] for name, values in light.items()}
-        fine = brightness(some, x[row, col, None, None] + inner_x, y[row, col, None, None] + inner_y)
-        flux[part, row, col] = fine.mean((1, 2))
+        some = {name: values[part][None, None] for name, values in light.items()}  # pixels last: long loops
+        fine = brightness(some, x[row, col] + inner_x[..., None], y[row, col] + inner_y[..., None])
+        flux[part, row, col] = fine.mean((0, 1))
     return flux * pixel**2
 
 
 def column(values: Parameters, *names: str) -> list[Tensor]:
-    """Parameters as (N, 1, 1), to broadcast over a grid."""
-    return [values[name][:, None, None] for name in names]
+    """Parameters as (N, 1, 1), to broadcast over a grid; those of three axes already are left as they are."""
+    return [value if value.ndim == 3 else value[:, None, None] for value in map(values.get, names)]
 
 
 def deflect(lens: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
