@@ -29,7 +29,9 @@ class Images:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        return Images({name: move(view) for name, view in self.views.items()}, move(self.labels), move(self.ids))
+        return Images(
+            {name: move(view) for name, view in self.views.items()}, move(self.labels), move(self.ids)
+        )
 
 
 @dataclass(frozen=True)

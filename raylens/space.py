@@ -59,7 +59,9 @@ def parse(path: str, written: object) -> Range | None:
         low, high = (float(value) for value in values)
     except (TypeError, ValueError):
         raise ConfigError(wanted) from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (kind == "log_uniform" and low <= 0):
+    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (
+        kind == "log_uniform" and low <= 0
+    ):
         raise ConfigError(f"search.space.{path}: {kind} needs finite low < high, log_uniform positive ones")
     return _KINDS[kind](low, high)
 

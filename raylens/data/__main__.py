@@ -111,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add("--bands", default="i", help="i or gri")
     add("--splits", type=fractions, help="such as train=0.7,val=0.15,test=0.15")
     add("--size", type=int, default=64, help="pixels")
+    add("--pixel", type=float, help="arcsec per pixel; the preset's own without it")
     add("--device", help="cpu or cuda")
     add("--overwrite", action="store_true", help="replace the set at --out")
     return top

@@ -59,7 +59,9 @@ class Head:
 
     def job(self, *words: str) -> subprocess.CompletedProcess:
         command = ["ray", "job", words[0], "--address", self.address, *words[1:]]
-        return subprocess.run(command, env=self.environment, cwd=HOME, capture_output=True, text=True, timeout=600)
+        return subprocess.run(
+            command, env=self.environment, cwd=HOME, capture_output=True, text=True, timeout=600
+        )
 
     def stop(self) -> None:
         children = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
@@ -118,7 +120,15 @@ def test_a_stopped_job_leaves_no_process_and_a_run_that_goes_on(head, tmp_path):
         time.sleep(0.25)
     assert not processes(str(tmp_path))
     again = head.job(
-        "submit", "--working-dir", ".", "--", "python", "-m", "raylens.tune", "--resume", str(tmp_path / "stopped")
+        "submit",
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "-m",
+        "raylens.tune",
+        "--resume",
+        str(tmp_path / "stopped"),
     )
     assert again.returncode == 0, again.stdout[-3000:]
     assert "going on with" in again.stdout

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by
 from raylens.data.simulate import camera, scene
-from raylens.data.simulate.presets import BANDS, PIXEL, Preset, preset
+from raylens.data.simulate.presets import BANDS, Preset, preset
 from raylens.errors import ConfigError
 from raylens.seeds import seed as seeded
 
@@ -30,6 +31,7 @@ def simulate(
     prior: float | None = None,
     bands: str = "i",
     size: int = 64,
+    pixel: float | None = None,
     splits: Mapping[str, float] | None = None,
     device: str = "cpu",
     overwrite: bool = False,
@@ -40,6 +42,10 @@ def simulate(
     The images depend on the preset, the seed and their place alone, not on the number of workers. Raises ConfigError.
     """
     recipe = preset(name)
+    if pixel is not None:
+        if not 0.01 <= pixel <= 2:
+            raise ConfigError(f"pixel {pixel:g} is no scale in arcsec; give one between 0.01 and 2")
+        recipe = replace(recipe, pixel=pixel)
     chosen = channels(bands)
     if device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"--device {device} was asked for, and there is no GPU here; use cpu")
@@ -49,15 +55,14 @@ def simulate(
     if not 0 <= prior <= 1:
         raise ConfigError(f"prior {prior:g} is no share of lenses; give a number between 0 and 1")
     places = plan(recipe, rows, seed, prior, splits or recipe.splits)
-    made = made_by(
-        f"simulate {name} --rows {rows} --bands {bands} --prior {prior:g} --size {size}", seed=seed
-    )
+    flags = f"--rows {rows} --bands {bands} --prior {prior:g} --size {size} --pixel {recipe.pixel:g}"
+    made = made_by(f"simulate {name} {flags}", seed=seed)
     writer = ShardWriter(
         out,
         name=name,
         domain=recipe.domain,
         bands=tuple(bands),
-        arcsec_per_pixel=PIXEL,
+        arcsec_per_pixel=recipe.pixel,
         classes=LENS_CLASSES,
         made=made,
         overwrite=overwrite,
@@ -88,7 +93,7 @@ def render(
         fwhm = np.stack([rng.uniform(*recipe.fwhm[band], len(kinds)) for band in names], 1).astype(np.float32)
         beta = None if recipe.moffat is None else rng.uniform(*recipe.moffat, len(kinds)).astype(np.float32)
         seen = camera.blur(
-            clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), PIXEL
+            clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), recipe.pixel
         )
         seen = seen[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
         images = camera.record(seen, recipe, bands, rng)

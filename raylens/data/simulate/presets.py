@@ -15,8 +15,6 @@ from raylens.errors import ConfigError
 ZERO_POINT = 27.0
 """Magnitude of one count."""
 BANDS = "gri"
-PIXEL = 0.168
-"""Arcsec."""
 
 Span = tuple[float, float]
 """Ends of a uniform distribution."""
@@ -28,6 +26,8 @@ class Preset:
 
     name: str
     domain: str
+    pixel: float = 0.168
+    """Arcsec; HSC's."""
     prior: float
     """Share of lenses."""
     splits: Mapping[str, float]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raylens.data.simulate import physics
-from raylens.data.simulate.presets import BANDS, PIXEL, ZERO_POINT, Preset
+from raylens.data.simulate.presets import BANDS, ZERO_POINT, Preset
 
 RED, BLUE, YELLOW = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35)
 """Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs."""
@@ -97,7 +97,7 @@ class Scene:
         """Other galaxies, faint ones more often, anywhere but on the target."""
         count = self.rng.poisson(self.preset.neighbours, rows)
         owner = np.repeat(np.arange(rows), count)
-        half = size * PIXEL / 2
+        half = size * self.preset.pixel / 2
         angle = self.rng.uniform(0, 2 * np.pi, len(owner))
         away = np.sqrt(self.rng.uniform(1.8**2, (1.25 * half) ** 2, len(owner)))
         magnitude = 25 - 5 * self.rng.random(len(owner)) ** 2.0
@@ -130,7 +130,7 @@ class Scene:
                 fluxes, row = some.pop("fluxes"), some.pop("row")
                 some["flux"] = torch.ones(len(row))
                 some = physics.normalised(some) if "n" in some else some
-                light = physics.integrate(physics.SHAPES[shape], some, size, PIXEL)
+                light = physics.integrate(physics.SHAPES[shape], some, size, self.preset.pixel)
                 image.index_add_(0, row, light[:, None] * fluxes[:, :, None, None])
         return image
 
@@ -138,7 +138,7 @@ class Scene:
 def populate(scene: Scene, kinds: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """Put into each row what its kind says; returns the truth of each row, NaN where a kind has none."""
     preset, rng, count = scene.preset, scene.rng, len(kinds)
-    x, y = rng.normal(0, preset.offcentre * PIXEL, (2, count))
+    x, y = rng.normal(0, preset.offcentre * preset.pixel, (2, count))
     magnitude = scene.uniform(preset.lens_magnitude, count)
     truth = {name: np.full(count, np.nan) for name in TRUTH} | {"magnitude": magnitude, "kind": kinds}
     for kind in np.unique(kinds):
@@ -263,7 +263,7 @@ def _arc(
 def _star(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
-    count, small = len(rows), 0.3 * PIXEL
+    count, small = len(rows), 0.3 * scene.preset.pixel
     shape = {
         "q": np.ones(count),
         "phi": np.zeros(count),
