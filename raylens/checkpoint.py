@@ -110,8 +110,8 @@ def read(path: str | Path) -> Checkpoint:
     """A checkpoint's settings and facts, from a folder or an address. Raises ConfigError when it is none or broken."""
     folder = _fetched(str(path)) if "://" in str(path) else Path(path)
     if not (folder / "run.yaml").is_file() or not (folder / "model.safetensors").is_file():
-        inner = folder / "best"
-        hint = f"; did you mean {inner}?" if (inner / "run.yaml").is_file() else ""
+        inner = [found for name in ("best", "last") if ((found := folder / name) / "run.yaml").is_file()]
+        hint = f"; did you mean {inner[0]}?" if inner else ""
         raise ConfigError(f"{path} is no checkpoint: it has no run.yaml and model.safetensors{hint}")
     try:
         run = config.build((config.read(folder / "run.yaml"), str(folder / "run.yaml")))

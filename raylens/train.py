@@ -8,7 +8,7 @@ from raylens import cli
 
 
 def train(argv: Sequence[str]) -> str | None:
-    """Run the training that `argv` asks for; returns the folder of the best checkpoint."""
+    """Run the training that `argv` asks for; returns the folder of its last checkpoint."""
     run = cli.run("train", argv)
     if run is None:
         return None

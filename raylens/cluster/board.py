@@ -134,7 +134,7 @@ class Board:
             "source\nval AUROC",
             "target test AUROC",
             "minus source only",
-            "step",
+            "steps",
         ):
             table.add_column(name, justify="left" if name == "trial" else "right")
         for path in self.searched:

@@ -131,7 +131,7 @@ def quiet(threads: int) -> None:
 
 
 def train(run: Run, facts: Any, data: Any, folder: str) -> str:
-    """Run one TorchTrainer, or go on with it, in `folder`; returns the path of its best checkpoint.
+    """Run one TorchTrainer, or go on with it, in `folder`; returns the path of its last checkpoint.
 
     `data` is a reference to resident sets, or Streaming.
     """
@@ -155,13 +155,10 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
             storage_path=storage,
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=run.search.retries),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"
-            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     ).fit()
-    best, _ = max(result.best_checkpoints, key=lambda pair: pair[1]["objective"])
-    return best.path
+    return result.checkpoint.path
 
 
 def scaling(run: Run) -> Any:

@@ -6,7 +6,7 @@ repeated, what was running goes on from its last checkpoint.
     run.yaml           every setting of the search
     start/             checkpoint of the model that trials start from, where the method needs one
     trials/            Ray Tune's own: a folder a trial, with checkpoints, result.json and TensorBoard events
-    best/              the chosen trial's checkpoint; the runners-up are in kept/
+    best/              the chosen trial's last checkpoint; the runners-up are in kept/
     leaderboard.csv    every trial, and the baselines
 """
 
@@ -32,12 +32,11 @@ from raylens.space import Choice, LogUniform, Range
 
 @dataclass(frozen=True)
 class Found:
-    """A trial and the best of its checkpoints: the one with the highest objective."""
+    """A trial as it ended: its settings, its last metrics and its last checkpoint."""
 
     trial: str
     run: Run
     objective: float
-    step: int
     steps: int
     metrics: dict[str, Any]
     checkpoint: str | None
@@ -111,9 +110,7 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Pr
                 verbose=0,
                 callbacks=[progress],
                 failure_config=ray_tune.FailureConfig(max_failures=run.search.retries),
-                checkpoint_config=ray_tune.CheckpointConfig(
-                    num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"
-                ),
+                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
             ),
         )
     results = tuner.fit()
@@ -189,25 +186,19 @@ def _inside(span: Range, value: Any) -> Any:
 
 
 def _found(run: Run, result: Any) -> Found:
-    """A trial's best checkpoint. A nested trial's are kept by its own training, and named by its reports."""
-    metrics = dict(result.metrics or {})
-    steps = int(metrics.get("step", 0))
-    saved = list(result.best_checkpoints)
-    if not saved and "checkpoint_path" in metrics:
-        from ray.train import Result
+    """A trial as it ended. A nested trial's checkpoint is kept by its own training, and named by its reports.
 
-        inner = str(Path(metrics["checkpoint_path"]).parent)
-        saved = Result.from_path(inner).best_checkpoints
-    saved = [(kept.path, values) for kept, values in saved if "objective" in (values or {})]
-    path, best = max(saved, key=lambda pair: pair[1]["objective"], default=(None, metrics))
+    The last checkpoint, not the one with the highest objective: a label-free score is noisier from report to report
+    than training is, and a trial that got worse should say so.
+    """
+    metrics = dict(result.metrics or {})
     return Found(
         trial=Path(result.path).name,
         run=run.replace(**result.config),
-        objective=float(best.get("objective", DIVERGED)),
-        step=int(best.get("step", 0)),
-        steps=steps,
-        metrics=best,
-        checkpoint=path,
+        objective=float(metrics.get("objective", DIVERGED)),
+        steps=int(metrics.get("step", 0)),
+        metrics=metrics,
+        checkpoint=result.checkpoint.path if result.checkpoint else metrics.get("checkpoint_path"),
         error=None if result.error is None else str(result.error).strip().splitlines()[-1],
     )
 

@@ -1,11 +1,11 @@
-"""One training, whole: data, the model to start from, a TorchTrainer, the best of its checkpoints.
+"""One training, whole: data, the model to start from, a TorchTrainer, its last checkpoint.
 
 A training lives in `<storage>/<name>/`, and the same command goes on from its last checkpoint:
 
     run.yaml    every setting
     start/      checkpoint that it starts from, where the method needs one
-    workers/    Ray Train's own: the last and the best checkpoints
-    best/       the checkpoint with the highest objective
+    workers/    Ray Train's own
+    last/       the last checkpoint
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SHARED = (
 
 
 def training(run: Run) -> str:
-    """Train as `run` says; returns the folder of the best checkpoint."""
+    """Train as `run` says; returns the folder of its last checkpoint."""
     method = find.method(run.method.name)
     run, facts = ready(run, method, method.streams)
     folder = f"{launch.storage(run)}/{run.title}"
@@ -56,8 +56,8 @@ def training(run: Run) -> str:
             )
         run = run.replace(start=path)
     print(f"training {run.method.name}, {run.fit.steps} steps, {run.scale.workers} worker(s)", flush=True)
-    copy(launch.train(run, facts, data, f"{folder}/workers"), f"{folder}/best")
-    return f"{folder}/best"
+    copy(launch.train(run, facts, data, f"{folder}/workers"), f"{folder}/last")
+    return f"{folder}/last"
 
 
 def ready(

@@ -70,9 +70,7 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
             storage_path=f"{run.storage}/{run.title}/workers",
             logging_config=train.LoggingConfig(log_level="WARNING"),
             failure_config=train.FailureConfig(max_failures=run.search.retries),
-            checkpoint_config=train.CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute="objective", checkpoint_score_order="max"
-            ),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=2),
             callbacks=[TuneReportCallback()],
         ),
     ).fit()

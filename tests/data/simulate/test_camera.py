@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from raylens.data.simulate import MARGIN, camera
-from raylens.data.simulate.presets import BANDS, PIXEL, PRESETS, preset
+from raylens.data.simulate.presets import BANDS, PRESETS, preset
 
+PIXEL = 0.168
 FWHM = torch.tensor([0.5, 0.7, 0.9])
 
 
