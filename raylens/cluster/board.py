@@ -96,7 +96,6 @@ class Board:
                     "objective": trial.objective,
                     "source/auroc": trial.metrics.get("source/auroc"),
                     **_columns(next(places, None) if trial.checkpoint else None),
-                    "step": trial.step,
                     "steps": trial.steps,
                     **{path: settings[path] for path in self.searched},
                     "warnings": trial.error or trial.metrics.get("warnings") or "",
@@ -149,7 +148,7 @@ class Board:
                 _number(row["source/auroc"]),
                 _interval(row, "target/auroc"),
                 _interval(row, "difference", "+"),
-                row["step"] and f"{row['step']:.0f}/{row['steps']:.0f}",
+                row["steps"] and f"{row['steps']:.0f}",
                 *(_setting(row[path]) for path in self.searched),
             ]
             if len(table.columns) > len(cells):
