@@ -92,7 +92,8 @@ def processes(word: str) -> list[psutil.Process]:
 
 
 def test_a_submitted_job_succeeds_and_its_trials_are_seen(head, tmp_path):
-    done = head.job("submit", "--working-dir", ".", "--submission-id", "smoke", *smoke(tmp_path, "smoke"))
+    about = ("--submission-id", "smoke", "--metadata-json", '{"method": "adda"}')
+    done = head.job("submit", "--working-dir", ".", *about, *smoke(tmp_path, "smoke"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"{tmp_path}/smoke/best" in done.stdout
     assert (tmp_path / "smoke" / "leaderboard.csv").exists()
