@@ -134,7 +134,7 @@ class Search:
     """Steps before asha may stop a trial; a quarter of fit.steps without it."""
     reduction: Annotated[int, Field(ge=2)] = 2
     """One trial in so many goes on at each of asha's rungs."""
-    validator: str = "source_and_separation"
+    validator: str = "source_and_entropy"
     """What chooses between trials, without target labels; see raylens/validators/."""
     oracle: bool = False
     """Choose by target validation labels. That is cheating, and every output says so."""

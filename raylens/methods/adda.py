@@ -39,7 +39,7 @@ class ADDA(Adaptation):
     views = {"view": DIHEDRAL}
     start = "supervised"
     suggests = {"optimizer.lr": 3e-5, "optimizer.betas": (0.5, 0.999), "optimizer.weight_decay": 1e-5}
-    space = {"optimizer.lr": LogUniform(3e-6, 1e-4)}
+    space = {"optimizer.lr": LogUniform(3e-6, 5e-5)}
 
     @section
     class Config:
