@@ -104,7 +104,7 @@ def test_a_submitted_job_succeeds_and_its_trials_are_seen(head, tmp_path):
 
 
 def test_a_stopped_job_leaves_no_process_and_a_run_that_goes_on(head, tmp_path):
-    flags = ("--fit.steps", "3000", "--search.scheduler", "none")
+    flags = ("--fit.steps", "600", "--search.scheduler", "none")
     command = smoke(tmp_path, "stopped", *flags)
     started = head.job("submit", "--no-wait", "--working-dir", ".", "--submission-id", "stopped", *command)
     assert started.returncode == 0, started.stderr
