@@ -13,26 +13,12 @@ from typing import Any
 from raylens.config import Run
 from raylens.errors import ConfigError
 
-ENVIRONMENT = {
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or workers of `uv run` wait for an environment of their own
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports are fetched this often; 2 s by default
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaled node takes minutes
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables, which verbose=0 silences only this way
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_RESULT_BUFFER_LENGTH": "1",
-}
-
 
 def connect(**metadata: str) -> None:
     """Reach the cluster that RAY_ADDRESS or a job names, or start Ray on this machine.
 
     `metadata` is what the dashboard's list of jobs says of this one.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     import ray
     from ray.job_config import JobConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,10 @@ def test_loop_methods_models_and_validators_run_where_ray_is_not_installed():
     )
     code = "import sys; sys.modules['ray'] = None\n" + "\n".join(f"import raylens.{name}" for name in names)
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rays_hook_for_uv_run_is_off_before_ray_is_imported():
+    code = "import raylens.cluster.search, ray._private.ray_constants as known\n"
+    code += "assert not known.RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
