@@ -55,7 +55,7 @@ def build(run: Run, facts: Facts) -> Method:
     torch.manual_seed(seed(run.seed, "weights"))
     model = checkpoint.read(run.start).model() if run.start else checkpoint.build_model(run, facts)
     cls = find.method(run.method.name)
-    return cls(run.method, model, find.task(run.task.name)(facts.classes))
+    return cls(run.method, model.train(), find.task(run.task.name)(facts.classes))
 
 
 def work(
