@@ -129,13 +129,14 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     from raylens.data.streaming import datasets
 
     resident = isinstance(data, ray.ObjectRef)
+    in_order = ray.data.ExecutionOptions(preserve_order=True)
     storage, _, name = folder.rpartition("/")
     result = TorchTrainer(
         train_worker,
         train_loop_config={"run": run, "facts": facts, "data": data},
         scaling_config=scaling(run),
         datasets={} if resident else datasets(run, find.method(run.method.name), folder),
-        dataset_config=DataConfig(datasets_to_split=[]),  # each worker has a plan, and a dataset, of its own
+        dataset_config=DataConfig(datasets_to_split=[], execution_options=in_order),  # a plan for each worker
         run_config=RunConfig(
             name=name,
             storage_path=storage,
