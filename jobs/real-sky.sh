@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does what was learned on simulations hold on real sky, and does adaptation help there?
 #   bash jobs/real-sky.sh CFHTLS.npz [TRANSFORM]
-# 3 seeds on two cores, about 15 minutes. Last result: docs/results.md.
+# 3 seeds on two cores. Not run yet.
 #
 # The simulations have CFHTLS's bands and pixel scale. Adaptation sees the survey's images without labels; the same images are
 # measured with labels afterwards, the graded sample by itself and the gallery's lenses against the field's galaxies.

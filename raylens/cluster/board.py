@@ -155,7 +155,7 @@ class Board:
                 cells.append(row["warnings"])
             table.add_row(*(cell or "" for cell in cells), style=None if row["rank"] else "dim")
         console = Console()
-        Console(width=None if console.is_terminal else 180).print(table)
+        Console(width=None if console.is_terminal else 200).print(table)
 
 
 def _columns(found: Measured | None) -> dict[str, float | None]:
