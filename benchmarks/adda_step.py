@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from raylens import config, optim
 from raylens.checkpoint import Facts
@@ -30,8 +31,8 @@ SIZE = 64
 
 def published(method: ADDA, batches: list, steps: int) -> Callable[[], None]:
     """The predecessor's training loop; each call takes `steps` steps."""
-    source_encoder = copy.deepcopy(method.source_encoder).requires_grad_(True).eval()
-    target_encoder = copy.deepcopy(method.model.encoder).train()
+    source_encoder = plain(method.source_encoder).requires_grad_(True).eval()
+    target_encoder = plain(method.model.encoder).train()
     discriminator = copy.deepcopy(method.discriminator).train()
     opponents = [(discriminator, 1e-4), (target_encoder, 1e-6)]
     optimizers = [torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-5) for net, lr in opponents]
@@ -58,6 +59,14 @@ def published(method: ADDA, batches: list, steps: int) -> Callable[[], None]:
             schedules[1].step()
 
     return turn
+
+
+def plain(encoder: nn.Module) -> nn.Module:
+    """A copy; timm's networks as their authors use them, without the channels-last layout that raylens gives them."""
+    encoder = copy.deepcopy(encoder)
+    if not hasattr(encoder, "network"):
+        return encoder
+    return nn.Sequential(encoder.network, encoder.project).to(memory_format=torch.contiguous_format)
 
 
 def ours(method: ADDA, run: config.Run, batches: list) -> Callable[[], None]:

@@ -129,7 +129,7 @@ METRICS = {
         "recall with at most one false positive in 1000 non-lenses", "max TPR, FPR <= 1e-3", True
     ),
     "ece": Metric(
-        "expected calibration error; with more classes, of the likeliest",
+        "expected calibration error; with more classes, of the likeliest; resampling raises it in small sets",
         "sum n_b/n |mean p - mean y| over 15 equal-mass bins; Naeini et al. 2015",
         False,
     ),

@@ -12,10 +12,9 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # how Ray 2.60 will do it, without its warning
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's goes on to a leaderboard of what Ctrl+C has cut short
 }
 
-for (
-    name,
-    value,
-) in ENVIRONMENT.items():  # Ray reads some of them when it is imported, so before any module here does
+# Ray reads some of them when it is imported, so they are set before any module here does.
+for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)

@@ -43,9 +43,7 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     asked = {path: task.remote(path, test, None) for path in kept}
     if start:
         asked[SOURCE_ONLY] = task.remote(start, test, None)
-        asked[BATCH_NORM_ONLY] = task.remote(
-            start, test, data
-        )  # Ray hands the task what references stand for
+        asked[BATCH_NORM_ONLY] = task.remote(start, test, data)  # a task is handed what references stand for
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
     base = _scores(run, facts, outputs[SOURCE_ONLY]) if start else None
     found = {}

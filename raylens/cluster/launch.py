@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,9 @@ def connect(**metadata: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
     if ray.is_initialized():
         return
-    logging.getLogger("ray._private.authentication").setLevel(
-        logging.ERROR
-    )  # a local Ray makes its own token
+    # A local Ray makes its own token, and need not say so.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    stop = signal.getsignal(signal.SIGTERM)
     if not os.environ.get("RAY_ADDRESS"):
         # The cleaner of multi-worker trials asks the dashboard, and must find this one among several on a machine.
         port = _free_port()
@@ -42,6 +44,8 @@ def connect(**metadata: str) -> None:
         )
     else:
         ray.init(logging_level="WARNING", job_config=JobConfig(metadata=metadata))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)  # a local Ray's own handler ends its processes under our feet
 
 
 def gpus(run: Run) -> float:
@@ -131,7 +135,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     resident = isinstance(data, ray.ObjectRef)
     in_order = ray.data.ExecutionOptions(preserve_order=True)
     storage, _, name = folder.rpartition("/")
-    result = TorchTrainer(
+    trainer = TorchTrainer(
         train_worker,
         train_loop_config={"run": run, "facts": facts, "data": data},
         scaling_config=scaling(run),
@@ -144,8 +148,11 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
             failure_config=FailureConfig(max_failures=run.search.retries),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
-    ).fit()
-    return result.checkpoint.path
+    )
+    try:
+        return trainer.fit().checkpoint.path
+    except SystemExit:  # Train's answer to Ctrl+C, with an exit code of 0
+        raise KeyboardInterrupt from None
 
 
 def scaling(run: Run) -> Any:

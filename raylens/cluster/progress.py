@@ -20,9 +20,7 @@ class Progress(Callback):
         self.ended: set[str] = set()
         self.best = float("-inf")
         self.began, self.told = time.monotonic(), 0.0
-        self.first: tuple[float, int] | None = (
-            None  # when the first report came, and the steps that were behind it
-        )
+        self.first: tuple[float, int] | None = None  # when the first report came, and the steps behind it
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.at[trial.trial_id] = int(result.get("step", 0))

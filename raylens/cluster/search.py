@@ -119,6 +119,7 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Pr
 
 
 def _tune_config(run: Run, nested: bool) -> Any:
+    import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
     from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -148,6 +149,7 @@ def _tune_config(run: Run, nested: bool) -> Any:
     defaults = config.flat(run)
     first = [{path: defaults[path] for path in space}]
     if run.search.searcher == "tpe":
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         searcher = OptunaSearch(seed=run.seed, points_to_evaluate=first)
         most = {"max_concurrent_trials": launch.concurrent(run)}
     else:

@@ -39,9 +39,10 @@ class Encoder(nn.Module):
         self.network = network(config.name, channels, size, config.pretrained)
         pooled = width(self.network, config.name, channels, size)
         self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(pooled, self.dim), nn.PReLU())
+        self.to(memory_format=torch.channels_last)  # efficientnet_b2 and densenet121: 1.4 x on CPUs
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.project(self.network(pixels))
+        return self.project(self.network(pixels.contiguous(memory_format=torch.channels_last)))
 
 
 def network(name: str, channels: int, size: int, pretrained: bool) -> nn.Module:

@@ -106,7 +106,44 @@ def test_trials_of_two_workers_end_and_survive_the_death_of_one(ray_cluster, toy
     assert checkpoint.read(best).metrics["step"] in (10, 20, 30)
 
 
-def test_a_training_streams_from_parquet_and_resumes(ray_cluster, toy_sets, tmp_path):
+@pytest.mark.parametrize(
+    ("searcher", "scheduler", "oracle"), [("tpe", "asha", True), ("random", "pbt", False)]
+)
+def test_other_searchers_and_schedulers(ray_cluster, toy_sets, tmp_path, capsys, searcher, scheduler, oracle):
+    run = config.build(
+        {"method.name": "supervised", "storage": str(tmp_path), "name": "other", "search.trials": 3},
+        {"search.searcher": searcher, "search.scheduler": scheduler, "search.oracle": oracle},
+        toy_sets,
+        TINY,
+    )
+    best = search(run)
+    said = capsys.readouterr().out
+    assert ("cheating" in said) is oracle
+    written = (tmp_path / "other" / "leaderboard.csv").read_text()
+    assert ("cheating" in written) is oracle
+    board = pd.read_csv(tmp_path / "other" / "leaderboard.csv", comment="#")
+    assert len(board) == 3
+    assert board["optimizer.lr"].nunique() > 1
+    assert checkpoint.read(best).metrics["step"] == board["steps"][0]
+
+
+def test_the_winner_of_a_search_on_a_part_trains_on_the_whole(ray_cluster, toy_sets, tmp_path, capsys):
+    run = config.build(
+        {"method.name": "supervised", "storage": str(tmp_path), "name": "part", "search.trials": 2},
+        {"data.resident_limit": 0.0007, "search.validator": "source_auroc"},
+        toy_sets,
+        TINY,
+    )
+    best = search(run)
+    said = capsys.readouterr().out
+    assert "the winner trains on all of them" in said
+    assert "streaming" in said
+    assert checkpoint.read(best).metrics["step"] == 30
+    winner = pd.read_csv(tmp_path / "part" / "leaderboard.csv")["checkpoint"][0]
+    assert not equal(weights(best), weights(winner))
+
+
+def test_a_training_of_two_workers_streams_from_parquet_and_resumes(ray_cluster, toy_sets, tmp_path):
     ended = {}
     for name, steps in (("calm", 0), ("killed", 17)):
         run = config.build(
@@ -115,8 +152,8 @@ def test_a_training_streams_from_parquet_and_resumes(ray_cluster, toy_sets, tmp_
                 "method.dies_after": steps,
                 "method.marker": str(tmp_path / f"{name}-marker"),
             },
-            {"storage": str(tmp_path), "name": name, "data.mode": "streaming"},
-            {"data.source": toy_sets["data.source"]},
+            {"storage": str(tmp_path), "name": name, "data.mode": "streaming", "scale.workers": 2},
+            {"data.source": toy_sets["data.source"], "data.cpus": 0.25},
             TINY,
         )
         ended[name] = weights(training(run))

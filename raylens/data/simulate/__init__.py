@@ -88,7 +88,7 @@ def render(
     wide = size + 2 * MARGIN
     truth = scene.populate(field, kinds, wide)
     with torch.inference_mode(), torch.device(device):
-        clean = field.draw(len(kinds), wide)
+        clean, lensed = field.draw(len(kinds), wide)
         names = [BANDS[band] for band in bands]
         fwhm = np.stack([rng.uniform(*recipe.fwhm[band], len(kinds)) for band in names], 1).astype(np.float32)
         beta = None if recipe.moffat is None else rng.uniform(*recipe.moffat, len(kinds)).astype(np.float32)
@@ -97,6 +97,10 @@ def render(
         )
         seen = seen[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
         images = camera.record(seen, recipe, bands, rng)
+    arcs = lensed.cpu().numpy()
+    truth["lensed_magnitude"] = np.full(len(kinds), np.nan)
+    truth["lensed_magnitude"][arcs > 0] = scene.ZERO_POINT - 2.5 * np.log10(arcs[arcs > 0])
+    truth["moffat_beta"] = np.full(len(kinds), np.nan) if beta is None else beta
     truth |= {f"fwhm_{name}": fwhm[:, index] for index, name in enumerate(names)}
     return images.cpu().numpy(), truth
 

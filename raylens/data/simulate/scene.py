@@ -36,10 +36,10 @@ class Scene:
         return self.rng.uniform(0, np.pi, count)
 
     def fluxes(self, magnitude: np.ndarray, colour: tuple[float, float]) -> np.ndarray:
-        """Counts in each band (N, C) of components of i-band `magnitude` and about that colour."""
+        """Counts in g, r and i (N, 3) of components of i-band `magnitude` and about that colour."""
         scatter = self.rng.normal(1, self.preset.colour_scatter, (len(magnitude), 1))
         offsets = np.array([colour[0], colour[1], 0.0])[None] * scatter
-        return (10 ** (-0.4 * (magnitude[:, None] + offsets - ZERO_POINT)))[:, self.bands]
+        return 10 ** (-0.4 * (magnitude[:, None] + offsets - ZERO_POINT))
 
     def add(self, shape: str, rows: np.ndarray, fluxes: np.ndarray, **values: np.ndarray) -> None:
         count = len(rows)
@@ -117,9 +117,9 @@ class Scene:
                 radius=size_of * self.uniform((0.7, 1.3), some.sum()),
             )
 
-    def draw(self, rows: int, size: int) -> Tensor:
-        """Counts per pixel (rows, C, size, size), before seeing."""
-        image = torch.zeros(rows, len(self.bands), size, size)
+    def draw(self, rows: int, size: int) -> tuple[Tensor, Tensor]:
+        """Counts per pixel (rows, C, size, size) before seeing, and the i-band counts (rows,) of all lensed images."""
+        image, lensed = torch.zeros(rows, len(self.bands), size, size), torch.zeros(rows)
         for shape, parts in self.parts.items():
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             for begin in range(0, len(joined["row"]), CHUNK):
@@ -131,8 +131,10 @@ class Scene:
                 some["flux"] = torch.ones(len(row))
                 some = physics.normalised(some) if "n" in some else some
                 light = physics.integrate(physics.SHAPES[shape], some, size, self.preset.pixel)
-                image.index_add_(0, row, light[:, None] * fluxes[:, :, None, None])
-        return image
+                image.index_add_(0, row, light[:, None] * fluxes[:, self.bands, None, None])
+                if shape == "lensed":
+                    lensed.index_add_(0, row, light.sum((-2, -1)) * fluxes[:, BANDS.index("i")])
+        return image, lensed
 
 
 def populate(scene: Scene, kinds: np.ndarray, size: int) -> dict[str, np.ndarray]:
@@ -281,4 +283,3 @@ _KINDS = {
     "ring": _ring,
     "star": _star,
 }
-CHANNELS = {band: index for index, band in enumerate(BANDS)}

@@ -43,13 +43,26 @@ def test_each_row_keeps_its_truth():
     lens = truth["kind"] == "lens"
     assert set(truth) >= {"kind", "theta_e", "magnitude", "source_magnitude", "shear", "axis_ratio", "fwhm_i"}
     recipe = preset("survey")
-    for name in ("theta_e", "source_magnitude", "shear", "axis_ratio", "source_offset"):
+    for name in ("theta_e", "source_magnitude", "lensed_magnitude", "shear", "axis_ratio", "source_offset"):
         assert np.isfinite(truth[name][lens]).all(), name
         assert np.isnan(truth[name][~lens]).all(), name
     assert (
         recipe.theta_e[0] <= truth["theta_e"][lens].min() < truth["theta_e"][lens].max() <= recipe.theta_e[1]
     )
     assert np.all((truth["fwhm_i"] >= recipe.fwhm["i"][0]) & (truth["fwhm_i"] <= recipe.fwhm["i"][1]))
+    assert np.all(
+        (truth["moffat_beta"] >= recipe.moffat[0]) & (truth["moffat_beta"] <= recipe.moffat[1] + 1e-6)
+    )
+
+
+def test_a_lensed_source_is_brighter_than_it_was():
+    _, truth = few("sim", each=16)
+    lens = truth["kind"] == "lens"
+    gained = (truth["source_magnitude"] - truth["lensed_magnitude"])[lens]
+    assert np.all(gained > 0)
+    assert 1 < np.median(gained) < 4  # magnifications of 2.5 to 40
+    _, in_g = few("sim", each=16, bands=(0,))
+    np.testing.assert_allclose(truth["lensed_magnitude"][lens], in_g["lensed_magnitude"][lens], rtol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [300, 2 * BLOCK + 77])

@@ -1,0 +1,53 @@
+"""Sets and runs in object storage: the same commands, with an address in place of a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pyarrow.fs
+import pytest
+from moto.server import ThreadedMotoServer
+
+from raylens import checkpoint
+from raylens.data.shards import read_manifest, read_split, verify
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TINY = {"encoder.width": 4, "data.batch": 16, "fit.steps": 20, "fit.report_every": 10, "search.trials": 2}
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The address of a bucket on an S3 server on this machine."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    pyarrow.fs.S3FileSystem(endpoint_override=address, allow_bucket_creation=True).create_dir("lenses")
+    yield "s3://lenses"
+    server.stop()
+
+
+def test_a_search_lives_in_object_storage(bucket, tmp_path):
+    def tune(*words: str) -> str:
+        command = [sys.executable, "-m", "raylens.tune", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.strip().splitlines()[-1] == f"{bucket}/runs/far/best"
+        assert list(tmp_path.iterdir()) == []
+        return done.stdout
+
+    flags = {**TINY, "storage": f"{bucket}/runs", "name": "far"}
+    flags |= {"data.source_rows": 200, "data.target_rows": 300, "data.target_prior": 0.3}
+    assert "simulating source" in tune(
+        "supervised", *(word for path, value in flags.items() for word in (f"--{path}", str(value)))
+    )
+    source = f"{bucket}/runs/data/sim-i-200-seed0"
+    verify(source)
+    assert len(read_split(source, "train")["pixels"]) == read_manifest(source).splits["train"].rows == 160
+    assert checkpoint.read(f"{bucket}/runs/far/best").metrics["step"] == 20
+    assert "going on with" in tune("--resume", f"{bucket}/runs/far")

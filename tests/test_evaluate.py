@@ -1,0 +1,94 @@
+"""Measuring a checkpoint: on all rows or some, with the batch norm it has or another set's."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from raylens import checkpoint
+from raylens.cluster.worker import build
+from raylens.data.shards import LENS_CLASSES, ShardWriter
+from raylens.errors import ConfigError, DataError
+from raylens.evaluate import evaluate, outputs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def held(tiny, toy_sets, tmp_path) -> checkpoint.Checkpoint:
+    """A checkpoint of a model that has learned nothing."""
+    run = tiny.run()
+    checkpoint.save(tmp_path / "model", run, tiny.facts(), build(run, tiny.facts()).model, {})
+    return checkpoint.read(tmp_path / "model")
+
+
+@pytest.fixture
+def graded(tiny, tmp_path) -> str:
+    """A labelled set with a column `part`: 30 rows of each of a, b and c, no lens in c."""
+    pixels, labels = tiny.domain(90, 0.4, 5, shifted=True)
+    labels[60:] = 0
+    labels[[0, 1, 30, 31]] = 0, 1, 0, 1
+    with ShardWriter(str(tmp_path / "graded"), name="graded", classes=LENS_CLASSES, bands=("i",)) as writer:
+        ids = [f"{row}" for row in range(90)]
+        writer.add("test", pixels, labels, ids, {"part": np.repeat(["a", "b", "c"], 30)})
+    return str(tmp_path / "graded")
+
+
+def test_an_evaluation_leaves_metrics_and_pictures(held, toy_sets, tmp_path, capsys):
+    out = evaluate(
+        [str(held.folder), "--data", toy_sets["data.target"], "--out", f"{tmp_path}/out", "--resamples", "50"]
+    )
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert out == f"{tmp_path}/out"
+    assert found["rows"] == 120
+    for name in ("auroc", "auprc", "tpr0", "tpr10"):
+        assert (
+            found["metrics"][name]["low"] <= found["metrics"][name]["value"] <= found["metrics"][name]["high"]
+        )
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".png"}
+    assert "auroc" in capsys.readouterr().out
+
+
+def test_where_takes_some_rows(held, graded):
+    everything = outputs(held, graded, "test")
+    some = outputs(held, graded, "test", where="part=a,c")
+    assert len(everything.labels) == 90
+    np.testing.assert_array_equal(
+        some.labels, np.concatenate([everything.labels[:30], everything.labels[60:]])
+    )
+    np.testing.assert_allclose(some.logits[:30], everything.logits[:30], atol=1e-6)
+    with pytest.raises(DataError, match="where part=c has labels of 'nonlens' only"):
+        outputs(held, graded, "test", where="part=c")
+    with pytest.raises(DataError, match="no labelled row"):
+        outputs(held, graded, "test", where="part=d")
+    with pytest.raises(ConfigError, match=r"not COLUMN=VALUE with a column of .*: part"):
+        outputs(held, graded, "test", where="grade=a")
+
+
+def test_batch_norm_of_another_set_changes_the_outputs_and_not_the_checkpoint(held, toy_sets):
+    before = outputs(held, toy_sets["data.target"], "test")
+    adapted = outputs(held, toy_sets["data.target"], "test", batch_norm_from=toy_sets["data.target"])
+    assert not np.allclose(before.logits, adapted.logits)
+    again = outputs(held, toy_sets["data.target"], "test")
+    np.testing.assert_array_equal(before.logits, again.logits)
+
+
+def test_images_that_do_not_fit_the_model_are_refused(held, tmp_path):
+    with ShardWriter(str(tmp_path / "wide"), classes=LENS_CLASSES, bands=("i",)) as writer:
+        writer.add(
+            "test",
+            np.random.default_rng(0).random((4, 1, 48, 48), np.float32),
+            np.arange(4) % 2,
+            list("abcd"),
+        )
+    with pytest.raises(DataError, match=r"48 x 48, the checkpoint was trained on 1 of 32 x 32; .*--size"):
+        outputs(held, str(tmp_path / "wide"), "test")
+
+
+def test_a_gpu_that_is_not_there_is_refused(held, toy_sets, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no GPU here; use --device cpu"):
+        outputs(held, toy_sets["data.target"], "test", device="cuda")
