@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 
 from raylens import config, find
+from raylens.cluster.folders import exists
 from raylens.config import Run
 from raylens.errors import ConfigError, RequestError
 from raylens.space import written
@@ -78,7 +78,13 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     if asked.help:
         print(_parser(about, method, known).format_help())
         return None
-    return config.build(*layers, (_flags(rest, known), "the command line"))
+    layers.append((_flags(rest, known), "the command line"))
+    made = config.build(*layers)
+    given = {path for values, _ in layers for path in values}
+    fixed = [path for path in given if path in known and known[path].range and path not in made.search.space]
+    if verb == "tune" and fixed:  # a value that was given is meant
+        made = made.replace(**{"search.space": {**made.search.space, **dict.fromkeys(sorted(fixed))}})
+    return made
 
 
 def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
@@ -96,13 +102,13 @@ def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, A
         path = short.get(name, name)
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        if value == "true" and path in known and not equals and bool not in _types(known[path].type):
+        if value == "true" and path in known and not equals and bool not in config.kinds(known[path].type):
             raise ConfigError(f"--{name} needs a value, {known[path].meaning.lower()}")
         try:
             given[path] = yaml.safe_load(value)
         except yaml.YAMLError:
             given[path] = value
-        if path in known and str in _types(known[path].type) and given[path] is not None:
+        if path in known and str in config.kinds(known[path].type) and given[path] is not None:
             given[path] = value  # a folder called 2026-01-01 is no date
     return given
 
@@ -112,7 +118,7 @@ def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argpar
     parser = argparse.ArgumentParser(
         prog=f"{about} {method}",
         description=doc,
-        epilog="A setting marked with a range is varied by raylens.tune; search.space changes that.",
+        epilog="raylens.tune varies a setting marked with a range unless a value is given; search.space sets ranges.",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=34, width=110
         ),
@@ -154,6 +160,8 @@ def _resumed(path: str, method: str | None, rest: Sequence[str]) -> Run:
         settings = config.read(f"{folder}/run.yaml")
     except ConfigError:
         raise ConfigError(f"{path} is no run to resume: it has no run.yaml") from None
+    if exists(f"{folder}/model.safetensors"):
+        raise ConfigError(f"{path} is a checkpoint; --resume takes the run's folder, above it")
     storage, _, name = folder.rpartition("/")
     run = config.build((settings, f"{folder}/run.yaml"), {"storage": storage or ".", "name": name})
     if method not in (None, run.method.name):
@@ -161,20 +169,13 @@ def _resumed(path: str, method: str | None, rest: Sequence[str]) -> Run:
     return run
 
 
-def _types(hint: Any) -> set[Any]:
-    """The types that a hint stands for, and the values of a Literal."""
-    if get_origin(hint) is Annotated:
-        return _types(get_args(hint)[0])
-    if get_origin(hint) in (Union, UnionType):
-        return set().union(*map(_types, get_args(hint)))
-    return {*get_args(hint)} if get_origin(hint) is Literal else {get_origin(hint) or hint}
-
-
 def _type(hint: Any) -> str:
     named = [
-        kind.__name__.upper() for kind in _types(hint) if isinstance(kind, type) and kind is not type(None)
+        kind.__name__.upper()
+        for kind in config.kinds(hint)
+        if isinstance(kind, type) and kind is not type(None)
     ]
-    literal = [str(kind) for kind in _types(hint) if isinstance(kind, str)]
+    literal = [str(kind) for kind in config.kinds(hint) if isinstance(kind, str)]
     return "{" + ",".join(sorted(literal)) + "}" if literal else (named[0] if named else "VALUE")
 
 

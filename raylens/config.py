@@ -13,7 +13,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, dataclass_transform, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import pyarrow.fs
 import pydantic
@@ -193,6 +203,8 @@ class Run:
         return build({**flat(self), **values})
 
 
+VARIED = ("data.batch", "data.target_batch", "data.balance", "data.views", "fit.clip")
+"""Settings beside those of method, encoder and optimizer in which trials of a search may differ."""
 TOP = ("seed", "storage", "name", "start")
 
 
@@ -300,7 +312,7 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
     for path, span in run.search.space.items():
         if path not in known:
             raise ConfigError(_unknown(path, f"search.space of {origins.get('search.space')}", known))
-        parse(path, span)
+        _searchable(run, path, parse(path, span))
     if run.fit.report_every > run.fit.steps:
         raise ConfigError(
             f"fit.report_every is {run.fit.report_every}, more than fit.steps, {run.fit.steps}; "
@@ -311,9 +323,48 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
 
 def space(run: Run) -> dict[str, Range]:
     """What a search over `run` varies: the ranges beside the defaults, overlaid by search.space."""
-    own = {path: setting.range for path, setting in settings(run.method.name, run.encoder.name).items()}
+    known = settings(run.method.name, run.encoder.name)
+    own = {path: setting.range for path, setting in known.items()}
     own.update({path: parse(path, span) for path, span in run.search.space.items()})
-    return {path: span for path, span in own.items() if span is not None}
+    types = {path: setting.type for path, setting in known.items()}
+    return {path: _whole(span, types[path]) for path, span in own.items() if span is not None}
+
+
+def kinds(hint: Any) -> set[Any]:
+    """The types that a setting's type stands for, and the values of a Literal."""
+    if get_origin(hint) is Annotated:
+        return kinds(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return set().union(*map(kinds, get_args(hint)))
+    return {*get_args(hint)} if get_origin(hint) is Literal else {get_origin(hint) or hint}
+
+
+def _whole(span: Range, hint: Any) -> Range:
+    whole = int in kinds(hint) and not isinstance(span, Choice)
+    return (
+        dataclasses.replace(span, low=round(span.low), high=round(span.high), whole=True) if whole else span
+    )
+
+
+def _searchable(run: Run, path: str, span: Range | None) -> None:
+    """Raises ConfigError unless trials of one search may differ in the setting, and its range holds what it can be."""
+    if span is None:
+        return
+    varied = path in VARIED or path.partition(".")[0] in ("method", "encoder", "optimizer")
+    if not varied or path in ("method.name", "encoder.name"):
+        raise ConfigError(
+            f"search.space.{path}: trials share their data, encoder and steps; what can be searched are settings of "
+            f"method, encoder and optimizer, and {', '.join(VARIED)}"
+        )
+    if path.startswith("encoder.") and find.method(run.method.name).start:
+        raise ConfigError(
+            f"search.space.{path}: trials of {run.method.name} start from one model; give {path} a value instead"
+        )
+    for value in span.values if isinstance(span, Choice) else (span.low, span.high):
+        try:
+            build({**flat(run), path: value, "search.space": {}})
+        except ConfigError as error:
+            raise ConfigError(f"search.space.{path}: {error}") from None
 
 
 def flat(run: Run) -> dict[str, Any]:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raylens import checkpoint, cli, metrics
 from raylens.checkpoint import Checkpoint
-from raylens.data.preprocess import preprocess
-from raylens.data.rows import prepared
-from raylens.data.shards import filesystem, read_manifest, read_split, split_files
+from raylens.data.outputs import look, some
+from raylens.data.shards import read_manifest
 from raylens.errors import ConfigError, DataError
-from raylens.loop import collect
 from raylens.models import adapt_batch_norm
 from raylens.records import Outputs
 
@@ -48,11 +43,16 @@ def evaluate(argv: Sequence[str]) -> str:
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the model runs [auto]"
     )
     parser.add_argument(
-        "--out", help="folder for metrics.json and pictures; beside the checkpoint without it"
+        "--out", help="folder for metrics.json and pictures [evaluation/ beside the checkpoint]"
     )
     asked = parser.parse_args(argv)
     if not 0 < asked.threshold < 1:
         raise ConfigError(f"--threshold {asked.threshold:g} is no probability; give one between 0 and 1")
+    folder, _, last = asked.checkpoint.rstrip("/").rpartition("/")
+    if "://" in folder and not asked.out:
+        raise ConfigError(
+            f"the checkpoint {asked.checkpoint} is not on this machine; name a folder here by --out"
+        )
     found = checkpoint.read(asked.checkpoint)
     output = outputs(
         found,
@@ -72,13 +72,14 @@ def evaluate(argv: Sequence[str]) -> str:
         about["warning"] = "this checkpoint was chosen by target labels (search.oracle)"
     place = "-".join(
         [
+            last,
             read_manifest(asked.data).name or "data",
             asked.split,
             *([asked.where] if asked.where else []),
             *(["batch-norm"] if asked.batch_norm_from else []),
         ]
     )
-    out = Path(asked.out or f"{asked.checkpoint.rstrip('/')}/evaluation/{place.replace('/', '_')}")
+    out = Path(asked.out or f"{folder or '.'}/evaluation/{place.replace('/', '_')}")
     write(out, about | report, output, found.facts.classes, asked.threshold)
     show(about | report)
     return str(out)
@@ -115,27 +116,17 @@ def outputs(
             f"{data} has the classes {', '.join(manifest.classes)}, the checkpoint {', '.join(facts.classes)}; "
             "convert it with --classes"
         )
-    model = found.model(device)
+    model, transform = found.model(device), found.run.data.transform
     if batch_norm_from:
-        unlabelled = read_split(batch_norm_from, "train", ("pixels",))["pixels"]
-        adapt_batch_norm(model, preprocess(unlabelled, found.run.data.transform), batch=batch, device=device)
-    parts = [
-        collect(model, rows["pixels"], rows["label"], batch=batch, device=device)
-        for rows in _rows(data, split, where, found.run.data.transform)
-    ]
-    parts = [part for part in parts if len(part.labels)]
-    if not parts:
-        raise DataError(f"no labelled row in split {split!r} of {data}{f' where {where}' if where else ''}")
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("features", "logits", "labels")
-    }
-    if len(classes := np.unique(joined["labels"])) < 2:
+        unlabelled = some(batch_norm_from, "train", transform)
+        adapt_batch_norm(model, unlabelled, batch=batch, device=device)
+    joined = look(model, data, split, transform, where=where, batch=batch, device=device)
+    if len(classes := np.unique(joined.labels)) < 2:
         raise DataError(
             f"split {split!r} of {data}{f' where {where}' if where else ''} has labels of "
             f"{facts.classes[int(classes[0])]!r} only, so nothing can be measured; name another --split or --where"
         )
-    return Outputs(**joined, ids=np.arange(len(joined["labels"])))
+    return joined
 
 
 def write(
@@ -172,26 +163,6 @@ def show(report: dict[str, Any]) -> None:
         print(report["warning"])
     at = f", threshold {report['threshold']:g}" if report["threshold"] is not None else ""
     print(f"confusion matrix, rows are true classes{at}: {report['confusion']}")
-
-
-def _rows(data: str, split: str, where: str | None, transform: str) -> Iterator[dict[str, np.ndarray]]:
-    column, _, values = (where or "").partition("=")
-    known = read_manifest(data).columns
-    if where and (column not in known or not values):
-        raise ConfigError(
-            f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}"
-        )
-    for file in split_files(data, split):
-        fs, path = filesystem(file)
-        with fs.open_input_file(path) as opened:
-            table = pq.ParquetFile(opened).read(columns=["pixels", "label", *([column] if where else [])])
-        if where:
-            wanted = pa.array(values.split(","))
-            table = table.filter(pc.is_in(table.column(column).cast(pa.string()), wanted)).drop_columns(
-                [column]
-            )
-        if len(table):
-            yield prepared(table, transform)
 
 
 if __name__ == "__main__":

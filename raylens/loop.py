@@ -24,7 +24,11 @@ _PRECISION = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Diverged(Exception):
-    """A loss is not finite; the text names its terms and the step."""
+    """A loss was not finite before `step`; the text names its terms and when it happened."""
+
+    def __init__(self, text: str, step: int) -> None:
+        super().__init__(text)
+        self.step = step
 
 
 def fit(
@@ -100,7 +104,7 @@ class _Report:
         means = torch.stack([*self.sums.values()]) / self.steps
         metrics = dict(zip(self.sums, over_workers(means).tolist(), strict=True))
         if not all(math.isfinite(value) for name, value in metrics.items() if name.startswith("loss/")):
-            raise Diverged(self._diverged(step))
+            raise Diverged(self._diverged(step), step)
         now = [p.detach() for p in self.method.parameters() if p.requires_grad]
         moved = sum((a - b).square().sum() for a, b in zip(now, self.before, strict=True))
         metrics["monitor/weight_change"] = float((moved / sum(b.square().sum() for b in self.before)).sqrt())

@@ -236,11 +236,15 @@ def paired(
     seed: int = 0,
     threshold: float = 0.5,
 ) -> tuple[float, float, float]:
-    """The metric of `a` minus that of `b`, and its interval: both over the same resampled rows."""
+    """The metric of `a` minus that of `b`, and its interval: both over the same resampled rows.
+
+    Scores are probabilities (N,) of class 1, or (N, K) of more classes than two, whose metric is of `multiclass`.
+    """
     values, drawn = [], []
     for scores in (scores_a, scores_b):
         scores, checked = _checked(scores, labels)
-        measure = _binary(scores, checked, [metric], threshold)
+        two = scores.ndim == 1
+        measure = _binary(scores, checked, [metric], threshold) if two else _multiclass(scores, checked)
         values.append(_values(measure, checked)[metric])
         # The rows drawn follow from the labels and the seed alone, so they are the same for both.
         drawn.append(_bootstrap(measure, checked, resamples, seed)[metric])

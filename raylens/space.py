@@ -14,10 +14,11 @@ from raylens.errors import ConfigError
 
 @dataclass(frozen=True)
 class Uniform:
-    """Any number between `low` and `high`, each as likely."""
+    """Any number between `low` and `high`, each as likely; whole numbers only if the setting is one."""
 
     low: float
     high: float
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class LogUniform:
 
     low: float
     high: float
+    whole: bool = False
 
 
 @dataclass(frozen=True, init=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 
 os.environ.update(
@@ -74,7 +75,7 @@ def ray_cluster():
 
     from raylens.cluster import launch
 
-    port = launch._free_port()
+    port, folder = launch._free_port(), tempfile.mkdtemp(prefix="rl", dir="/tmp")  # sockets need a short path
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     ray.init(
         address="local",
@@ -83,10 +84,11 @@ def ray_cluster():
         dashboard_port=port,
         object_store_memory=500_000_000,
         logging_level="WARNING",
-        _temp_dir=tempfile.mkdtemp(prefix="rl", dir="/tmp"),
+        _temp_dir=folder,
     )
     yield ray
     ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Tiny:

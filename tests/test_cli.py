@@ -208,3 +208,19 @@ def test_a_wrong_request_is_one_line_on_stderr_and_exit_code_2(words):
     assert there.stdout == ""
     assert there.stderr.startswith("error: unknown ")
     assert there.stderr.count("\n") == 1
+
+
+def test_a_setting_that_was_given_is_not_searched():
+    assert "optimizer.lr" in config.space(run("adda"))
+    found = run("adda", "--optimizer.lr", "1e-5")
+    assert found.optimizer.lr == 1e-5
+    assert "optimizer.lr" not in config.space(found)
+    assert "method.gate" in config.space(found)
+    both = run("adda", "--optimizer.lr", "1e-5", "--search.space", "{optimizer.lr: {uniform: [0, 1]}}")
+    assert "optimizer.lr" in config.space(both)
+
+
+def test_a_checkpoint_cannot_be_resumed(tmp_path):
+    (tmp_path / "run.yaml").write_text(dump(build({"method.name": "adda"})))
+    (tmp_path / "model.safetensors").touch()
+    assert "takes the run's folder, above it" in refusal("--resume", str(tmp_path))

@@ -265,3 +265,25 @@ def test_sections_of_a_setting_are_the_classes_of_a_run():
     run = build(ADDA_RUN)
     for name, cls in config.classes("adda", "small").items():
         assert type(getattr(run, name)) is cls
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "span", "said"),
+    [
+        ("supervised", "data.transform", {"choice": ["asinh"]}, "trials share their data"),
+        ("supervised", "fit.steps", {"choice": [10]}, "trials share their data"),
+        ("supervised", "encoder.name", {"choice": ["resnet34"]}, "trials share their data"),
+        ("adda", "encoder.width", {"choice": [8]}, "trials of adda start from one model"),
+        ("supervised", "method.label_smoothing", {"uniform": [0, 2]}, "less than 1"),
+        ("supervised", "optimizer.name", {"choice": ["adamw", "lion"]}, "'lion'"),
+    ],
+)
+def test_a_range_that_no_trial_could_mean_is_refused(method, path, span, said):
+    with pytest.raises(ConfigError, match=rf"search.space.{path}: .*{said}"):
+        build({"method.name": method, "search.space": {path: span}})
+
+
+def test_a_whole_number_is_searched_among_whole_numbers():
+    run = build({"method.name": "supervised", "search.space": {"data.batch": {"log_uniform": [16, 64]}}})
+    assert config.space(run)["data.batch"] == LogUniform(16, 64, whole=True)
+    assert not config.space(run)["optimizer.lr"].whole

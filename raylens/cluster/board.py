@@ -13,9 +13,10 @@ import pandas as pd
 
 from raylens import config, find, metrics
 from raylens.checkpoint import Facts
+from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data import sets
-from raylens.data.shards import filesystem
+from raylens.data.shards import filesystem, read_manifest
 
 if TYPE_CHECKING:
     from raylens.cluster.search import Found
@@ -38,12 +39,16 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     """Measure checkpoints, and the model they started from, as it is and with the target's batch-norm statistics."""
     import ray
 
-    test = ray.put(sets.read(run.data.target, "test", run.data.transform, labels=True))
+    if not sets.labelled(read_manifest(run.data.target), "test"):
+        print(f"the test split of {run.data.target} has no labels, so nothing is measured there", flush=True)
+        return {}
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_outputs)
-    asked = {path: task.remote(path, test, None) for path in kept}
+    asked = {path: task.remote(path, run.data.target, None) for path in kept}
     if start:
-        asked[SOURCE_ONLY] = task.remote(start, test, None)
-        asked[BATCH_NORM_ONLY] = task.remote(start, test, data)  # a task is handed what references stand for
+        asked[SOURCE_ONLY] = task.remote(start, run.data.target, None)
+        asked[BATCH_NORM_ONLY] = task.remote(
+            start, run.data.target, data
+        )  # a task is handed what references stand for
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
     base = _scores(run, facts, outputs[SOURCE_ONLY]) if start else None
     found = {}
@@ -57,20 +62,21 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     return found
 
 
-def _outputs(path: str, test: sets.Split, data: Any) -> Any:
-    """Outputs of a checkpoint on a split; with `data`, after its batch norm has seen the target's training images."""
+def _outputs(path: str, target: str, data: Any) -> Any:
+    """Outputs of a checkpoint on the target's test split; with `data`, by batch norm of its training images."""
     import ray
     import torch
 
     from raylens import checkpoint
-    from raylens.loop import collect
+    from raylens.data.outputs import look
     from raylens.models import adapt_batch_norm
 
     device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-    model = checkpoint.read(path).model(device)
+    found = checkpoint.read(path)
+    model = found.model(device)
     if data is not None:
         adapt_batch_norm(model, data.train["target"].pixels, device=device)
-    return collect(model, test.pixels, test.labels, device=device)
+    return look(model, target, "test", found.run.data.transform, device=device)
 
 
 def _scores(run: Run, facts: Facts, output: Any) -> Any:
@@ -166,7 +172,7 @@ def _columns(found: Measured | None) -> dict[str, float | None]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else "diverged" if value <= WORST else f"{value:.4f}"
 
 
 def _interval(row: dict[str, Any], name: str, sign: str = "") -> str:

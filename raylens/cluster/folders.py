@@ -25,6 +25,12 @@ def copy(source: str, out: str) -> None:
     Path(partial).rename(target)
 
 
+def addressed(path: str, storage: str) -> str:
+    """`path` as Ray tells it, without the scheme of the `storage` that it lies in, with that scheme again."""
+    scheme, there, _ = storage.partition("://")
+    return f"{scheme}://{path}" if there and "://" not in path else path
+
+
 def exists(path: str) -> bool:
     """Whether there is a file at `path`."""
     fs, inner = filesystem(path)

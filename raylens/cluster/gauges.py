@@ -8,7 +8,10 @@ from typing import Any
 
 SHOWN = {
     "step": ("raylens_step", "Optimizer steps taken"),
-    "objective": ("raylens_objective", "What the search maximises; reads no target label"),
+    "objective": (
+        "raylens_objective",
+        "What the search maximises; reads no target label unless search.oracle is set",
+    ),
     "source/auroc": ("raylens_source_auroc", "AUROC on the source's validation split"),
     "time/step": ("raylens_step_seconds", "Seconds of a training step"),
 }

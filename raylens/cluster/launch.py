@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from raylens.cluster.folders import addressed
 from raylens.config import Run
 from raylens.errors import ConfigError
 
@@ -84,15 +85,22 @@ def concurrent(run: Run) -> int:
 
 
 def check_storage(run: Run) -> None:
-    """Raises ConfigError when runs cannot be written, or would lie on one of several nodes. Needs Ray."""
+    """Raises ConfigError when something would lie on one of several nodes, that are or may come. Needs Ray."""
     import ray
 
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    if "://" not in run.storage and nodes > 1:
-        raise ConfigError(
-            f"storage {run.storage!r} is a folder of one machine, and the cluster has {nodes} nodes; "
-            "set storage to an s3:// or gs:// address that all of them reach"
-        )
+    nodes, now, grown = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources(), capacity()
+    grows = any(grown[name] > now.get(name, 0.0) for name in grown)
+    if nodes < 2 and not grows:
+        return
+    cluster = f"has {nodes} nodes" if nodes > 1 else "may grow beyond this one"
+    paths = {"storage": run.storage, "start": run.start}
+    paths |= {"data.source": run.data.source, "data.target": run.data.target}
+    for setting, path in paths.items():
+        if path is not None and "://" not in path:
+            raise ConfigError(
+                f"{setting} {path!r} is a folder of one machine, and the cluster {cluster}; "
+                f"set {setting} to an s3:// or gs:// address that all of them reach"
+            )
 
 
 def check_writable(run: Run) -> None:
@@ -123,36 +131,65 @@ def quiet(threads: int) -> None:
 def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     """Run one TorchTrainer, or go on with it, in `folder`; returns the path of its last checkpoint.
 
-    `data` is a reference to resident sets, or Streaming.
+    `data` is a reference to resident sets, or Streaming. Raises RuntimeError when the loss is not finite.
     """
     import ray
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
     from raylens import find
+    from raylens.cluster.progress import told
+    from raylens.cluster.worker import WORST
     from raylens.data.streaming import datasets
 
-    resident = isinstance(data, ray.ObjectRef)
+    streams = {} if isinstance(data, ray.ObjectRef) else datasets(run, find.method(run.method.name), folder)
+    check_room(run, len(streams))
     in_order = ray.data.ExecutionOptions(preserve_order=True)
     storage, _, name = folder.rpartition("/")
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"run": run, "facts": facts, "data": data},
-        scaling_config=scaling(run),
-        datasets={} if resident else datasets(run, find.method(run.method.name), folder),
-        dataset_config=DataConfig(datasets_to_split=[], execution_options=in_order),  # a plan for each worker
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage,
-            logging_config=LoggingConfig(log_level="WARNING"),
-            failure_config=FailureConfig(max_failures=run.search.retries),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    try:
-        return trainer.fit().checkpoint.path
-    except SystemExit:  # Train's answer to Ctrl+C, with an exit code of 0
-        raise KeyboardInterrupt from None
+    interrupt = signal.getsignal(signal.SIGINT)
+    with told(run.fit.steps) as progress:
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"run": run, "facts": facts, "data": data},
+            scaling_config=scaling(run),
+            datasets=streams,
+            dataset_config=DataConfig(
+                datasets_to_split=[], execution_options=in_order
+            ),  # each has its own plan
+            run_config=RunConfig(
+                name=name,
+                storage_path=storage,
+                logging_config=LoggingConfig(log_level="WARNING"),
+                failure_config=FailureConfig(max_failures=run.search.retries),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[progress],
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except SystemExit:  # Train's answer to Ctrl+C, with an exit code of 0
+            raise KeyboardInterrupt from None
+        finally:
+            signal.signal(signal.SIGINT, interrupt)  # Train leaves its own behind
+    if result.metrics["objective"] <= WORST:
+        raise RuntimeError(
+            f"the training diverged: {result.metrics['warnings']}; a lower optimizer.lr may do"
+        )
+    return addressed(result.checkpoint.path, run.storage)
+
+
+def check_room(run: Run, streams: int) -> None:
+    """Raises ConfigError unless each of a training's streams, a dataset a worker, has a CPU's share for its tasks.
+
+    A task that waits for its batches to be taken keeps its share, so a stream without one would wait for ever.
+    """
+    there = capacity()["CPU"]
+    workers, tasks = run.scale.workers * run.scale.cpus, streams * run.data.cpus
+    if streams and workers + tasks > there + 1e-6:
+        raise ConfigError(
+            f"streaming needs {workers:g} CPUs for workers and {tasks:g} for {streams} streams, the cluster has "
+            f"{there:g}; lower scale.workers, scale.cpus or data.cpus"
+        )
 
 
 def scaling(run: Run) -> Any:
@@ -167,7 +204,13 @@ def scaling(run: Run) -> Any:
 
 
 def storage(run: Run) -> str:
-    return run.storage if "://" in run.storage else os.path.abspath(run.storage)
+    """Where runs are kept, as an absolute path or an address.
+
+    A job works in a copy of what was submitted, which Ray deletes, so there a relative path begins at home.
+    """
+    if "://" in run.storage:
+        return run.storage
+    return os.path.abspath(Path.home() / run.storage if _in_job() else run.storage)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -176,10 +219,12 @@ def train_worker(config: dict[str, Any]) -> None:
     from ray import train as ray_train
     from ray.train.torch import get_device
 
+    from raylens.cluster.gauges import Gauges
     from raylens.cluster.worker import work
 
     run, context = config["run"], ray_train.get_context()
     quiet(int(run.scale.cpus))
+    gauges = Gauges(run.method.name, context.get_experiment_name())
     data = config["data"]
     if isinstance(data, ray.ObjectRef):
         data = ray.get(data)
@@ -200,8 +245,14 @@ def train_worker(config: dict[str, Any]) -> None:
             if context.get_world_rank() == 0:
                 out = Path(tempfile.mkdtemp(prefix="raylens-"))
                 report.save(out)
+                gauges.set(report.metrics)
                 checkpoint = ray_train.Checkpoint.from_directory(out)
             ray_train.report(report.metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
+
+
+def _in_job() -> bool:
+    """Whether this process was started by `ray job submit`, which hands on its settings by this variable."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _free_port() -> int:

@@ -1,30 +1,58 @@
-"""What a search prints while it runs: a line now and then, with the time that is left."""
+"""What a search or a training prints while it runs: a line now and then, with the time that is left."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from ray.train import UserCallback
 from ray.tune import Callback
+from ray.util.queue import Queue
 
 EVERY = 5.0
 """Seconds between lines, at least; ends of trials are always told."""
 
 
-class Progress(Callback):
-    """Follows trials; each is counted as if it had all its steps still to go, so the time left can only fall."""
+class Clock:
+    """Time since it was made, and the time that is left at the pace of the steps since its first reading."""
 
-    def __init__(self, trials: int, steps: int) -> None:
+    def __init__(self) -> None:
+        self.began, self.first = time.monotonic(), None
+
+    def read(self, taken: int, left: int) -> tuple[str, str]:
+        """`[0:42]`, and `, 1:10 left` once it can be told, for steps `taken` so far and still `left`."""
+        now = time.monotonic()
+        self.first = self.first or (now, taken)
+        since, fresh = now - self.first[0], taken - self.first[1]
+        wait = f", {_minutes(since / fresh * left)} left" if fresh > 0 and left else ""
+        return f"[{_minutes(now - self.began)}]", wait
+
+
+class Progress(Callback):
+    """Follows trials; each is counted as if it had all its steps still to go, so the time left can only fall.
+
+    `done` are steps by trial that were taken before a search was resumed, `ended` the trials that had ended.
+    """
+
+    def __init__(self, trials: int, steps: int, *, oracle: bool = False) -> None:
         self.trials, self.steps = trials, steps
-        self.at: dict[str, int] = {}
+        self.best_name = "best objective (CHOSEN BY TARGET LABELS)" if oracle else "best objective"
+        self.done: dict[str, int] = {}
         self.ended: set[str] = set()
+        self.warned: set[tuple[str, str]] = set()
         self.best = float("-inf")
-        self.began, self.told = time.monotonic(), 0.0
-        self.first: tuple[float, int] | None = None  # when the first report came, and the steps behind it
+        self.clock, self.told = Clock(), 0.0
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        self.at[trial.trial_id] = int(result.get("step", 0))
+        self.done[trial.trial_id] = int(result.get("step", 0))
         self.best = max(self.best, result.get("objective", self.best))
+        for warning in filter(None, (result.get("warnings") or "").split("; ")):
+            if (trial.trial_id, warning) not in self.warned:
+                self.warned.add((trial.trial_id, warning))
+                print(f"  {trial} warns at step {result['step']}: {warning}", flush=True)
         if time.monotonic() - self.told > EVERY:
             self._tell()
 
@@ -32,8 +60,10 @@ class Progress(Callback):
         result = trial.last_result or {}
         early = "" if result.get("step", 0) >= self.steps else ", stopped early"
         self.ended.add(trial.trial_id)
-        line = f"  {trial} ended at step {result.get('step', 0)}{early}, objective {result.get('objective', 0):.4f}"
-        print(line + (f", warning: {result['warnings']}" if result.get("warnings") else ""), flush=True)
+        print(
+            f"  {trial} ended at step {result.get('step', 0)}{early}, objective {result.get('objective', 0):.4f}",
+            flush=True,
+        )
         self._tell()
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -42,22 +72,56 @@ class Progress(Callback):
 
     def _tell(self) -> None:
         self.told = time.monotonic()
-        taken = sum(self.at.values())
-        ended = sum(self.at.get(trial, 0) for trial in self.ended)
-        left = (self.trials - len(self.ended)) * self.steps - (taken - ended)
-        if self.first is None:
-            self.first = (self.told, taken)
-        since, fresh = self.told - self.first[0], taken - self.first[1]
-        wait = f", {_clock(since / fresh * left)} left at most" if fresh > 0 and left else ""
+        taken = sum(self.done.values())
+        running = sum(steps for trial, steps in self.done.items() if trial not in self.ended)
+        left = (self.trials - len(self.ended)) * self.steps - running
+        since, wait = self.clock.read(taken, left)
         print(
-            f"[{_clock(self.told - self.began)}] {len(self.ended)}/{self.trials} trials ended, {taken} steps taken, "
-            f"best objective {self.best:.4f}{wait}",
+            f"{since} {len(self.ended)}/{self.trials} trials ended, {taken} steps taken, "
+            f"{self.best_name} {self.best:.4f}{wait and f'{wait} at most'}",
             flush=True,
         )
 
 
-def _clock(seconds: float) -> str:
+class Reports(UserCallback):
+    """Sends what a training reports from Train's controller to the process that asked for it."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.queue.put(metrics[0])
+
+
+@contextmanager
+def told(steps: int) -> Iterator[Reports]:
+    """Prints a line for each report of a training of so many steps that is given this callback."""
+    queue = Queue(actor_options={"num_cpus": 0})
+    clock, warned = Clock(), set()
+
+    def tell(metrics: Mapping[str, Any]) -> None:
+        step = int(metrics["step"])
+        since, wait = clock.read(step, steps - step)
+        print(f"{since} step {step}/{steps}, objective {metrics.get('objective', 0):.4f}{wait}", flush=True)
+        for warning in set(filter(None, (metrics.get("warnings") or "").split("; "))) - warned:
+            warned.add(warning)
+            print(f"  warning: {warning}", flush=True)
+
+    def read() -> None:
+        for metrics in iter(queue.get, None):
+            tell(metrics)
+
+    reader = threading.Thread(target=read, name="raylens-progress", daemon=True)
+    reader.start()
+    try:
+        yield Reports(queue)
+    finally:
+        queue.put(None)
+        reader.join(timeout=5)
+        queue.shutdown(force=True)
+
+
+def _minutes(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
-    )
+    hours, rest = divmod(minutes, 60)
+    return f"{hours}:{rest:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -12,18 +12,20 @@ repeated, what was running goes on from its last checkpoint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from raylens import config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch
 from raylens.cluster.board import Board, measure
-from raylens.cluster.folders import copy, exists
+from raylens.cluster.folders import addressed, copy, exists
 from raylens.cluster.progress import Progress
 from raylens.cluster.training import loaded, ready, start
-from raylens.cluster.trial import DIVERGED, trainable
+from raylens.cluster.trial import trainable
+from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data import sets
 from raylens.errors import ConfigError
@@ -66,15 +68,21 @@ def search(run: Run) -> str:
     data = ray.put(sets.reside(run, method, share=share))
     if method.start and not run.start:
         run = run.replace(start=_start(run, facts, data, method.start, folder))
-    found = tune(run, facts, data, folder, "trials", Progress(run.search.trials, run.fit.steps))
-    chosen = [trial for trial in found if trial.checkpoint and trial.objective > DIVERGED]
+    progress = Progress(run.search.trials, run.fit.steps, oracle=run.search.oracle)
+    found = tune(run, facts, data, folder, "trials", progress)
+    chosen = [trial for trial in found if trial.checkpoint and trial.objective > WORST]
     if not chosen:
-        errors = "; ".join(sorted({trial.error or "its loss was not finite" for trial in found}))
+        errors = "; ".join(
+            sorted({trial.error or str(trial.metrics.get("warnings", "no report")) for trial in found})
+        )
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
     kept = [_keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])]
     if share < 1:
-        winner = chosen[0].run.replace(name=f"{run.title}/whole-run")
-        copy(launch.train(winner, facts, loaded(winner, method), f"{folder}/whole"), kept[0])
+        winner = chosen[0].run
+        print(f"training {chosen[0].trial} on all of the data, {winner.fit.steps} steps", flush=True)
+        whole = launch.train(winner, facts, loaded(winner, method), f"{folder}/whole-{chosen[0].trial}")
+        copy(whole, kept[0])
+        found[0] = replace(chosen[0], checkpoint=whole, steps=winner.fit.steps)
     board = Board(run, found, measure(run, facts, data, kept, run.start))
     board.write(folder)
     board.show()
@@ -85,12 +93,12 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Pr
     """Run or resume the trials in `folder/name`; the best come first."""
     from ray import tune as ray_tune
 
-    nested = run.scale.workers > 1
+    nested, pbt = run.scale.workers > 1, run.search.scheduler == "pbt"
     trial = ray_tune.with_parameters(
         trainable(run, f"{run.method.name.replace(':', '_').replace('.', '_')}_trial"),
         run=run,
         facts=facts,
-        data=data,
+        data=(data,) if nested else data,  # what stands by itself is resolved for each trial
     )
     each = {"CPU": run.scale.cpus, **({"GPU": run.scale.gpus} if run.scale.gpus else {})}
     trial = ray_tune.with_resources(trial, {"node:__internal_head__": 0.001} if nested else each)
@@ -98,7 +106,9 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Pr
     if ray_tune.Tuner.can_restore(path):
         print(f"going on with {path}", flush=True)
         tuner = ray_tune.Tuner.restore(path, trainable=trial, resume_unfinished=True, resume_errored=True)
-        tuner._local_tuner._run_config.callbacks = [progress]
+        inner = tuner._local_tuner
+        inner._run_config.callbacks = [progress]
+        _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
     else:
         tuner = ray_tune.Tuner(
             trial,
@@ -109,8 +119,10 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Pr
                 storage_path=folder,
                 verbose=0,
                 callbacks=[progress],
-                failure_config=ray_tune.FailureConfig(max_failures=run.search.retries),
-                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
+                failure_config=ray_tune.FailureConfig(max_failures=0 if nested else run.search.retries),
+                checkpoint_config=ray_tune.CheckpointConfig(
+                    num_to_keep=None if pbt else 2
+                ),  # pbt copies old ones
             ),
         )
     results = tuner.fit()
@@ -153,8 +165,10 @@ def _tune_config(run: Run, nested: bool) -> Any:
         searcher = OptunaSearch(seed=run.seed, points_to_evaluate=first)
         most = {"max_concurrent_trials": launch.concurrent(run)}
     else:
+        # A population takes turns on what there is; counted as running, its paused trials would never all start.
+        limit = 0 if run.search.scheduler == "pbt" else launch.concurrent(run)
         searcher = BasicVariantGenerator(
-            random_state=run.seed, points_to_evaluate=first, max_concurrent=launch.concurrent(run)
+            random_state=run.seed, points_to_evaluate=first, max_concurrent=limit
         )
         most = {}
     return tune.TuneConfig(
@@ -180,11 +194,34 @@ def _sampler(span: Range) -> Any:
 
     if isinstance(span, Choice):
         return tune.choice(list(span.values))
+    if span.whole:
+        return (tune.lograndint if isinstance(span, LogUniform) else tune.randint)(span.low, span.high + 1)
     return (tune.loguniform if isinstance(span, LogUniform) else tune.uniform)(span.low, span.high)
 
 
 def _inside(span: Range, value: Any) -> Any:
-    return value if isinstance(span, Choice) else min(max(value, span.low), span.high)
+    if isinstance(span, Choice):
+        return value
+    value = min(max(value, span.low), span.high)
+    return round(value) if span.whole else value
+
+
+def _remember(results: Any, scheduler: Any, progress: Progress) -> None:
+    """Tell a resumed search's progress, and ASHA's rungs, which Tune does not save, of what was reported before."""
+    from ray.tune.schedulers import ASHAScheduler
+
+    for result in results:
+        table = result.metrics_dataframe
+        if table is None or "step" not in table:
+            continue
+        trial = str(table["trial_id"].iloc[-1])
+        progress.done[trial] = int(table["step"].max())
+        progress.best = max(progress.best, table["objective"].max())
+        if (result.metrics or {}).get("done"):
+            progress.ended.add(trial)
+        if isinstance(scheduler, ASHAScheduler):
+            for step, objective in zip(table["step"], table["objective"], strict=True):
+                scheduler._brackets[0].on_result(SimpleNamespace(trial_id=trial), int(step), float(objective))
 
 
 def _found(run: Run, result: Any) -> Found:
@@ -194,13 +231,14 @@ def _found(run: Run, result: Any) -> Found:
     than training is, and a trial that got worse should say so.
     """
     metrics = dict(result.metrics or {})
+    path = result.checkpoint.path if result.checkpoint else metrics.get("checkpoint_path")
     return Found(
         trial=Path(result.path).name,
         run=run.replace(**result.config),
-        objective=float(metrics.get("objective", DIVERGED)),
+        objective=float(metrics.get("objective", WORST)),
         steps=int(metrics.get("step", 0)),
         metrics=metrics,
-        checkpoint=result.checkpoint.path if result.checkpoint else metrics.get("checkpoint_path"),
+        checkpoint=path and addressed(path, run.storage),
         error=None if result.error is None else str(result.error).strip().splitlines()[-1],
     )
 
@@ -213,8 +251,9 @@ def _start(run: Run, facts: Facts, data: Any, name: str, folder: str) -> str:
     first = start(run, name)
     print(f"training the {name} model that all trials start from, {first.fit.steps} steps", flush=True)
     (trial,) = tune(first, facts, data, folder, "start-trial", Progress(1, first.fit.steps))
-    if not trial.checkpoint:
-        raise RuntimeError(f"the {name} model to start from was not trained: {trial.error}")
+    if not trial.checkpoint or trial.objective <= WORST:
+        reason = trial.error or trial.metrics.get("warnings")
+        raise RuntimeError(f"the {name} model to start from was not trained: {reason}")
     copy(trial.checkpoint, path)
     return path
 

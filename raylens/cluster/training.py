@@ -19,7 +19,6 @@ from raylens.cluster.folders import copy, exists, write
 from raylens.cluster.worker import build
 from raylens.config import Run
 from raylens.data import sets
-from raylens.data.shards import LENS_CLASSES
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
 
@@ -35,12 +34,14 @@ SHARED = (
     "cpus",
 )
 """Data settings that a method shares with the one it starts from."""
+MAY_DIFFER = {"storage", "scale.cpus", "scale.gpus", "search.concurrent", "search.retries"}
+"""Settings that a run may go on with when they have changed: where it runs, not what comes of it."""
 
 
 def training(run: Run) -> str:
     """Train as `run` says; returns the folder of its last checkpoint."""
     method = find.method(run.method.name)
-    run, facts = ready(run, method, method.streams)
+    run, facts = ready(run, method, sets.streams(run, method))
     folder = f"{launch.storage(run)}/{run.title}"
     data = loaded(run, method)
     if method.start and not run.start:
@@ -67,17 +68,24 @@ def ready(
 
     Returns the run with its name, GPUs and paths resolved, and the facts of its data.
     """
-    run = started(run.replace(name=run.title))
+    run = started(run.replace(**sets.given(run), name=run.title, storage=launch.storage(run)))
     find.validator(run.search.validator)
+    if run.search.validator == "oracle":
+        raise ConfigError(
+            "search.validator oracle reads target labels; --oracle chooses by them, and says so"
+        )
+    if run.search.scheduler == "pbt" and run.scale.workers > 1:
+        raise ConfigError(
+            f"search.scheduler pbt cannot copy trials of {run.scale.workers} workers; set scale.workers to 1"
+        )
     if run.data.views is not None and run.data.views not in augment.names():
         raise ConfigError(f"unknown data.views {run.data.views!r}; known here: {', '.join(augment.names())}")
     launch.check_writable(run)
-    made = not sets.missing(run, streams)
-    assumed = Facts(LENS_CLASSES, len(run.data.bands), 64, {})
-    fits(run, sets.facts(sets.placed(run, streams), streams, test=test) if made else assumed)
+    check_same(run)
+    fits(run, sets.facts(run, streams, test=test))
     launch.connect(method=run.method.name, run=run.title)
     launch.check_storage(run)
-    run = run.replace(**{"scale.gpus": launch.gpus(run), "storage": launch.storage(run)})
+    run = run.replace(**{"scale.gpus": launch.gpus(run)})
     launch.concurrent(run)
     if run.fit.precision == "16" and not run.scale.gpus:
         raise ConfigError(
@@ -88,16 +96,30 @@ def ready(
     return run, sets.facts(run, streams, test=test)
 
 
+def check_same(run: Run) -> None:
+    """Raises ConfigError when the run's folder holds a run with other settings."""
+    folder = f"{run.storage}/{run.title}"
+    if not exists(f"{folder}/run.yaml"):
+        return
+    held, here = config.read(f"{folder}/run.yaml"), config.flat(run)
+    for path in held.keys() & here.keys() - MAY_DIFFER:
+        if held[path] != here[path]:
+            raise ConfigError(
+                f"{folder} is a run with {path} {held[path]!r}, and {here[path]!r} was given; "
+                f"give another --name, or go on with its own settings by --resume {folder}"
+            )
+
+
 def started(run: Run) -> Run:
     """`run` with the encoder and the preprocessing of the checkpoint that it starts from, if it names one."""
     if not run.start:
         return run
     first = checkpoint.read(run.start).run
     taken = {path: value for path, value in config.flat(first).items() if path.startswith("encoder.")}
-    taken |= {"data.transform": first.data.transform, "start": sets.absolute(run.start)}
+    taken |= {"data.transform": first.data.transform}
     here = config.flat(run)
     for path, value in taken.items():
-        if path != "start" and here.get(path) != value:
+        if here.get(path) != value:
             print(f"{path} is {value!r}, as in {run.start}", flush=True)
     return config.build(
         {path: value for path, value in here.items() if not path.startswith("encoder.")}, taken
@@ -156,4 +178,4 @@ def loaded(run: Run, method: type[Method]) -> Any:
     from raylens.data.streaming import Streaming
 
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
-    return Streaming(sets.reside(run, method, streams=()).validation)
+    return Streaming(sets.reside(run, method, trained=()).validation)

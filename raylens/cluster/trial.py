@@ -10,10 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from raylens.config import Run
-from raylens.loop import Diverged
-
-DIVERGED = -1.0
-"""Objective of a trial whose loss is not finite; below all that a validator gives."""
 
 
 def trainable(run: Run, name: str) -> Callable:
@@ -41,19 +37,18 @@ def direct(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
     latest = tune.get_checkpoint()
     with tempfile.TemporaryDirectory(prefix="raylens-") as folder:
         resume = latest.to_directory(f"{folder}/resume") if latest else None
-        try:
-            for report in work(run, facts, data, device=_device(run), resume=resume):
-                with tempfile.TemporaryDirectory(prefix="raylens-") as out:
-                    report.save(out)
-                    gauges.set(report.metrics)
-                    tune.report(report.metrics, checkpoint=tune.Checkpoint.from_directory(out))
-        except Diverged as error:
-            print(f"this trial stops: {error}", flush=True)
-            tune.report({"step": run.fit.steps, "objective": DIVERGED, "warnings": str(error)})
+        for report in work(run, facts, data, device=_device(run), resume=resume):
+            with tempfile.TemporaryDirectory(prefix="raylens-") as out:
+                report.save(out)
+                gauges.set(report.metrics)
+                tune.report(report.metrics, checkpoint=tune.Checkpoint.from_directory(out))
 
 
-def nested(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
-    """Several workers: a TorchTrainer that reports to this trial. The trial itself holds no CPU."""
+def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> None:
+    """Several workers: a TorchTrainer that reports to this trial. The trial itself holds no CPU.
+
+    `data` is a reference, in a tuple so that Tune hands on the reference and not what it stands for.
+    """
     from ray import train, tune
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -63,7 +58,7 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
     run = run.replace(**sample)
     TorchTrainer(
         launch.train_worker,
-        train_loop_config={"run": run, "facts": facts, "data": data},
+        train_loop_config={"run": run, "facts": facts, "data": data[0]},
         scaling_config=launch.scaling(run),
         run_config=train.RunConfig(
             name=tune.get_context().get_trial_id(),  # found again by a trial that resumes

@@ -17,11 +17,14 @@ from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data.stream import Resident, Split
 from raylens.ema import over_workers
-from raylens.loop import collect, fit
+from raylens.loop import Diverged, collect, fit
 from raylens.methods.base import Method
 from raylens.models import Model
 from raylens.records import Outputs
 from raylens.seeds import seed
+
+WORST = -1e9
+"""Objective of a trial whose loss or score is not finite: below all that a validator gives."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def work(
 ) -> Iterator[Report]:
     """Train as `run` says, from the checkpoint folder `resume` on if there is one.
 
-    Every worker yields at the same steps. Metrics of validation are in the reports of rank 0 alone.
+    Every worker yields at the same steps. Metrics of validation are in the reports of rank 0 alone. A training whose
+    loss is not finite ends with a report that says so, with the objective WORST.
     """
     device = torch.device(device)
     method = build(run, facts).to(device)
@@ -82,14 +86,18 @@ def work(
         replica = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
     with closing(data.batches(run, type(method), rank=rank, world=world, start=start)) as batches:
         reports = fit(method, replica, batches, run, optimizer, scaler, start=start, rank=rank, device=device)
-        for step, metrics in reports:
-            metrics["step"] = step
-            if rank == 0:
-                metrics.update(validate(run, facts, method.result, data, device))
-            metrics["warnings"] = "; ".join(method.symptoms(metrics))
-            yield Report(metrics, run, facts, method, optimizer, scaler)
-            if world > 1:
-                over_workers(torch.zeros(1, device=device))  # nobody runs ahead of a validation
+        try:
+            for step, metrics in reports:
+                metrics["step"] = step
+                if rank == 0:
+                    metrics.update(validate(run, facts, method.result, data, device))
+                metrics["warnings"] = "; ".join(method.symptoms(metrics))
+                yield Report(metrics, run, facts, method, optimizer, scaler)
+                if world > 1:
+                    over_workers(torch.zeros(1, device=device))  # nobody runs ahead of a validation
+        except Diverged as error:
+            ended = {"step": error.step, "objective": WORST, "warnings": str(error)}
+            yield Report(ended, run, facts, method, optimizer, scaler)
 
 
 def validate(
@@ -104,12 +112,12 @@ def validate(
         return found
     target = _look(model, data.validation["target"], device)
     if run.search.oracle:
-        found["objective"] = task.metrics(target.logits, target.labels)["auroc"]
+        found["objective"] = found["validator/oracle"] = task.metrics(target.logits, target.labels)["auroc"]
         return found
     target = Outputs(target.features, target.logits, None, target.ids)
     score = find.validator(run.search.validator)(source, target)
     found[f"validator/{run.search.validator}"] = score
-    found["objective"] = score if math.isfinite(score) else -1.0
+    found["objective"] = score if math.isfinite(score) else WORST
     return found
 
 

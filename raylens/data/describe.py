@@ -1,6 +1,7 @@
 """What a set holds, as a table and two pictures."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -86,6 +87,16 @@ def describe(
     return str(folder)
 
 
+def _batches(path: str, held: Manifest) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Labels and pixels of a set, 500 rows at a time, split after split."""
+    for file in (file for split in held.splits for file in split_files(path, split)):
+        fs, name = filesystem(file)
+        with fs.open_input_file(name) as source:
+            for batch in pq.ParquetFile(source).iter_batches(500, columns=["pixels", "label"]):
+                labels = batch["label"].fill_null(UNLABELLED).to_numpy(zero_copy_only=False)
+                yield labels, batch["pixels"].to_numpy_ndarray()
+
+
 def some_of_each(path: str, held: Manifest, rows: int, seed: int) -> dict[str, np.ndarray]:
     """Up to `rows` images of each class, and of the unlabelled; no more files are read than that takes."""
     wanted = {}
@@ -93,18 +104,13 @@ def some_of_each(path: str, held: Manifest, rows: int, seed: int) -> dict[str, n
         for label, count in split.labels.items():
             wanted[label] = min(rows, wanted.get(label, 0) + count)
     found: dict[str, list[np.ndarray]] = {label: [] for label, count in wanted.items() if count}
-    for file in (file for split in held.splits for file in split_files(path, split)):
-        fs, name = filesystem(file)
-        with fs.open_input_file(name) as source:
-            for batch in pq.ParquetFile(source).iter_batches(500, columns=["pixels", "label"]):
-                labels = batch["label"].fill_null(UNLABELLED).to_numpy(zero_copy_only=False)
-                pixels = batch["pixels"].to_numpy_ndarray()
-                for k in np.unique(labels):
-                    label = "unlabelled" if k == UNLABELLED else held.classes[k]
-                    short = wanted[label] - sum(map(len, found[label]))
-                    found[label].append(pixels[labels == k][:short])
-                if all(sum(map(len, parts)) >= wanted[label] for label, parts in found.items()):
-                    break
+    for labels, pixels in _batches(path, held):
+        for k in np.unique(labels):
+            label = "unlabelled" if k == UNLABELLED else held.classes[k]
+            short = wanted[label] - sum(map(len, found[label]))
+            found[label].append(pixels[labels == k][:short])
+        if all(sum(map(len, parts)) >= wanted[label] for label, parts in found.items()):
+            break
     rng = np.random.default_rng(seed)
     return {label: rng.permutation(np.concatenate(parts)) for label, parts in found.items()}
 

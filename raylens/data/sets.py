@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 
 from raylens.checkpoint import Facts
-from raylens.config import Run, flat
+from raylens.config import Run
 from raylens.data.rows import prepared
 from raylens.data.shards import Manifest, filesystem, read_manifest, split_files
+from raylens.data.simulate import digest, foreseen, simulate
 from raylens.data.stream import Resident, Split
 from raylens.errors import DataError
 from raylens.methods.base import Method
@@ -23,118 +24,118 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
+def given(run: Run) -> dict[str, str]:
+    """The paths that a run was given, absolute, by setting."""
+    paths = {"data.source": run.data.source, "data.target": run.data.target, "start": run.start}
+    return {setting: absolute(path) for setting, path in paths.items() if path is not None}
+
+
+def streams(run: Run, method: type[Method]) -> tuple[str, ...]:
+    """Streams whose sets a training looks at: those it learns from, and a target that was given, for validation."""
+    return tuple(dict.fromkeys((*method.streams, *(("target",) if run.data.target else ()))))
+
+
 def simulated(run: Run, stream: str) -> str:
-    """Where the stream's simulated set lies: its name says all that shapes it."""
-    rows = getattr(run.data, f"{stream}_rows")
-    prior = f"-{run.data.target_prior:g}" if stream == "target" and run.data.target_prior else ""
-    name = f"{PRESETS[stream]}-{run.data.bands}-{rows}{prior}-seed{run.seed}"
-    return absolute(f"{run.storage}/data/{name}")
+    """Where the stream's simulated set lies: its name says all that shapes it, the recipe by its digest."""
+    data = run.data
+    rows, name = getattr(data, f"{stream}_rows"), PRESETS[stream]
+    prior = f"-{data.target_prior:g}" if stream == "target" and data.target_prior else ""
+    return absolute(f"{run.storage}/data/{name}-{data.bands}-{rows}{prior}-seed{run.seed}-{digest(name)}")
 
 
-def missing(run: Run, streams: tuple[str, ...]) -> list[str]:
-    """Streams whose simulated set is still to be made. Raises DataError for given sets that are not there."""
-    found = []
-    for stream in streams:
-        if (path := getattr(run.data, stream)) is not None:
-            read_manifest(absolute(path))
-            continue
-        try:
-            read_manifest(simulated(run, stream))
-        except DataError:
-            found.append(stream)
-    return found
+def manifest(run: Run, stream: str) -> Manifest:
+    """The manifest of a stream's set; of one that is still to be simulated, what it will say of its images.
+
+    Raises DataError for a given set that is not there.
+    """
+    path = getattr(run.data, stream)
+    if path is not None:
+        return read_manifest(absolute(path))
+    try:
+        return read_manifest(simulated(run, stream))
+    except DataError:
+        rows = getattr(run.data, f"{stream}_rows")
+        return foreseen(
+            PRESETS[stream], rows=rows, seed=run.seed, prior=_prior(run, stream), bands=run.data.bands
+        )
 
 
 def prepare(run: Run, streams: tuple[str, ...]) -> Run:
     """`run` with an absolute path for each stream's set; sets that were not given are simulated. Needs Ray."""
-    for stream in missing(run, streams):
-        from raylens.data.simulate import simulate
+    paths = {}
+    for stream in streams:
+        path = getattr(run.data, stream)
+        paths[f"data.{stream}"] = absolute(path) if path else simulated(run, stream)
+        if path is None and not manifest(run, stream).splits["train"].files:
+            rows, preset = getattr(run.data, f"{stream}_rows"), PRESETS[stream]
+            print(f"simulating {stream}: {rows} images of preset {preset}, seed {run.seed}", flush=True)
+            out, prior = paths[f"data.{stream}"], _prior(run, stream)
+            simulate(preset, rows=rows, seed=run.seed, out=out, prior=prior, bands=run.data.bands)
+    return run.replace(**paths)
 
-        out = simulated(run, stream)
-        prior = run.data.target_prior if stream == "target" else None
-        rows = getattr(run.data, f"{stream}_rows")
-        print(f"simulating {stream}: {rows} images of preset {PRESETS[stream]}, seed {run.seed}", flush=True)
-        simulate(PRESETS[stream], rows=rows, seed=run.seed, out=out, prior=prior, bands=run.data.bands)
-    return placed(run, streams)
 
-
-def placed(run: Run, streams: tuple[str, ...]) -> Run:
-    """`run` with an absolute path for each stream's set, given or simulated."""
-    paths = {stream: absolute(getattr(run.data, stream) or simulated(run, stream)) for stream in streams}
-    return run.replace(**{f"data.{stream}": path for stream, path in paths.items()})
+def _prior(run: Run, stream: str) -> float | None:
+    return run.data.target_prior if stream == "target" else None
 
 
 def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
     """What the sets are, once they are known to fit together and to hold what a run needs.
 
-    Raises DataError: no such set, different sizes, channels or classes, an empty split, or with `test` a target whose
-    test split cannot be evaluated.
+    Raises DataError: no such set, different sizes, channels or classes, an empty split, a source without one of its
+    classes, or with `test` a target whose test split has labels but cannot be evaluated.
     """
-    manifests = {stream: read_manifest(getattr(run.data, stream)) for stream in streams}
+    manifests = {stream: manifest(run, stream) for stream in streams}
     source = manifests[streams[0]]
-    for stream, manifest in manifests.items():
-        _fits(run, streams[0], source, stream, manifest)
+    for stream, held in manifests.items():
+        where = getattr(run.data, stream) or f"the simulated {stream}"
+        _fits(where, held, getattr(run.data, streams[0]) or f"the simulated {streams[0]}", source)
         for split in ("train", "val"):
-            _holds(run, stream, manifest, split)
-    labels = source.splits["train"].labels
-    present = [name for name in source.classes if labels.get(name, 0)]
-    if len(present) < 2:
-        raise DataError(
-            f"the train split of {run.data.source} holds labels of {present or 'no class'} only; "
-            "a source needs two classes or more"
-        )
-    if test and "target" in manifests:
-        _measurable(run.data.target, manifests["target"])
+            _holds_rows(where, held, split)
+            if stream == "source":
+                _holds_classes(where, held, split)
+        if stream == "target" and run.search.oracle:
+            _holds_classes(where, held, "val")
+        if stream == "target" and test:
+            _holds_rows(where, held, "test")
+            if labelled(held, "test"):
+                _holds_classes(where, held, "test")
     return Facts(
         classes=source.classes,
         channels=source.channels,
         size=source.size,
         manifests={
-            stream: {**vars(manifest), "splits": _splits(manifest)} for stream, manifest in manifests.items()
+            stream: {**vars(held), "splits": {name: vars(split) for name, split in held.splits.items()}}
+            for stream, held in manifests.items()
         },
     )
 
 
-def _measurable(path: str, manifest: Manifest) -> None:
-    """Raises DataError unless the test split has rows of two classes or more."""
-    split = "test"
-    if split not in manifest.splits or not manifest.splits[split].rows:
-        raise DataError(
-            f"{path} has no rows in split {split!r}; it has {', '.join(manifest.splits) or 'none'}"
-        )
-    labels = manifest.splits[split].labels
-    present = [name for name in manifest.classes if labels.get(name, 0)]
-    if len(present) < 2:
-        raise DataError(
-            f"the {split} split of {path} holds labels of {present or 'no class'} only, so nothing can be measured "
-            "there; convert it with other --splits or --seed"
-        )
+def labelled(manifest: Manifest, split: str) -> bool:
+    """Whether any row of a split has a label."""
+    return any(manifest.splits[split].labels.get(name, 0) for name in manifest.classes)
 
 
 def reside(
-    run: Run, method: type[Method], *, share: float = 1.0, streams: tuple[str, ...] | None = None
+    run: Run, method: type[Method], *, share: float = 1.0, trained: tuple[str, ...] | None = None
 ) -> Resident:
     """Read the streams' train and validation splits through Ray Data, preprocessed; `share` of the train rows.
 
-    `streams`, all that the method has without it, are those whose train split is read.
+    `trained`, all that the method has without it, are the streams whose train split is read.
 
     Labels of the target are not read, except of its validation split for search.oracle. Rows of the source without a
     label are left out.
     """
-    wanted = tuple(dict.fromkeys((*method.streams, *(("target",) if run.data.target else ()))))
     train, validation = {}, {}
-    for stream in wanted:
-        path, labelled = getattr(run.data, stream), stream == "source"
-        if stream in (method.streams if streams is None else streams):
-            train[stream] = read(
-                path, "train", run.data.transform, labels=labelled, share=share, seed=run.seed
-            )
+    for stream in streams(run, method):
+        path, labels = getattr(run.data, stream), stream == "source"
+        if stream in (method.streams if trained is None else trained):
+            train[stream] = read(path, "train", run.data.transform, labels=labels, share=share, seed=run.seed)
         held = read_manifest(path).splits["val"].rows
         validation[stream] = read(
             path,
             "val",
             run.data.transform,
-            labels=labelled or run.search.oracle,
+            labels=labels or run.search.oracle,
             share=min(1.0, run.data.validation_rows / held),
             seed=run.seed,
         )
@@ -176,28 +177,32 @@ def share(run: Run, method: type[Method]) -> float:
     return min(1.0, run.data.resident_limit / size)
 
 
-def _fits(run: Run, first: str, source: Manifest, stream: str, manifest: Manifest) -> None:
-    paths = flat(run)
-    here, there = paths[f"data.{stream}"], paths[f"data.{first}"]
-    if (manifest.size, manifest.channels) != (source.size, source.channels):
+def _fits(where: str, held: Manifest, first: str, source: Manifest) -> None:
+    if (held.size, held.channels) != (source.size, source.channels):
         raise DataError(
-            f"{here} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, {there} "
+            f"{where} has {held.channels} channel(s) of {held.size} x {held.size}, {first} "
             f"{source.channels} of {source.size} x {source.size}; convert one again with --size, --crop or --bands"
         )
-    if manifest.classes and manifest.classes != source.classes:
+    if held.classes and held.classes != source.classes:
         raise DataError(
-            f"{here} has the classes {', '.join(manifest.classes)}, {there} {', '.join(source.classes)}; "
+            f"{where} has the classes {', '.join(held.classes)}, {first} {', '.join(source.classes)}; "
             "convert one again with --classes"
         )
 
 
-def _holds(run: Run, stream: str, manifest: Manifest, split: str) -> None:
-    if split not in manifest.splits or not manifest.splits[split].rows:
-        have = ", ".join(f"{name} {held.rows}" for name, held in manifest.splits.items()) or "none"
+def _holds_rows(where: str, held: Manifest, split: str) -> None:
+    if split not in held.splits or not held.splits[split].rows:
+        have = ", ".join(f"{name} {part.rows}" for name, part in held.splits.items()) or "none"
+        raise DataError(f"{where} has no rows in split {split!r} (it has {have}); convert it with --splits")
+
+
+def _holds_classes(where: str, held: Manifest, split: str) -> None:
+    labels = held.splits[split].labels
+    lacking = [name for name in held.classes if not labels.get(name, 0)]
+    if lacking or len(held.classes) < 2:
+        have = ", ".join(f"{count} {name}" for name, count in labels.items()) or "no labels"
         raise DataError(
-            f"{getattr(run.data, stream)} has no rows in split {split!r} (it has {have}); convert it with --splits"
+            f"the {split} split of {where} has no row of {' or '.join(lacking) or 'a second class'} ({have}), so "
+            f"nothing can be {'measured' if split == 'test' else 'learned'} there; convert it with other --splits or "
+            "--classes"
         )
-
-
-def _splits(manifest: Manifest) -> dict:
-    return {name: vars(split) for name, split in manifest.splits.items()}

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import uuid
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -27,6 +28,8 @@ LENS_CLASSES = ("nonlens", "lens")
 ROWS_PER_GROUP = 500
 ROWS_PER_FILE = 16 * ROWS_PER_GROUP
 RESERVED = ("pixels", "label", "id", "split")
+_LEFT = re.compile(r".+-\d{5}\.parquet")
+"""Files that an interrupted writer leaves in object storage, where nothing can be renamed into place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +84,11 @@ class Manifest:
             raise DataError(f"not a manifest: {type(error).__name__}: {error}") from error
 
 
-def made_by(command: str, seed: int | None = None, **more: Any) -> dict[str, Any]:
-    """The manifest's record of where a set comes from."""
-    versions = {name: version(name) for name in ("raylens", "numpy", "pyarrow")}
+def made_by(
+    command: str, seed: int | None = None, *, packages: tuple[str, ...] = (), **more: Any
+) -> dict[str, Any]:
+    """The manifest's record of where a set comes from; `packages` are those whose version matters for it."""
+    versions = {name: version(name) for name in ("raylens", "numpy", "pyarrow", *packages)}
     return {
         "command": command,
         "seed": seed,
@@ -226,16 +231,18 @@ class ShardWriter:
         ours = any(info.base_name == MANIFEST for info in held)
         if ours and not overwrite:
             raise DataError(f"{self.out} already holds a data set; name another --out, or add --overwrite")
-        if held and not ours:
+        left = not self.local and all(_LEFT.fullmatch(info.base_name) for info in held)
+        if held and not ours and not left:
             raise DataError(
                 f"{self.out} holds other files and no data set; name an empty or new folder as --out"
             )
 
     def __enter__(self) -> "ShardWriter":
         try:
-            if not self.local and self.fs.get_file_info(f"{self.root}/{MANIFEST}").is_file:
-                self.fs.delete_file(f"{self.root}/{MANIFEST}")  # unreadable from here on
-                self.fs.delete_dir_contents(self.root)
+            if not self.local:
+                if self.fs.get_file_info(f"{self.root}/{MANIFEST}").is_file:
+                    self.fs.delete_file(f"{self.root}/{MANIFEST}")  # unreadable from here on
+                self.fs.delete_dir_contents(self.root, missing_dir_ok=True)
             self.fs.create_dir(self.folder)
         except OSError as error:
             raise DataError(f"cannot write to {self.out}: {first_line(error)}") from error

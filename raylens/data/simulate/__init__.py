@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Mapping
@@ -10,9 +11,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by
-from raylens.data.simulate import camera, scene
-from raylens.data.simulate.presets import BANDS, Preset, preset
+from raylens.data.shards import LENS_CLASSES, Manifest, ShardWriter, Split, made_by
+from raylens.data.simulate.presets import BANDS, ZERO_POINT, Preset, preset
 from raylens.errors import ConfigError
 from raylens.seeds import seed as seeded
 
@@ -20,6 +20,8 @@ BLOCK = 512
 """Rows drawn together; the unit of work, and of randomness."""
 MARGIN = 4
 """Pixels drawn beyond each edge, from where light is blurred into the image."""
+VERSION = 1
+"""Raised whenever the same recipe and seed would make other images than before."""
 
 
 def simulate(
@@ -55,8 +57,10 @@ def simulate(
     if not 0 <= prior <= 1:
         raise ConfigError(f"prior {prior:g} is no share of lenses; give a number between 0 and 1")
     places = plan(recipe, rows, seed, prior, splits or recipe.splits)
-    flags = f"--rows {rows} --bands {bands} --prior {prior:g} --size {size} --pixel {recipe.pixel:g}"
-    made = made_by(f"simulate {name} {flags}", seed=seed)
+    shares = ",".join(f"{split}={share:g}" for split, share in (splits or recipe.splits).items())
+    flags = f"--rows {rows} --seed {seed} --bands {bands} --prior {prior:g} --size {size} --pixel {recipe.pixel:g}"
+    command = f"python -m raylens.data simulate {name} {flags} --splits {shares} --out {out}"
+    made = made_by(command, seed=seed, packages=("torch", "caustics"), recipe=digest(name))
     writer = ShardWriter(
         out,
         name=name,
@@ -79,10 +83,42 @@ def simulate(
     return out
 
 
+def foreseen(name: str, *, rows: int, seed: int, prior: float | None = None, bands: str = "i") -> Manifest:
+    """The manifest of the set that `simulate` would make of these, before it has any files. Raises ConfigError."""
+    recipe = preset(name)
+    splits: dict[str, Split] = {}
+    for split, kinds in plan(recipe, rows, seed, recipe.prior if prior is None else prior, recipe.splits):
+        held = splits.setdefault(split, Split(rows=0, files=[], labels=dict.fromkeys(LENS_CLASSES, 0)))
+        lenses = int((kinds == "lens").sum())
+        labels = {
+            "nonlens": held.labels["nonlens"] + len(kinds) - lenses,
+            "lens": held.labels["lens"] + lenses,
+        }
+        splits[split] = Split(rows=held.rows + len(kinds), files=[], labels=labels)
+    return Manifest(
+        name=name,
+        domain=recipe.domain,
+        size=64,
+        channels=len(channels(bands)),
+        bands=tuple(bands),
+        arcsec_per_pixel=recipe.pixel,
+        classes=LENS_CLASSES,
+        splits=splits,
+        statistics={},
+    )
+
+
+def digest(name: str) -> str:
+    """Six letters that change with the preset's recipe and with what the simulator makes of it."""
+    return hashlib.sha256(f"{VERSION} {preset(name)!r}".encode()).hexdigest()[:6]
+
+
 def render(
     recipe: Preset, kinds: np.ndarray, key: tuple, *, bands: list[int], size: int = 64, device: str = "cpu"
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Images float32 (N, C, size, size), in counts, of those kinds, and their truth by column; no Ray is needed."""
+    from raylens.data.simulate import camera, scene  # caustics takes seconds to import
+
     rng = np.random.default_rng(seeded(*key))
     field = scene.Scene(recipe, rng, bands)
     wide = size + 2 * MARGIN
@@ -99,7 +135,7 @@ def render(
         images = camera.record(seen, recipe, bands, rng)
     arcs = lensed.cpu().numpy()
     truth["lensed_magnitude"] = np.full(len(kinds), np.nan)
-    truth["lensed_magnitude"][arcs > 0] = scene.ZERO_POINT - 2.5 * np.log10(arcs[arcs > 0])
+    truth["lensed_magnitude"][arcs > 0] = ZERO_POINT - 2.5 * np.log10(arcs[arcs > 0])
     truth["moffat_beta"] = np.full(len(kinds), np.nan) if beta is None else beta
     truth |= {f"fwhm_{name}": fwhm[:, index] for index, name in enumerate(names)}
     return images.cpu().numpy(), truth

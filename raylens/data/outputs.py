@@ -1,0 +1,81 @@
+"""What a model says of a set, one file at a time in memory; a set may be as large as it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raylens.data.rows import prepared
+from raylens.data.shards import filesystem, read_manifest, split_files
+from raylens.errors import ConfigError, DataError
+from raylens.loop import collect
+from raylens.models import Model
+from raylens.records import Outputs
+
+ENOUGH = 20_000
+"""Rows that tell batch norm its statistics."""
+
+
+def look(
+    model: Model,
+    data: str,
+    split: str,
+    transform: str,
+    *,
+    where: str | None = None,
+    batch: int = 256,
+    device: str = "cpu",
+) -> Outputs:
+    """What `model` says of a split's labelled rows, all of them or those `where` COLUMN=VALUE[,VALUE...].
+
+    Raises DataError when there are none, and ConfigError when there is no such column.
+    """
+    parts = [
+        collect(model, rows["pixels"], rows["label"], batch=batch, device=device)
+        for rows in _rows(data, split, where, transform)
+        if len(rows["label"])
+    ]
+    if not parts:
+        raise DataError(f"no labelled row in split {split!r} of {data}{f' where {where}' if where else ''}")
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("features", "logits", "labels")
+    }
+    return Outputs(**joined, ids=np.arange(len(joined["labels"])))
+
+
+def some(data: str, split: str, transform: str) -> np.ndarray:
+    """Preprocessed pixels (N, C, H, W) of a split, of as many of its first files as hold ENOUGH rows."""
+    parts, rows = [], 0
+    for file in split_files(data, split):
+        fs, path = filesystem(file)
+        with fs.open_input_file(path) as opened:
+            parts.append(prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"])
+        rows += len(parts[-1])
+        if rows >= ENOUGH:
+            break
+    return np.concatenate(parts)
+
+
+def _rows(data: str, split: str, where: str | None, transform: str) -> Iterator[dict[str, np.ndarray]]:
+    column, _, values = (where or "").partition("=")
+    known = read_manifest(data).columns
+    if where and (column not in known or not values):
+        raise ConfigError(
+            f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}"
+        )
+    for file in split_files(data, split):
+        fs, path = filesystem(file)
+        with fs.open_input_file(path) as opened:
+            table = pq.ParquetFile(opened).read(columns=["pixels", "label", *([column] if where else [])])
+        if where:
+            wanted = pa.array(values.split(","))
+            table = table.filter(pc.is_in(table.column(column).cast(pa.string()), wanted)).drop_columns(
+                [column]
+            )
+        if len(table):
+            yield prepared(table, transform)

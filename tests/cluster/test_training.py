@@ -1,0 +1,86 @@
+"""What a run is refused for before Ray is reached."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from raylens import config
+from raylens.cluster.folders import write
+from raylens.cluster.training import check_same
+from raylens.data import sets
+from raylens.data.shards import ShardWriter
+from raylens.errors import ConfigError, DataError
+from raylens.find import method
+
+
+def write_set(out, *, classes=("a", "b"), lacking=None, labelled=True, size=32) -> str:
+    """A set of three splits; `lacking` is a split without the last class."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(str(out), bands=("i",), classes=classes) as writer:
+        for split in ("train", "val", "test"):
+            kinds = len(classes) - (split == lacking)
+            labels = np.arange(8) % kinds if labelled else None
+            writer.add(
+                split, rng.random((8, 1, size, size), np.float32), labels, [f"{split}{i}" for i in range(8)]
+            )
+    return str(out)
+
+
+def check(run, *, test=True):
+    return sets.facts(run, ("source", "target"), test=test)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "said"),
+    [("source", "train", "learned"), ("source", "val", "learned"), ("target", "test", "measured")],
+)
+def test_a_split_without_a_class_is_refused(tiny, tmp_path, name, split, said):
+    paths = {
+        f"data.{one}": write_set(tmp_path / one, lacking=split if one == name else None)
+        for one in ("source", "target")
+    }
+    with pytest.raises(
+        DataError, match=rf"the {split} split of .*{name} has no row of b \(8 a, 0 b\).*{said} there"
+    ):
+        check(tiny.run("adda").replace(**paths))
+
+
+def test_a_target_without_any_label_is_taken(tiny, tmp_path):
+    paths = {
+        "data.source": write_set(tmp_path / "source"),
+        "data.target": write_set(tmp_path / "target", labelled=False),
+    }
+    run = tiny.run("adda").replace(**paths)
+    assert check(run).classes == ("a", "b")
+    with pytest.raises(DataError, match=r"the val split of .*target has no row of a or b"):
+        check(run.replace(**{"search.oracle": True}))
+
+
+def test_what_will_be_simulated_is_checked_before_it_is(tiny, tmp_path):
+    run = tiny.run("adda").replace(
+        **{"data.source": write_set(tmp_path / "source"), "storage": str(tmp_path)}
+    )
+    with pytest.raises(DataError, match=r"simulated target has 1 channel.* of 64 x 64"):
+        check(run)
+    facts = check(tiny.run("adda", storage=str(tmp_path), data={"bands": "gri"}))
+    assert (facts.channels, facts.size, facts.classes) == (3, 64, ("nonlens", "lens"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_given_target_is_looked_at_even_by_a_method_that_does_not_learn_from_it(tiny):
+    run = tiny.run("supervised")
+    assert sets.streams(run, method("supervised")) == ("source",)
+    assert sets.streams(run.replace(**{"data.target": "there"}), method("supervised")) == ("source", "target")
+
+
+def test_a_name_belongs_to_one_run(tiny, tmp_path):
+    run = tiny.run("adda", storage=str(tmp_path), name="mine")
+    check_same(run)
+    write(f"{tmp_path}/mine/run.yaml", config.dump(run))
+    check_same(run)
+    check_same(run.replace(**{"scale.gpus": 1, "search.retries": 0}))
+    with pytest.raises(
+        ConfigError, match=r"mine is a run with seed 0, and 1 was given; .*--name, or .*--resume"
+    ):
+        check_same(run.replace(seed=1))
