@@ -9,7 +9,8 @@ import pyarrow.fs
 import pytest
 from moto.server import ThreadedMotoServer
 
-from raylens import checkpoint
+from raylens import checkpoint, config
+from raylens.data import sets
 from raylens.data.shards import read_manifest, read_split, verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -46,7 +47,8 @@ def test_a_search_lives_in_object_storage(bucket, tmp_path):
     assert "simulating source" in tune(
         "supervised", *(word for path, value in flags.items() for word in (f"--{path}", str(value)))
     )
-    source = f"{bucket}/runs/data/sim-i-200-seed0"
+    source = sets.simulated(config.build({"method.name": "supervised"}, flags), "source")
+    assert source.startswith(f"{bucket}/runs/data/")
     verify(source)
     assert len(read_split(source, "train")["pixels"]) == read_manifest(source).splits["train"].rows == 160
     assert checkpoint.read(f"{bucket}/runs/far/best").metrics["step"] == 20
