@@ -83,7 +83,7 @@ class Data:
     views: str | None = None
     """Pipeline in place of the one that the method names for its views; see raylens/augment.py."""
     mode: Literal["auto", "resident", "streaming"] = "auto"
-    """Keep the sets in shared memory, or stream them from Parquet; by size without a word."""
+    """Keep the sets in shared memory or stream them from Parquet; by size without a word. Searches keep them."""
     resident_limit: Annotated[float, Field(gt=0)] = 4.0
     """Gigabytes of pixels up to which sets are kept in shared memory."""
     cpus: Annotated[float, Field(gt=0)] = 0.5

@@ -1,4 +1,4 @@
-"""A method whose process dies once, for tests of what comes after."""
+"""Methods whose process dies once, for tests of what comes after."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ import os
 from pathlib import Path
 
 from raylens.config import section
+from raylens.methods.adda import ADDA
 from raylens.methods.supervised import Supervised
 
 
-class Fragile(Supervised):
-    """Supervised learning that kills its process after `dies_after` steps, unless the file `marker` exists."""
-
-    @section
-    class Config:
-        name: str = "tests.cluster.fragile:Fragile"
-        """Where this class is."""
-        label_smoothing: float = 0.01
-        """As in supervised."""
-        dies_after: int = 0
-        """Steps before the process dies; 0 lets it live."""
-        marker: str = ""
-        """File that stands for a death."""
+class Dies:
+    """Kills its process after `dies_after` steps, unless the file `marker` exists."""
 
     def __init__(self, config, model, task) -> None:
         super().__init__(config, model, task)
@@ -32,3 +22,25 @@ class Fragile(Supervised):
         if self.steps == self.config.dies_after and not Path(self.config.marker).exists():
             Path(self.config.marker).touch()
             os._exit(1)
+
+
+class Fragile(Dies, Supervised):
+    @section
+    class Config(Supervised.Config):
+        name: str = "tests.cluster.fragile:Fragile"
+        """Where this class is."""
+        dies_after: int = 0
+        """Steps before the process dies; 0 lets it live."""
+        marker: str = ""
+        """File that stands for a death."""
+
+
+class FragileADDA(Dies, ADDA):
+    @section
+    class Config(ADDA.Config):
+        name: str = "tests.cluster.fragile:FragileADDA"
+        """Where this class is."""
+        dies_after: int = 0
+        """Steps before the process dies; 0 lets it live."""
+        marker: str = ""
+        """File that stands for a death."""

@@ -19,6 +19,7 @@ import safetensors.numpy
 from raylens import checkpoint, config
 from raylens.cluster.search import search
 from raylens.cluster.training import training
+from raylens.cluster.worker import build
 
 pytestmark = pytest.mark.slow
 
@@ -144,17 +145,17 @@ def test_the_winner_of_a_search_on_a_part_trains_on_the_whole(ray_cluster, toy_s
     assert equal(weights(best), weights(winner))
 
 
-def test_a_training_of_two_workers_streams_from_parquet_and_resumes(ray_cluster, toy_sets, tmp_path):
+def test_a_training_of_two_workers_streams_both_domains_and_resumes(ray_cluster, toy_sets, tmp_path, tiny):
+    here = {"name": "start", "storage": str(tmp_path)}
+    first = config.build(TINY, {"method.name": "supervised"}, here, toy_sets)
+    checkpoint.save(tmp_path / "start", first, tiny.facts(), build(first, tiny.facts()).model, {})
     ended = {}
     for name, steps in (("calm", 0), ("killed", 17)):
         run = config.build(
-            {
-                "method.name": FRAGILE,
-                "method.dies_after": steps,
-                "method.marker": str(tmp_path / f"{name}-marker"),
-            },
-            {"storage": str(tmp_path), "name": name, "data.mode": "streaming", "scale.workers": 2},
-            {"data.source": toy_sets["data.source"], "data.cpus": 0.25},
+            {"method.name": f"{FRAGILE}ADDA", "method.dies_after": steps, "start": str(tmp_path / "start")},
+            {"method.marker": str(tmp_path / f"{name}-marker"), "storage": str(tmp_path), "name": name},
+            {"data.mode": "streaming", "data.cpus": 0.25, "scale.workers": 2},
+            toy_sets,
             TINY,
         )
         ended[name] = weights(training(run))
