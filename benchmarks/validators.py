@@ -1,8 +1,8 @@
-"""How much target AUROC each validator gives away: `python benchmarks/validators.py DATA --seeds 0 1`.
+"""How much target AUROC each validator gives away: `python benchmarks/validators.py runs --seeds 0 1`.
 
-DATA holds the sets that the main job simulates, `sim-i-6000-seed0` and `survey-i-15000-seed0`. For each seed ADDA is
-trained with a few settings, some of which ruin it; each validator chooses one by the last checkpoints, without target
-labels, and its regret is the best target AUROC minus that of its choice.
+`runs` is where the main job kept its runs and the sets that it simulated for these seeds. For each seed ADDA is trained
+with a few settings, some of which ruin it; each validator chooses one by the last checkpoints, without target labels, and
+its regret is the best target AUROC minus that of its choice.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from raylens import checkpoint, config, find, metrics
 from raylens.checkpoint import Facts
 from raylens.cluster.worker import work
+from raylens.data import sets
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import LENS_CLASSES, read_split
 from raylens.data.stream import Resident, Split
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data")
+    parser.add_argument("storage")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--transform", default="minmax")
@@ -59,10 +60,8 @@ def main() -> None:
 
 def candidates(asked: argparse.Namespace, seed: int, validators: list[str]) -> tuple[dict, dict]:
     """Target test AUROC of source-only, of batch norm only and of each setting, and what the validators say."""
-    paths = {
-        "source": f"{asked.data}/sim-i-6000-seed{seed}",
-        "target": f"{asked.data}/survey-i-15000-seed{seed}",
-    }
+    main_job = config.build({"method.name": "adda", "seed": seed, "storage": asked.storage})
+    paths = {stream: sets.simulated(main_job, stream) for stream in ("source", "target")}
 
     def split(stream: str, part: str, labels: bool) -> Split:
         held = read_split(paths[stream], part)
