@@ -1,8 +1,8 @@
 """How much target AUROC each validator gives away: `python benchmarks/validators.py runs --seeds 0 1`.
 
-`runs` is where the main job kept its runs and the sets that it simulated for these seeds. For each seed ADDA is trained
-with a few settings, some of which ruin it; each validator chooses one by the last checkpoints, without target labels, and
-its regret is the best target AUROC minus that of its choice.
+`runs` is where the main job kept its runs and the sets that it simulated for these seeds. For each seed ADDA is
+trained with a few settings, some of which ruin it; each validator chooses one by the last checkpoints, without target
+labels, and its regret is the best target AUROC minus that of its choice.
 """
 
 from __future__ import annotations
