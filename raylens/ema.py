@@ -22,3 +22,16 @@ def over_workers(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+@torch.no_grad()
+def follow_(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move the parameters of `average` towards those of `module`, 1 - decay of the way; buffers stay as they are."""
+    for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+
+
+@torch.no_grad()
+def average_(running: Tensor, value: Tensor, decay: float) -> None:
+    """Move a running average towards a statistic of this step, the mean over all workers."""
+    running.lerp_(over_workers(value), 1 - decay)

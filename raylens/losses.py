@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,3 +30,46 @@ def importance(labels: Tensor, target_prior: float) -> Tensor:
     weights = labels * target_prior / share.clamp_min(1e-6)
     weights = weights + (1 - labels) * (1 - target_prior) / (1 - share).clamp_min(1e-6)
     return weights / weights.mean().clamp_min(1e-6)
+
+
+def certainty(logits: Tensor) -> Tensor:
+    """Weights (B,), mean 1, that count sure images up to twice as much as unsure ones, without gradient.
+
+    1 + exp(-H), H the entropy of logits (B, K) in nats: Long et al. 2018, eq. 8; Jin et al. 2020, eq. 5.
+    """
+    probability = logits.detach().softmax(-1)
+    weights = 1 + torch.exp(-torch.special.entr(probability).sum(-1))
+    return weights / weights.mean()
+
+
+def class_confusion(logits: Tensor, temperature: float) -> Tensor:
+    """How much logits (B, K) mix the classes up: the share of pairs of classes in which both are likely at once.
+
+    Jin et al. 2020 (arXiv 1912.03699), eqs. 2 to 8: probabilities at `temperature`, sure images counting more, rows of
+    the confusion matrix normalised.
+    """
+    probability = (logits / temperature).softmax(-1)
+    confusion = probability.T @ (certainty(logits / temperature)[:, None] * probability)
+    confusion = confusion / confusion.sum(1, keepdim=True)
+    return (confusion.sum() - confusion.trace()) / len(confusion)
+
+
+def reversed_gradient(value: Tensor, strength: float) -> Tensor:
+    """`value`, whose gradient is turned round on its way back (Ganin & Lempitsky 2015, eq. 12)."""
+    return _Reversed.apply(value, strength)
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(context, value: Tensor, strength: float) -> Tensor:
+        context.strength = strength
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
+        return -context.strength * gradient, None
+
+
+def rise(progress: float, until: float = 1.0) -> float:
+    """From 0 to 1 along half a cosine, and 1 from `until` on: AdaMatch's mu, Berthelot et al. 2021, section 3.4."""
+    return 0.5 * (1 - math.cos(math.pi * min(1.0, progress / until)))

@@ -24,9 +24,8 @@ from torch.func import functional_call
 from raylens.augment import DIHEDRAL
 from raylens.config import section
 from raylens.ema import frozen_copy, over_workers
-from raylens.errors import ConfigError
-from raylens.losses import domain_loss, importance
-from raylens.methods.base import Adaptation
+from raylens.losses import domain_loss
+from raylens.methods.base import Adaptation, check_prior, target_weights
 from raylens.models import Model, batch_norms, without_tracking
 from raylens.records import Images, Losses
 from raylens.space import Choice, LogUniform, Uniform
@@ -61,11 +60,7 @@ class ADDA(Adaptation):
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
         super().__init__()
-        if config.target_prior is not None and len(task.classes) != 2:
-            raise ConfigError(
-                f"method.target_prior is a share of lenses, and the data has the classes {', '.join(task.classes)}; "
-                "set it to null"
-            )
+        check_prior(config.target_prior, task.classes)
         self.config, self.task, self.model = config, task, model
         self.source_encoder = frozen_copy(model.encoder)
         model.head.requires_grad_(False)
@@ -105,13 +100,11 @@ class ADDA(Adaptation):
         from_source = self._source_features(source)
         from_target = self.model.features(target.views["view"])
 
-        prior = self.config.target_prior
-        weights = None if prior is None else importance(source.labels == len(self.task.classes) - 1, prior)
+        weights = target_weights(source, len(self.task.classes), self.config.target_prior)
         on_source, on_target = self.discriminator(from_source), self.discriminator(from_target.detach())
         discriminator = domain_loss(on_source, True, weights) + domain_loss(on_target, False)
 
-        of_source = torch.ones_like(on_source) if weights is None else weights
-        right = ((of_source * (on_source > 0)).mean() + (on_target <= 0).float().mean()) / 2
+        right = ((weights * (on_source > 0)).mean() + (on_target <= 0).float().mean()) / 2
         right = over_workers(right)
         fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         fooled = domain_loss(functional_call(self.discriminator, fixed, (from_target,)), True)
@@ -122,7 +115,7 @@ class ADDA(Adaptation):
             with without_tracking(self.model) if self._by_batch else nullcontext():
                 logits = self.model(source.views["view"])
             terms["supervised"] = self.config.source_weight * self.task.loss(logits, source.labels)
-        gap = (of_source[:, None] * from_source).mean(0) - from_target.detach().mean(0)
+        gap = (weights[:, None] * from_source).mean(0) - from_target.detach().mean(0)
         return Losses(
             terms=terms,
             monitors={

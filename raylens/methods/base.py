@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from raylens.models import Model
+from raylens.errors import ConfigError
+from raylens.losses import importance
+from raylens.models import Model, without_tracking
 from raylens.records import Images, Losses
 from raylens.space import Range
 
@@ -64,6 +68,38 @@ class Method(nn.Module):
 
 
 class Adaptation(Method):
-    """Learns from a labelled source and an unlabelled target. Abstract."""
+    """Learns from a labelled source and an unlabelled target. Abstract.
+
+    Each domain goes through batch norm by its own batch; the running statistics, which the result is used with, are the
+    target's alone.
+    """
 
     streams = ("source", "target")
+    model: Model
+
+    def on_source(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, dim) and logits (B, K) of source images; leaves batch norm's running statistics alone."""
+        with without_tracking(self.model) if self.training else nullcontext():
+            features = self.model.features(pixels)
+        return features, self.model.head(features)
+
+    def on_target(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, dim) and logits (B, K) of target images; batch norm's running statistics follow them."""
+        features = self.model.features(pixels)
+        return features, self.model.head(features)
+
+
+def target_weights(source: Images, classes: int, prior: float | None) -> Tensor:
+    """Weights (B,), mean 1, of source images that give the last class the share `prior`; all 1 without one."""
+    if prior is None:
+        return torch.ones(len(source), device=next(iter(source.views.values())).device)
+    return importance(source.labels == classes - 1, prior)
+
+
+def check_prior(prior: float | None, classes: Sequence[str]) -> None:
+    """Raises ConfigError for a prior of lenses in data of more classes than two."""
+    if prior is not None and len(classes) != 2:
+        raise ConfigError(
+            f"method.target_prior is a share of lenses, and the data has the classes {', '.join(classes)}; "
+            "set it to null"
+        )

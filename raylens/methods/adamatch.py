@@ -1,0 +1,122 @@
+"""AdaMatch: pseudo-labels above a relative confidence, with aligned class distributions.
+
+Berthelot et al., AdaMatch: A Unified Approach to Semi-Supervised Learning and Domain Adaptation, ICLR 2022 (arXiv
+2106.04732).
+
+Differs from the authors' code: the averages of predicted classes decay, theirs are over a window of 128 steps; the
+target's classes may be aligned to the prior that is expected, where theirs are always aligned to the source's; and it
+starts from a model trained on the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from raylens.augment import STRONG, WEAK
+from raylens.config import section
+from raylens.ema import average_, follow_, frozen_copy
+from raylens.losses import rise
+from raylens.methods.base import Adaptation, check_prior
+from raylens.models import Model, batch_norms, without_tracking
+from raylens.records import Images, Losses
+from raylens.space import LogUniform, Uniform
+from raylens.tasks.classification import Task
+
+
+class AdaMatch(Adaptation):
+    """Learns from the target images it is confident about, relative to the source."""
+
+    views = {"weak": WEAK, "strong": STRONG}
+    start = "supervised"
+    suggests = {"optimizer.lr": 1e-4, "data.batch": 32, "data.target_batch": 96}
+    space = {"optimizer.lr": LogUniform(1e-5, 5e-4)}
+
+    @section
+    class Config:
+        name: str = "adamatch"
+        """adamatch"""
+        threshold: Annotated[float, Field(ge=0, le=1), Uniform(0.8, 0.99)] = 0.9
+        """Confidence, relative to the source's own, above which a pseudo-label counts."""
+        weight: Annotated[float, Field(ge=0), LogUniform(0.1, 10.0)] = 1.0
+        """Weight of the pseudo-labels' loss once it has risen, half-way through the run."""
+        decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+        """Decay of the averaged weights that the run leaves behind; 0.999 in the paper, for runs of 100,000 steps."""
+        target_prior: Annotated[float, Field(gt=0, lt=1)] | None = 0.01
+        """Share of lenses expected in the target, to which pseudo-labels are aligned; null for what is predicted of the
+        source, as in the paper."""
+
+    def __init__(self, config: Config, model: Model, task: Task) -> None:
+        super().__init__()
+        check_prior(config.target_prior, task.classes)
+        self.config, self.model, self.task = config, model, task
+        self.average = frozen_copy(model)
+        classes, prior = len(task.classes), config.target_prior
+        equal = torch.full((classes,), 1 / classes)
+        self.register_buffer("source_classes", equal.clone())
+        self.register_buffer("target_classes", equal.clone())
+        self.register_buffer("wanted", equal if prior is None else torch.tensor([1 - prior, prior]))
+
+    @property
+    def result(self) -> Model:
+        return self.average
+
+    def losses(self, source: Images, target: Images, progress: float) -> Losses:
+        on_source = torch.cat([source.views["weak"], source.views["strong"]])
+        on_target = torch.cat([target.views["weak"], target.views["strong"]])
+
+        # Random logit interpolation: the source by itself, and in the target's company.
+        with without_tracking(self.model):  # batch norm would count the source twice
+            alone = self.model(on_source)
+        sizes = [len(on_source), len(on_target)]
+        together, guess = self.model(torch.cat([on_source, on_target])).split(sizes)
+        logits = torch.lerp(together, alone, torch.rand_like(alone))
+
+        from_weak, from_strong = guess.chunk(2)
+        pseudo, keep = self.pseudo_labels(logits.chunk(2)[0], from_weak)
+        loss = (keep * F.cross_entropy(from_strong, pseudo, reduction="none")).mean()
+        last = len(self.task.classes) - 1
+        return Losses(
+            terms={
+                "supervised": self.task.loss(logits, source.labels.repeat(2)),
+                "pseudo_label": self.config.weight * rise(progress, until=0.5) * loss,
+            },
+            monitors={
+                "kept": keep.mean(),
+                "last_class": guess.detach().softmax(-1)[:, -1].mean(),
+                "last_class_kept": (keep * (pseudo == last)).sum() / keep.sum().clamp_min(1),
+            },
+        )
+
+    @torch.no_grad()
+    def pseudo_labels(self, source_logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (B,) for the target after distribution alignment, and which to keep, as 0 or 1; eqs. 3 to 6."""
+        source, target = source_logits.softmax(-1), target_logits.softmax(-1)
+        average_(self.source_classes, source.mean(0), decay=0.99)
+        average_(self.target_classes, target.mean(0), decay=0.99)
+        wanted = self.source_classes if self.config.target_prior is None else self.wanted
+        aligned = F.normalize(target * wanted / self.target_classes.clamp_min(1e-6), p=1, dim=-1)
+        confidence, label = aligned.max(-1)
+        return label, (confidence >= self.config.threshold * source.amax(-1).mean()).float()
+
+    def after_step(self, progress: float) -> None:
+        follow_(self.average, self.model, self.config.decay)
+        for slow, fast in zip(batch_norms(self.average), batch_norms(self.model), strict=True):
+            if slow.track_running_stats and slow.running_mean is not None:
+                slow.running_mean.copy_(fast.running_mean)
+                slow.running_var.copy_(fast.running_var)
+
+    def symptoms(self, metrics: Mapping[str, float]) -> list[str]:
+        found = super().symptoms(metrics)
+        if metrics.get("monitor/kept", 1.0) == 0:
+            found.append(
+                "no pseudo-label is kept: nothing is learned from the target; lower method.threshold"
+            )
+        if metrics.get("monitor/last_class", 0.0) > 0.99:
+            found.append("all of the target is called the last class")
+        return found
