@@ -4,8 +4,8 @@ Shen et al., Wasserstein Distance Guided Representation Learning for Domain Adap
 
 Differs from the authors' code: one step of the critic for each of the encoder's, at a higher learning rate, where
 theirs takes several; one backward updates both, since the critic sees detached features and the encoder a critic with
-detached weights; each domain goes through batch norm by its own batch; it starts from a model trained on the source; and
-the critic's source images may be weighed to the target's prior.
+detached weights; each domain goes through batch norm by its own batch; it starts from a model trained on the source;
+and the critic's source images may be weighed to the target's prior.
 """
 
 from __future__ import annotations
