@@ -1,0 +1,97 @@
+"""AdaMatch against the formulas of its paper."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from raylens.losses import rise
+from raylens.models import batch_norms
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def softmax(values):
+    odds = np.exp(values - values.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("prior", [None, 0.1])
+def test_pseudo_labels_are_those_of_the_paper(tiny, prior):
+    method = tiny.method("adamatch", method={"target_prior": prior, "threshold": 0.9})
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(size=(10, 2)), rng.normal(size=(30, 2))
+    label, keep = method.pseudo_labels(torch.from_numpy(source).float(), torch.from_numpy(target).float())
+
+    # Berthelot et al. 2021, section 3.3: alignment per class, L1 normalised; relative threshold of the source.
+    p, q = softmax(source), softmax(target)
+    running = {name: 0.99 * 0.5 + 0.01 * values.mean(0) for name, values in (("p", p), ("q", q))}
+    goal = running["p"] if prior is None else np.array([1 - prior, prior])
+    aligned = q * goal / running["q"]
+    aligned /= aligned.sum(1, keepdims=True)
+    np.testing.assert_array_equal(label.numpy(), aligned.argmax(1))
+    np.testing.assert_array_equal(keep.numpy(), aligned.max(1) >= 0.9 * p.max(1).mean())
+    assert 0 < keep.mean() < 1
+
+
+def test_classes_that_agree_leave_pseudo_labels_alone_and_a_threshold_of_0_keeps_all(tiny):
+    method = tiny.method("adamatch", method={"target_prior": None, "threshold": 0.0})
+    logits = torch.randn(20, 2)
+    label, keep = method.pseudo_labels(logits, logits)
+    assert torch.equal(label, logits.argmax(1))
+    assert keep.all()
+
+
+def test_mu_rises_along_a_cosine_until_half_way():
+    for progress in (0.0, 0.1, 0.25, 0.5, 0.8, 1.0):
+        assert rise(progress, until=0.5) == pytest.approx(
+            0.5 - math.cos(min(math.pi, 2 * math.pi * progress)) / 2
+        )
+
+
+def test_the_loss_is_cross_entropy_on_strong_views_with_labels_of_weak_ones(tiny):
+    method = tiny.method("adamatch", method={"target_prior": None, "threshold": 0.99})
+    batch = tiny.batch(method)
+    torch.manual_seed(0)
+    losses = method(batch, 0.25)
+    twin = tiny.method("adamatch", method={"target_prior": None, "threshold": 0.99})
+    source, target = (torch.cat([batch[name].views[view] for view in ("weak", "strong")]) for name in batch)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        alone = twin.model(source)
+        together, guess = twin.model(torch.cat([source, target])).split([len(source), len(target)])
+        share = torch.rand_like(alone)
+        logits = share * alone + (1 - share) * together
+        label, keep = twin.pseudo_labels(logits.chunk(2)[0], guess.chunk(2)[0])
+    wanted = (keep * F.cross_entropy(guess.chunk(2)[1], label, reduction="none")).mean()
+    torch.testing.assert_close(losses.terms["pseudo_label"], rise(0.25, until=0.5) * wanted)
+    labels = torch.cat([batch["source"].labels] * 2)
+    torch.testing.assert_close(losses.terms["supervised"], F.cross_entropy(logits, labels))
+    torch.testing.assert_close(losses.monitors["kept"], keep.mean())
+
+
+def test_the_source_by_itself_leaves_batch_norm_alone(tiny):
+    method, twin = tiny.method("adamatch"), tiny.method("adamatch")
+    batch = tiny.batch(method)
+    method(batch, 0.5)
+    with torch.no_grad():
+        twin.model(
+            torch.cat([images.views[view] for images in batch.values() for view in ("weak", "strong")])
+        )
+    for ours, theirs in zip(batch_norms(method.model), batch_norms(twin.model), strict=True):
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+        torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
+def test_what_is_left_behind_is_the_average(tiny):
+    method = tiny.method("adamatch", method={"decay": 0.9})
+    before = [p.clone() for p in method.average.parameters()]
+    with torch.no_grad():
+        for p in method.model.parameters():
+            p.add_(1.0)
+    method.after_step(0.5)
+    for old, new, now in zip(before, method.average.parameters(), method.model.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * now)
+    assert method.result is method.average

@@ -1,0 +1,44 @@
+"""MCC against the formulas of its paper."""
+
+import numpy as np
+import pytest
+import torch
+
+from raylens.losses import certainty, class_confusion
+
+
+def softmax(values):
+    odds = np.exp(values - values.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_confusion_is_that_of_the_paper(classes):
+    logits = np.random.default_rng(0).normal(size=(20, classes))
+    # Jin et al. 2020, eqs. 2, 4, 5, 6, 7 and 8.
+    probability = softmax(logits / 2.5)
+    entropy = -(probability * np.log(probability)).sum(1)
+    weight = 1 + np.exp(-entropy)
+    weight = len(logits) * weight / weight.sum()
+    confusion = np.zeros((classes, classes))
+    for row, share in zip(probability, weight, strict=True):
+        confusion += share * np.outer(row, row)
+    confusion /= confusion.sum(1, keepdims=True)
+    wanted = sum(confusion[i, j] for i in range(classes) for j in range(classes) if i != j) / classes
+    found = class_confusion(torch.from_numpy(logits), 2.5)
+    assert found.item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_sure_and_different_images_are_not_confused_and_undecided_ones_are():
+    sure = torch.tensor([[20.0, -20.0], [-20.0, 20.0]])
+    assert class_confusion(sure, 1.0).item() == pytest.approx(0, abs=1e-6)
+    assert class_confusion(torch.zeros(4, 2), 1.0).item() == pytest.approx(0.5)
+    assert class_confusion(torch.zeros(4, 4), 1.0).item() == pytest.approx(0.75)
+
+
+def test_sure_images_count_more_and_weights_carry_no_gradient():
+    logits = torch.tensor([[9.0, -9.0], [0.0, 0.0]], requires_grad=True)
+    weights = certainty(logits)
+    assert weights.mean().item() == pytest.approx(1)
+    assert (weights[0] / weights[1]).item() == pytest.approx(2 / 1.5, rel=1e-3)
+    assert not weights.requires_grad
