@@ -9,11 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raylens import metrics
 from raylens.cluster.worker import work
-from raylens.data.stream import Resident, Split
-from raylens.loop import collect
-from raylens.models import adapt_batch_norm, batch_norms
+from raylens.models import batch_norms
 from raylens.records import Images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -230,37 +227,3 @@ def test_a_rate_of_0_is_said_in_the_report_of_a_run(tiny):
     run = tiny.run("adda", optimizer={"lr": 0.0}, fit={"steps": 1, "report_every": 1})
     with closing(work(run, tiny.facts(), tiny.resident())) as reports:
         assert "the learning rate of the encoder is 0" in next(reports).metrics["warnings"]
-
-
-def noisy_target(tiny, rows, seed):
-    """The shifted toy domain under three times its noise."""
-    pixels, labels = tiny.domain(rows, 0.4, seed, shifted=True)
-    return (pixels + np.random.default_rng(seed).normal(0, 0.45, pixels.shape)).astype(np.float32), labels
-
-
-def test_on_toy_domains_it_reads_the_target_better_than_the_source_alone(tiny, tmp_path):
-    source, target = Split(*tiny.domain(400, 0.4, 1, shifted=False)), Split(noisy_target(tiny, 400, 2)[0])
-    data = Resident({"source": source, "target": target}, {"source": source, "target": target})
-    test, labels = noisy_target(tiny, 600, 3)
-    shared = {"encoder": {"width": 8, "features": 32}, "data": {"batch": 32, "views": "dihedral"}}
-
-    def auroc(model):
-        return metrics.binary(metrics.softmax64(collect(model, test, None).logits)[:, 1], labels)["auroc"]
-
-    start = tiny.run(**shared, fit={"steps": 150, "report_every": 150})
-    (report,) = work(start, tiny.facts(), data)
-    report.save(tmp_path)
-    source_only = auroc(report.method.result)
-    adapt_batch_norm(report.method.result, target.pixels)
-    batch_norm_only = auroc(report.method.result)
-
-    settings = {
-        "method": {"target_prior": None},
-        "optimizer": {"lr": 3e-4},
-        "fit": {"steps": 200, "report_every": 200},
-    }
-    (report,) = work(tiny.run("adda", **shared, **settings, start=str(tmp_path)), tiny.facts(), data)
-    adapted = auroc(report.method.result)
-    assert adapted > source_only + 0.1
-    assert adapted > batch_norm_only + 0.02
-    assert report.metrics["warnings"] == ""
