@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,14 @@ class Streaming:
             name: _images(train.get_dataset_shard(f"{name}-{rank}"), sizes(run)[name], start)
             for name in method.streams
         }
-        for together in zip(*streams.values(), strict=False):
-            yield dict(zip(streams, together, strict=True))
-        for stream in streams.values():
-            stream.close()
+        try:
+            with ThreadPoolExecutor(len(streams)) as pool:  # tasks take seconds to start: all streams' at once
+                yield dict(zip(streams, pool.map(next, streams.values()), strict=True))
+            for together in zip(*streams.values(), strict=False):
+                yield dict(zip(streams, together, strict=True))
+        finally:
+            for stream in streams.values():
+                stream.close()
 
 
 def datasets(run: Run, method: type[Method], trained: str) -> dict[str, Any]:
