@@ -48,7 +48,9 @@ class Streaming:
             for name in method.streams
         }
         try:
-            with ThreadPoolExecutor(len(streams)) as pool:  # tasks take seconds to start: all streams' at once
+            with ThreadPoolExecutor(
+                len(streams)
+            ) as pool:  # tasks take seconds to start: all streams' at once
                 yield dict(zip(streams, pool.map(next, streams.values()), strict=True))
             for together in zip(*streams.values(), strict=False):
                 yield dict(zip(streams, together, strict=True))
