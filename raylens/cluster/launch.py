@@ -26,7 +26,6 @@ def connect(**metadata: str) -> None:
     from ray.job_config import JobConfig
 
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
     if ray.is_initialized():
         return
     # A local Ray makes its own token, and need not say so.
