@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import uuid
@@ -123,8 +124,10 @@ def quiet(threads: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, threads))
-    for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    reports = sys.modules.get("ray.train.v2._internal.execution.context")  # whose logger is named by its file
+    for name in ("ray.tune", "ray.train", getattr(reports, "__file__", None)):
+        if name:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def train(run: Run, facts: Any, data: Any, folder: str) -> str:
