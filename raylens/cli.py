@@ -32,6 +32,8 @@ def main(act: Callable[[Sequence[str]], str | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second one would leave Ray half shut down, and hang
         print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
         sys.exit(130)
     except Exception as error:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import uuid
@@ -26,7 +27,6 @@ def connect(**metadata: str) -> None:
     from ray.job_config import JobConfig
 
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
     if ray.is_initialized():
         return
     # A local Ray makes its own token, and need not say so.
@@ -124,8 +124,10 @@ def quiet(threads: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, threads))
-    for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    reports = sys.modules.get("ray.train.v2._internal.execution.context")  # whose logger is named by its file
+    for name in ("ray.tune", "ray.train", getattr(reports, "__file__", None)):
+        if name:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def train(run: Run, facts: Any, data: Any, folder: str) -> str:

@@ -72,9 +72,7 @@ def search(run: Run) -> str:
     found = tune(run, facts, data, folder, "trials", progress)
     chosen = [trial for trial in found if trial.checkpoint and trial.objective > WORST]
     if not chosen:
-        errors = "; ".join(
-            sorted({trial.error or str(trial.metrics.get("warnings", "no report")) for trial in found})
-        )
+        errors = "; ".join(sorted({trial.error or trial.metrics.get("warnings", "") for trial in found}))
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
     kept = [_keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])]
     if share < 1:
@@ -82,7 +80,7 @@ def search(run: Run) -> str:
         print(f"training {chosen[0].trial} on all of the data, {winner.fit.steps} steps", flush=True)
         whole = launch.train(winner, facts, loaded(winner, method), f"{folder}/whole-{chosen[0].trial}")
         copy(whole, kept[0])
-        found[0] = replace(chosen[0], checkpoint=whole, steps=winner.fit.steps)
+        found[found.index(chosen[0])] = replace(chosen[0], checkpoint=whole, steps=winner.fit.steps)
     board = Board(run, found, measure(run, facts, data, kept, run.start))
     board.write(folder)
     board.show()
@@ -119,10 +117,9 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Pr
                 storage_path=folder,
                 verbose=0,
                 callbacks=[progress],
-                failure_config=ray_tune.FailureConfig(max_failures=0 if nested else run.search.retries),
-                checkpoint_config=ray_tune.CheckpointConfig(
-                    num_to_keep=None if pbt else 2
-                ),  # pbt copies old ones
+                failure_config=ray_tune.FailureConfig(max_failures=run.search.retries),
+                # A trial that pbt copies may be behind by many checkpoints, so it keeps them all.
+                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if pbt else 2),
             ),
         )
     results = tuner.fit()

@@ -19,6 +19,7 @@ from raylens.cluster.folders import copy, exists, write
 from raylens.cluster.worker import build
 from raylens.config import Run
 from raylens.data import sets
+from raylens.data.streaming import Streaming
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
 
@@ -44,17 +45,14 @@ def training(run: Run) -> str:
     run, facts = ready(run, method, sets.streams(run, method))
     folder = f"{launch.storage(run)}/{run.title}"
     data = loaded(run, method)
+    resident = not isinstance(data, Streaming)
     if method.start and not run.start:
         path = f"{folder}/start"
         if not exists(f"{path}/model.safetensors"):
             first = start(run, method.start)
             print(f"training the {method.start} model to start from, {first.fit.steps} steps", flush=True)
-            copy(
-                launch.train(
-                    first, facts, loaded(first, find.method(method.start)), f"{folder}/start-workers"
-                ),
-                path,
-            )
+            held = data if resident else loaded(first, find.method(method.start))
+            copy(launch.train(first, facts, held, f"{folder}/start-workers"), path)
         run = run.replace(start=path)
     print(f"training {run.method.name}, {run.fit.steps} steps, {run.scale.workers} worker(s)", flush=True)
     copy(launch.train(run, facts, data, f"{folder}/workers"), f"{folder}/last")
@@ -175,7 +173,5 @@ def loaded(run: Run, method: type[Method]) -> Any:
     if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
         print("data: resident, in memory shared by all workers", flush=True)
         return ray.put(sets.reside(run, method))
-    from raylens.data.streaming import Streaming
-
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
     return Streaming(sets.reside(run, method, trained=()).validation)

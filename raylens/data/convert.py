@@ -6,7 +6,6 @@ Splits are stratified, and rows within a split are in random order: a reader of 
 
 import hashlib
 import json
-import logging
 import os
 import re
 from collections import Counter
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from raylens.data import formats
 from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreadable, plain
 from raylens.data.shards import LENS_CLASSES, UNLABELLED, Manifest, ShardWriter, made_by
+from raylens.data.tasks import ray_data
 from raylens.errors import DataError
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -254,15 +254,11 @@ def _read(
 def _start_ray() -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
-    import ray.data  # sets up its logger, which is told to be quiet next
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray_data()
     if not ray.is_initialized():
         local = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
         ray.init(logging_level="error", log_to_driver=False, configure_logging=True, **local)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
 
 
 def _blocks(

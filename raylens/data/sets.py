@@ -13,6 +13,7 @@ from raylens.data.rows import prepared
 from raylens.data.shards import Manifest, filesystem, read_manifest, split_files
 from raylens.data.simulate import digest, foreseen, simulate
 from raylens.data.stream import Resident, Split
+from raylens.data.tasks import ray_data
 from raylens.errors import DataError
 from raylens.methods.base import Method
 
@@ -144,18 +145,11 @@ def reside(
 
 def read(path: str, split: str, transform: str, *, labels: bool, share: float = 1.0, seed: int = 0) -> Split:
     """One split of a set as arrays, read and preprocessed by Ray Data's tasks, in the order of its files."""
-    import ray
-
-    context = ray.data.DataContext.get_current()
-    context.use_datasource_v2 = False  # its start-up costs seconds on sets of this size
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
     fs, _ = filesystem(path)
     files = [filesystem(file)[1] for file in split_files(path, split)]
     columns = ["pixels", "label"] if labels else ["pixels"]
-    rows = ray.data.read_parquet(files, filesystem=fs, override_num_blocks=max(len(files), 8)).select_columns(
-        columns
-    )
+    rows = ray_data().read_parquet(files, filesystem=fs, override_num_blocks=max(len(files), 8))
+    rows = rows.select_columns(columns)
     if share < 1:
         rows = rows.random_sample(share, seed=seed)
     rows = rows.map_batches(partial(prepared, transform=transform), batch_format="pyarrow", batch_size=None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from raylens.data.order import Order, Shuffled
 from raylens.data.rows import prepared
 from raylens.data.shards import filesystem, split_files
 from raylens.data.stream import Split, sizes, views
+from raylens.data.tasks import ray_data
 from raylens.methods.base import Method
 from raylens.records import Images
 
@@ -46,10 +48,16 @@ class Streaming:
             name: _images(train.get_dataset_shard(f"{name}-{rank}"), sizes(run)[name], start)
             for name in method.streams
         }
-        for together in zip(*streams.values(), strict=False):
-            yield dict(zip(streams, together, strict=True))
-        for stream in streams.values():
-            stream.close()
+        try:
+            with ThreadPoolExecutor(
+                len(streams)
+            ) as pool:  # tasks take seconds to start: all streams' at once
+                yield dict(zip(streams, pool.map(next, streams.values()), strict=True))
+            for together in zip(*streams.values(), strict=False):
+                yield dict(zip(streams, together, strict=True))
+        finally:
+            for stream in streams.values():
+                stream.close()
 
 
 def datasets(run: Run, method: type[Method], trained: str) -> dict[str, Any]:
@@ -70,15 +78,12 @@ def datasets(run: Run, method: type[Method], trained: str) -> dict[str, Any]:
 
 def dataset(run: Run, stream: str, rank: int, *, start: int = 0) -> Any:
     """A lazy Ray Dataset of one worker's batches from step `start` on: columns step, row, label, and one a view."""
-    import ray
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
     pools = [pool for pool in plan(run, stream, rank) if pool["last"] >= start]
     if not pools:
         pools = list(plan(run, stream, rank))[-1:]
-    rows = ray.data.from_items([{"pool": json.dumps(pool)} for pool in pools], override_num_blocks=len(pools))
+    rows = ray_data().from_items(
+        [{"pool": json.dumps(pool)} for pool in pools], override_num_blocks=len(pools)
+    )
     # Ray Data may hand several pools to one task; the batches come out one by one all the same.
     return rows.map_batches(
         Pools(run, stream, rank), batch_size=1, batch_format="numpy", num_cpus=run.data.cpus

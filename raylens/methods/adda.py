@@ -132,7 +132,7 @@ class ADDA(Adaptation):
         if abs(metrics.get("loss/discriminator", 0.0) - 2 * math.log(2)) < 0.01 and accuracy < 0.55:
             found.append("the discriminator stays at ln 2: it sees no difference, so nothing is adapted")
         if metrics.get("monitor/gate_open", 1.0) == 0:
-            found.append("the gate never opened: the encoder does not move; lower method.gate")
+            found.append("the gate never opened, so the encoder does not move: lower method.gate")
         if accuracy > 0.98:
             found.append("the discriminator is always right: the encoder cannot follow it")
         return found
