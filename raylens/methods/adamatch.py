@@ -115,7 +115,7 @@ class AdaMatch(Adaptation):
         found = super().symptoms(metrics)
         if metrics.get("monitor/kept", 1.0) == 0:
             found.append(
-                "no pseudo-label is kept: nothing is learned from the target; lower method.threshold"
+                "no pseudo-label is kept: nothing is learned from the target: lower method.threshold"
             )
         if metrics.get("monitor/last_class", 0.0) > 0.99:
             found.append("all of the target is called the last class")

@@ -103,5 +103,5 @@ class SelfEnsembling(Adaptation):
     def symptoms(self, metrics: Mapping[str, float]) -> list[str]:
         found = super().symptoms(metrics)
         if metrics.get("monitor/counted", 1.0) == 0:
-            found.append("no image passes the threshold: the teacher teaches nothing; lower method.threshold")
+            found.append("no image passes the threshold: the teacher teaches nothing: lower method.threshold")
         return found
