@@ -4,14 +4,15 @@ Berthelot et al., AdaMatch: A Unified Approach to Semi-Supervised Learning and D
 2106.04732).
 
 Differs from the authors' code: the averages of predicted classes decay, theirs are over a window of 128 steps; the
-target's classes may be aligned to the prior that is expected, where theirs are always aligned to the source's; and it
-starts from a model trained on the source.
+target's classes may be aligned to the prior that is expected, where theirs are always aligned to the source's; each
+domain goes through batch norm by its own batch, unless asked for otherwise; and it starts from a model trained on the
+source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from raylens.config import section
 from raylens.ema import average_, follow_, frozen_copy
 from raylens.losses import rise
 from raylens.methods.base import Adaptation, check_prior
-from raylens.models import Model, batch_norms, without_tracking
+from raylens.models import Model, batch_norms
 from raylens.records import Images, Losses
 from raylens.space import LogUniform, Uniform
 from raylens.tasks.classification import Task
@@ -47,6 +48,9 @@ class AdaMatch(Adaptation):
         """Weight of the pseudo-labels' loss once it has risen, half-way through the run."""
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
         """Decay of the averaged weights that the run leaves behind; 0.999 in the paper, for runs of 100,000 steps."""
+        batch_norm: Literal["own", "joint"] = "own"
+        """Each domain by its own batch, or the target in the source's company with logits interpolated, as in the
+        paper; on domains far apart that called everything one class."""
         target_prior: Annotated[float, Field(gt=0, lt=1)] | None = 0.01
         """Share of lenses expected in the target, to which pseudo-labels are aligned; null for what is predicted of the
         source, as in the paper."""
@@ -70,12 +74,14 @@ class AdaMatch(Adaptation):
         on_source = torch.cat([source.views["weak"], source.views["strong"]])
         on_target = torch.cat([target.views["weak"], target.views["strong"]])
 
-        # Random logit interpolation: the source by itself, and in the target's company.
-        with without_tracking(self.model):  # batch norm would count the source twice
-            alone = self.model(on_source)
-        sizes = [len(on_source), len(on_target)]
-        together, guess = self.model(torch.cat([on_source, on_target])).split(sizes)
-        logits = torch.lerp(together, alone, torch.rand_like(alone))
+        _, logits = self.on_source(on_source)
+        if self.config.batch_norm == "joint":
+            # Random logit interpolation: the source by itself, and in the target's company.
+            sizes = [len(on_source), len(on_target)]
+            together, guess = self.model(torch.cat([on_source, on_target])).split(sizes)
+            logits = torch.lerp(together, logits, torch.rand_like(logits))
+        else:
+            _, guess = self.on_target(on_target)
 
         from_weak, from_strong = guess.chunk(2)
         pseudo, keep = self.pseudo_labels(logits.chunk(2)[0], from_weak)

@@ -52,11 +52,12 @@ def test_mu_rises_along_a_cosine_until_half_way():
 
 
 def test_the_loss_is_cross_entropy_on_strong_views_with_labels_of_weak_ones(tiny):
-    method = tiny.method("adamatch", method={"target_prior": None, "threshold": 0.99})
+    settings = {"target_prior": None, "threshold": 0.99, "batch_norm": "joint"}
+    method = tiny.method("adamatch", method=settings)
     batch = tiny.batch(method)
     torch.manual_seed(0)
     losses = method(batch, 0.25)
-    twin = tiny.method("adamatch", method={"target_prior": None, "threshold": 0.99})
+    twin = tiny.method("adamatch", method=settings)
     source, target = (torch.cat([batch[name].views[view] for view in ("weak", "strong")]) for name in batch)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -73,7 +74,7 @@ def test_the_loss_is_cross_entropy_on_strong_views_with_labels_of_weak_ones(tiny
 
 
 def test_the_source_by_itself_leaves_batch_norm_alone(tiny):
-    method, twin = tiny.method("adamatch"), tiny.method("adamatch")
+    method, twin = (tiny.method("adamatch", method={"batch_norm": "joint"}) for _ in range(2))
     batch = tiny.batch(method)
     method(batch, 0.5)
     with torch.no_grad():

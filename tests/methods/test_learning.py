@@ -14,7 +14,7 @@ BALANCED = {"target_prior": None}  # two images in five are rings, in both domai
 SETTINGS = {
     "adda": {"method": BALANCED, "optimizer": {"lr": 3e-4}},
     "adamatch": {"method": {**BALANCED, "decay": 0.95}, "optimizer": {"lr": 1e-3}},
-    "cdan": {"method": BALANCED, "optimizer": {"lr": 1e-3}},
+    "cdan": {"method": BALANCED, "optimizer": {"lr": 3e-4}},
     "mcc": {"optimizer": {"lr": 1e-3}},
     "self_ensembling": {"method": {"decay": 0.95}, "optimizer": {"lr": 1e-3}},
     "wdgrl": {"method": BALANCED, "optimizer": {"lr": 1e-3}},
