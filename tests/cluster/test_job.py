@@ -63,7 +63,8 @@ class Head:
             done = subprocess.run(
                 command, env=self.environment, cwd=HOME, capture_output=True, text=True, timeout=600
             )
-            if "No available agent" not in done.stderr:  # the dashboard answers before the node's agent is there
+            # The dashboard answers before the node's agent is there.
+            if "No available agent" not in done.stderr:
                 break
             time.sleep(1)
         return done
