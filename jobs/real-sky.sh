@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does what was learned on simulations hold on real sky, and does adaptation help there?
 #   bash jobs/real-sky.sh CFHTLS.npz [TRANSFORM]
-# 3 seeds on two cores. Not run yet.
+# 3 seeds, a quarter of an hour on two cores. Last result (asinh): no, and no: docs/results.md.
 #
 # The simulations have CFHTLS's bands and pixel scale. Adaptation sees the survey's images without labels; the same images are
 # measured with labels afterwards, the graded sample by itself and the gallery's lenses against the field's galaxies.

@@ -59,9 +59,15 @@ class Head:
 
     def job(self, *words: str) -> subprocess.CompletedProcess:
         command = ["ray", "job", words[0], "--address", self.address, *words[1:]]
-        return subprocess.run(
-            command, env=self.environment, cwd=HOME, capture_output=True, text=True, timeout=600
-        )
+        for _ in range(60):
+            done = subprocess.run(
+                command, env=self.environment, cwd=HOME, capture_output=True, text=True, timeout=600
+            )
+            # The dashboard answers before the node's agent is there.
+            if "No available agent" not in done.stderr:
+                break
+            time.sleep(1)
+        return done
 
     def stop(self) -> None:
         children = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
