@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "raylens"
 VERBS = {"train", "tune", "evaluate", "cli"}
 LAYERS = [
     {"errors", "records", "space", "find", "config", "seeds"},
-    {"augment", "losses", "priors", "ema", "optim", "loop", "metrics", "pictures", "checkpoint"}
+    {"augment", "losses", "priors", "ensemble", "ema", "optim", "loop", "metrics", "pictures", "checkpoint"}
     | {"models", "tasks", "methods", "validators"},
     {"data", "cluster"},
     VERBS,
