@@ -61,19 +61,26 @@ def fit(
         with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
             losses = replica(batch, step / steps)
             total = losses.total
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()
-        scaler.unscale_(optimizer)
-        for group in optimizer.param_groups:  # each by itself, so that opponents stay apart
-            clip_grad_norm_(group["params"], run.fit.clip)
-        scaler.step(optimizer)
-        scaler.update()
+        if total.requires_grad:  # a method may gather statistics and train nothing
+            _update(total, optimizer, scaler, run.fit.clip)
         method.after_step(step / steps)
         report.add(step, losses.terms, losses.monitors)
         if (step + 1) % run.fit.report_every == 0 or step + 1 == steps:
             yield step + 1, report.close(step + 1, optimizer)
             method.train()
             report = _Report(method)
+
+
+def _update(
+    total: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip: float
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(total).backward()
+    scaler.unscale_(optimizer)
+    for group in optimizer.param_groups:  # each by itself, so that opponents stay apart
+        clip_grad_norm_(group["params"], clip)
+    scaler.step(optimizer)
+    scaler.update()
 
 
 class _Report:
@@ -105,11 +112,14 @@ class _Report:
         metrics = dict(zip(self.sums, over_workers(means).tolist(), strict=True))
         if not all(math.isfinite(value) for name, value in metrics.items() if name.startswith("loss/")):
             raise Diverged(self._diverged(step), step)
-        now = [p.detach() for p in self.method.parameters() if p.requires_grad]
-        moved = sum((a - b).square().sum() for a, b in zip(now, self.before, strict=True))
-        metrics["monitor/weight_change"] = float((moved / sum(b.square().sum() for b in self.before)).sqrt())
+        if self.before:
+            now = [p.detach() for p in self.method.parameters() if p.requires_grad]
+            moved = sum((a - b).square().sum() for a, b in zip(now, self.before, strict=True))
+            change = (moved / sum(b.square().sum() for b in self.before)).sqrt()
+            metrics["monitor/weight_change"] = float(change)
         for group in optimizer.param_groups:
-            metrics[f"monitor/lr_{group['name']}"] = group["lr"]
+            if group["params"]:
+                metrics[f"monitor/lr_{group['name']}"] = group["lr"]
         seconds = time.perf_counter() - self.began
         metrics.update({"time/step": seconds / self.steps, "time/wait": self.wait / self.steps})
         return metrics

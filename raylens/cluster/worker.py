@@ -82,7 +82,8 @@ def work(
     scaler = torch.amp.GradScaler(device.type, enabled=run.fit.precision == "16" and device.type == "cuda")
     start = checkpoint.resume(resume, method, optimizer, scaler) if resume else 0
     replica = method
-    if dist.is_available() and dist.is_initialized():
+    trained = any(parameter.requires_grad for parameter in method.parameters())
+    if trained and dist.is_available() and dist.is_initialized():
         replica = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
     with closing(data.batches(run, type(method), rank=rank, world=world, start=start)) as batches:
         reports = fit(method, replica, batches, run, optimizer, scaler, start=start, rank=rank, device=device)

@@ -12,6 +12,7 @@ from raylens.models import adapt_batch_norm
 SHARED = {"encoder": {"width": 8, "features": 32}, "data": {"batch": 32, "target_batch": 32}}
 BALANCED = {"target_prior": None}  # two images in five are rings, in both domains
 SETTINGS = {
+    "adabn": {},
     "adda": {"method": BALANCED, "optimizer": {"lr": 3e-4}},
     "adamatch": {"method": {**BALANCED, "decay": 0.95}, "optimizer": {"lr": 1e-3}},
     "cdan": {"method": BALANCED, "optimizer": {"lr": 3e-4}},
