@@ -43,7 +43,7 @@ def training(run: Run) -> str:
     """Train as `run` says; returns the folder of its last checkpoint."""
     method = find.method(run.method.name)
     run, facts = ready(run, method, sets.streams(run, method))
-    folder = f"{launch.storage(run)}/{run.title}"
+    folder = f"{run.storage}/{run.title}"
     data = loaded(run, method)
     resident = not isinstance(data, Streaming)
     if method.start and not run.start:
