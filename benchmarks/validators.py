@@ -1,8 +1,9 @@
 """How much target AUROC each validator gives away: `python benchmarks/validators.py runs --seeds 0 1`.
 
 `runs` is where the main job kept its runs and the sets that it simulated for these seeds. For each seed ADDA is
-trained with a few settings, some of which ruin it; each validator chooses one by the last checkpoints, without target
-labels, and its regret is the best target AUROC minus that of its choice.
+trained with a few settings, some of which ruin it, and the other methods with their defaults and at three times their
+learning rate; each validator chooses one by the last checkpoints, without target labels, and its regret is the best
+target AUROC minus that of its choice. `agreement` is with the ensemble of all candidates (raylens/ensemble.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from raylens.data import sets
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import LENS_CLASSES, read_split
 from raylens.data.stream import Resident, Split
+from raylens.ensemble import agreement
 from raylens.loop import collect
 from raylens.models import adapt_batch_norm
 
@@ -31,6 +33,8 @@ SETTINGS = {
     "anchored": {"method.source_weight": 0.3},
     "no prior": {"method.target_prior": None},
 }
+AGREEMENT = "agreement"
+OTHERS = ("self_ensembling", "adamatch", "mcc", "cdan", "wdgrl")
 
 
 def main() -> None:
@@ -41,17 +45,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--transform", default="minmax")
+    parser.add_argument("--all", action="store_true", help="the other methods too")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     validators = [name for name in find.names("validators") if name != "oracle"]
-    regrets = {name: [] for name in validators}
+    regrets = {name: [] for name in [*validators, AGREEMENT]}
     for seed in asked.seeds:
         truth, scores = candidates(asked, seed, validators)
         print(
             f"seed {seed}: " + ", ".join(f"{name} {auroc:.4f}" for name, auroc in truth.items()), flush=True
         )
-        adapted = [name for name in truth if name in SETTINGS]
-        for name in validators:
+        adapted = [name for name in truth if name not in ("source only", "batch norm only")]
+        for name in regrets:
             chosen = max(adapted, key=lambda trial: scores[trial][name])
             regrets[name].append(max(truth[trial] for trial in adapted) - truth[chosen])
     for name, found in sorted(regrets.items(), key=lambda pair: np.mean(pair[1])):
@@ -75,13 +80,14 @@ def candidates(asked: argparse.Namespace, seed: int, validators: list[str]) -> t
         split("target", "test", True),
         Facts(LENS_CLASSES, 1, data.train["source"].pixels.shape[-1], {}),
     )
-    truth, scores = {}, {}
+    truth, scores, logits = {}, {}, {}
 
     def judge(name: str, model: checkpoint.Model) -> None:
         said = collect(model, test.pixels, test.labels)
         truth[name] = metrics.binary(metrics.softmax64(said.logits)[:, 1], test.labels)["auroc"]
         held = {stream: collect(model, part.pixels, part.labels) for stream, part in data.validation.items()}
         scores[name] = {name: find.validator(name)(held["source"], held["target"]) for name in validators}
+        logits[name] = held["target"].logits
 
     def train(**settings: object) -> checkpoint.Model:
         steps = settings.pop("steps")
@@ -103,6 +109,13 @@ def candidates(asked: argparse.Namespace, seed: int, validators: list[str]) -> t
         judge("batch norm only", model)
         for name, settings in SETTINGS.items():
             judge(name, train(steps=asked.steps, start=folder, **{"method.name": "adda"}, **settings))
+        for method in OTHERS if asked.all else ():
+            for factor in (1, 3):
+                rate = factor * find.method(method).suggests["optimizer.lr"]
+                settings = {"method.name": method, "optimizer.lr": rate}
+                judge(f"{method} x{factor}", train(steps=asked.steps, start=folder, **settings))
+    for name, score in zip(logits, agreement([*logits.values()]), strict=True):
+        scores[name][AGREEMENT] = score
     return truth, scores
 
 
