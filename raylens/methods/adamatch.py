@@ -23,7 +23,7 @@ from raylens.augment import STRONG, WEAK
 from raylens.config import section
 from raylens.ema import average_, follow_, frozen_copy
 from raylens.losses import rise
-from raylens.methods.base import Adaptation, check_prior
+from raylens.methods.base import Adaptation
 from raylens.models import Model, batch_norms
 from raylens.records import Images, Losses
 from raylens.space import LogUniform, Uniform
@@ -34,9 +34,7 @@ class AdaMatch(Adaptation):
     """Learns from the target images it is confident about, relative to the source."""
 
     views = {"weak": WEAK, "strong": STRONG}
-    start = "supervised"
     suggests = {"optimizer.lr": 1e-4, "data.batch": 32, "data.target_batch": 96}
-    space = {"optimizer.lr": LogUniform(1e-5, 5e-4)}
 
     @section
     class Config:
@@ -56,9 +54,7 @@ class AdaMatch(Adaptation):
         source, as in the paper."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
-        super().__init__()
-        check_prior(config.target_prior, task.classes)
-        self.config, self.model, self.task = config, model, task
+        super().__init__(config, model, task)
         self.average = frozen_copy(model)
         classes, prior = len(task.classes), config.target_prior
         equal = torch.full((classes,), 1 / classes)

@@ -19,13 +19,12 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.func import functional_call
 
 from raylens.augment import DIHEDRAL
 from raylens.config import section
 from raylens.ema import frozen_copy, over_workers
 from raylens.losses import domain_loss
-from raylens.methods.base import Adaptation, check_prior, target_weights
+from raylens.methods.base import Adaptation, group, judge, opponent, target_weights
 from raylens.models import Model, batch_norms, without_tracking
 from raylens.records import Images, Losses
 from raylens.space import Choice, LogUniform, Uniform
@@ -36,7 +35,6 @@ class ADDA(Adaptation):
     """Moves the target's features onto the source's; the classifier stays what it was."""
 
     views = {"view": DIHEDRAL}
-    start = "supervised"
     suggests = {"optimizer.lr": 3e-5, "optimizer.betas": (0.5, 0.999), "optimizer.weight_decay": 1e-5}
     space = {"optimizer.lr": LogUniform(3e-6, 5e-5)}
 
@@ -59,33 +57,14 @@ class ADDA(Adaptation):
         100 galaxies in a search, null for as many as in the source."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
-        super().__init__()
-        check_prior(config.target_prior, task.classes)
-        self.config, self.task, self.model = config, task, model
+        super().__init__(config, model, task)
         self.source_encoder = frozen_copy(model.encoder)
         model.head.requires_grad_(False)
-        self.discriminator = nn.Sequential(
-            nn.Linear(model.encoder.dim, config.hidden),
-            nn.PReLU(),
-            nn.Linear(config.hidden, config.hidden),
-            nn.PReLU(),
-            nn.Linear(config.hidden, 1),
-            nn.Flatten(0),
-        )
-
-    @property
-    def result(self) -> Model:
-        return self.model
+        self.discriminator = opponent(model.encoder.dim, config.hidden, config.hidden, activation=nn.PReLU)
 
     def groups(self) -> Sequence[dict[str, Any]]:
-        return [
-            {"name": "encoder", "params": [*self.model.encoder.parameters()]},
-            {
-                "name": "discriminator",
-                "params": [*self.discriminator.parameters()],
-                "lr": self.config.discriminator_lr,
-            },
-        ]
+        discriminator = group("discriminator", self.discriminator, self.config.discriminator_lr)
+        return [group("encoder", self.model.encoder), discriminator]
 
     def train(self, mode: bool = True) -> ADDA:
         """Both encoders in the same mode: no dropout, and batch norm as the settings say."""
@@ -106,8 +85,7 @@ class ADDA(Adaptation):
 
         right = ((weights * (on_source > 0)).mean() + (on_target <= 0).float().mean()) / 2
         right = over_workers(right)
-        fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
-        fooled = domain_loss(functional_call(self.discriminator, fixed, (from_target,)), True)
+        fooled = domain_loss(judge(self.discriminator, from_target), True)
         moves = (right >= self.config.gate).float()
 
         terms = {"discriminator": discriminator, "adversary": moves * fooled}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from raylens.errors import ConfigError
 from raylens.losses import importance
 from raylens.models import Model, without_tracking
 from raylens.records import Images, Losses
-from raylens.space import Range
+from raylens.space import LogUniform, Range
+from raylens.tasks.classification import Task
 
 
 class Method(nn.Module):
@@ -51,7 +54,7 @@ class Method(nn.Module):
 
     def groups(self) -> Sequence[dict[str, Any]]:
         """Parameter groups, each with a `name` and its `lr` where that differs from the optimizer section's."""
-        return [{"name": "model", "params": [p for p in self.parameters() if p.requires_grad]}]
+        return [group("model", self)]
 
     def after_step(self, progress: float) -> None:
         """What follows an optimizer step, such as a moving average."""
@@ -68,14 +71,25 @@ class Method(nn.Module):
 
 
 class Adaptation(Method):
-    """Learns from a labelled source and an unlabelled target. Abstract.
+    """Learns from a labelled source and an unlabelled target, and starts from the source's model. Abstract.
 
     Each domain goes through batch norm by its own batch; the running statistics, which the result is used with, are the
     target's alone.
     """
 
     streams = ("source", "target")
-    model: Model
+    start = "supervised"
+    suggests = {"optimizer.lr": 1e-4}
+    space = {"optimizer.lr": LogUniform(1e-5, 5e-4)}
+
+    def __init__(self, config: Any, model: Model, task: Task) -> None:
+        super().__init__()
+        check_prior(getattr(config, "target_prior", None), task.classes)
+        self.config, self.task, self.model = config, task, model
+
+    @property
+    def result(self) -> Model:
+        return self.model
 
     def on_source(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, dim) and logits (B, K) of source images; leaves batch norm's running statistics alone."""
@@ -87,6 +101,24 @@ class Adaptation(Method):
         """Features (B, dim) and logits (B, K) of target images; batch norm's running statistics follow them."""
         features = self.model.features(pixels)
         return features, self.model.head(features)
+
+
+def group(name: str, net: nn.Module, lr: float | None = None) -> dict[str, Any]:
+    """The parameter group of all that is trained in `net`; without `lr` at the optimizer section's."""
+    trained = {"name": name, "params": [p for p in net.parameters() if p.requires_grad]}
+    return trained if lr is None else {**trained, "lr": lr}
+
+
+def opponent(inputs: int, *hidden: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A net from features (B, inputs) to one number each, (B,): a discriminator's logit or a critic's score."""
+    layers = [layer for widths in pairwise((inputs, *hidden)) for layer in (nn.Linear(*widths), activation())]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1], 1), nn.Flatten(0))
+
+
+def judge(net: nn.Module, features: Tensor) -> Tensor:
+    """`net(features)`, with a gradient for the features and none for the net: how an encoder sees its opponent."""
+    fixed = {name: weight.detach() for name, weight in net.named_parameters()}
+    return functional_call(net, fixed, (features,))
 
 
 def target_weights(source: Images, classes: int, prior: float | None) -> Tensor:

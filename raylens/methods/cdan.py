@@ -17,12 +17,12 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from raylens.augment import DIHEDRAL
 from raylens.config import section
 from raylens.losses import certainty, domain_loss, reversed_gradient
-from raylens.methods.base import Adaptation, check_prior, target_weights
+from raylens.methods.base import Adaptation, group, opponent, target_weights
 from raylens.models import Model
 from raylens.records import Images, Losses
 from raylens.space import LogUniform
@@ -33,9 +33,6 @@ class CDAN(Adaptation):
     """Makes features and predictions of the two domains alike, together."""
 
     views = {"view": DIHEDRAL}
-    start = "supervised"
-    suggests = {"optimizer.lr": 1e-4}
-    space = {"optimizer.lr": LogUniform(1e-5, 5e-4)}
 
     @section
     class Config:
@@ -52,38 +49,18 @@ class CDAN(Adaptation):
         many as in the source."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
-        super().__init__()
-        check_prior(config.target_prior, task.classes)
-        self.config, self.model, self.task = config, model, task
-        self.discriminator = nn.Sequential(
-            nn.Linear(model.encoder.dim * len(task.classes), config.hidden),
-            nn.ReLU(),
-            nn.Linear(config.hidden, config.hidden),
-            nn.ReLU(),
-            nn.Linear(config.hidden, 1),
-            nn.Flatten(0),
-        )
-
-    @property
-    def result(self) -> Model:
-        return self.model
+        super().__init__(config, model, task)
+        self.discriminator = opponent(model.encoder.dim * len(task.classes), config.hidden, config.hidden)
 
     def groups(self) -> Sequence[dict[str, Any]]:
-        return [
-            {"name": "model", "params": [*self.model.parameters()]},
-            {
-                "name": "discriminator",
-                "params": [*self.discriminator.parameters()],
-                "lr": self.config.discriminator_lr,
-            },
-        ]
+        discriminator = group("discriminator", self.discriminator, self.config.discriminator_lr)
+        return [group("model", self.model), discriminator]
 
     def losses(self, source: Images, target: Images, progress: float) -> Losses:
         of_source, source_logits = self.on_source(source.views["view"])
         of_target, target_logits = self.on_target(target.views["view"])
-        strength = self.config.weight * (
-            2 / (1 + math.exp(-10 * progress)) - 1
-        )  # Ganin & Lempitsky 2015, eq. 14
+        risen = 2 / (1 + math.exp(-10 * progress)) - 1  # Ganin & Lempitsky 2015, eq. 14
+        strength = self.config.weight * risen
 
         wanted = target_weights(source, len(self.task.classes), self.config.target_prior)
         guess_source = self.discriminator(reversed_gradient(joint(of_source, source_logits), strength))

@@ -16,19 +16,14 @@ from raylens.augment import DIHEDRAL
 from raylens.config import section
 from raylens.losses import class_confusion
 from raylens.methods.base import Adaptation
-from raylens.models import Model
 from raylens.records import Images, Losses
 from raylens.space import LogUniform, Uniform
-from raylens.tasks.classification import Task
 
 
 class MCC(Adaptation):
     """Makes the classifier decide on target images, one class or the other."""
 
     views = {"view": DIHEDRAL}
-    start = "supervised"
-    suggests = {"optimizer.lr": 1e-4}
-    space = {"optimizer.lr": LogUniform(1e-5, 5e-4)}
 
     @section
     class Config:
@@ -38,14 +33,6 @@ class MCC(Adaptation):
         """Weight of the class confusion beside the source's loss."""
         temperature: Annotated[float, Field(gt=0), Uniform(1.5, 4.0)] = 2.5
         """Divides the logits before confusion is counted."""
-
-    def __init__(self, config: Config, model: Model, task: Task) -> None:
-        super().__init__()
-        self.config, self.model, self.task = config, model, task
-
-    @property
-    def result(self) -> Model:
-        return self.model
 
     def losses(self, source: Images, target: Images, progress: float) -> Losses:
         _, of_source = self.on_source(source.views["view"])

@@ -22,7 +22,7 @@ from pydantic import Field
 from raylens.augment import STRONG, WEAK
 from raylens.config import section
 from raylens.ema import follow_, frozen_copy
-from raylens.methods.base import Adaptation, check_prior
+from raylens.methods.base import Adaptation
 from raylens.models import Model
 from raylens.records import Images, Losses
 from raylens.space import Choice, LogUniform
@@ -33,9 +33,6 @@ class SelfEnsembling(Adaptation):
     """Makes the student agree with its own average on the target; the average is the result."""
 
     views = {"weak": WEAK, "strong": STRONG}
-    start = "supervised"
-    suggests = {"optimizer.lr": 1e-4}
-    space = {"optimizer.lr": LogUniform(1e-5, 5e-4)}
 
     @section
     class Config:
@@ -54,9 +51,7 @@ class SelfEnsembling(Adaptation):
         """Share of lenses expected in the target, for balance; null for equal shares, as in the paper."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
-        super().__init__()
-        check_prior(config.target_prior, task.classes)
-        self.config, self.model, self.task = config, model, task
+        super().__init__(config, model, task)
         self.teacher = frozen_copy(model)
         classes = len(task.classes)
         prior = config.target_prior
@@ -75,9 +70,8 @@ class SelfEnsembling(Adaptation):
         said = target_logits.softmax(-1)
 
         if self.config.threshold is None:
-            counts = torch.full_like(
-                wanted[:, 0], math.exp(-5 * (1 - min(1.0, 4 * progress)) ** 2)
-            )  # eq. in 3.1
+            risen = math.exp(-5 * (1 - min(1.0, 4 * progress)) ** 2)  # section 3.1
+            counts = torch.full_like(wanted[:, 0], risen)
         else:
             counts = (wanted.amax(-1) > self.config.threshold).float()
         difference = (said - wanted).square().mean(-1)

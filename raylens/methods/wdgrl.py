@@ -15,12 +15,11 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from raylens.augment import DIHEDRAL
 from raylens.config import section
-from raylens.methods.base import Adaptation, check_prior, target_weights
+from raylens.methods.base import Adaptation, group, judge, opponent, target_weights
 from raylens.models import Model
 from raylens.records import Images, Losses
 from raylens.space import LogUniform
@@ -31,9 +30,6 @@ class WDGRL(Adaptation):
     """Moves the features of both domains together, and keeps the source's classes apart."""
 
     views = {"view": DIHEDRAL}
-    start = "supervised"
-    suggests = {"optimizer.lr": 1e-4}
-    space = {"optimizer.lr": LogUniform(1e-5, 5e-4)}
 
     @section
     class Config:
@@ -52,33 +48,20 @@ class WDGRL(Adaptation):
         in the source."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
-        super().__init__()
-        check_prior(config.target_prior, task.classes)
-        self.config, self.model, self.task = config, model, task
-        self.critic = nn.Sequential(
-            nn.Linear(model.encoder.dim, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1), nn.Flatten(0)
-        )
-
-    @property
-    def result(self) -> Model:
-        return self.model
+        super().__init__(config, model, task)
+        self.critic = opponent(model.encoder.dim, config.hidden)
 
     def groups(self) -> Sequence[dict[str, Any]]:
-        return [
-            {"name": "model", "params": [*self.model.parameters()]},
-            {"name": "critic", "params": [*self.critic.parameters()], "lr": self.config.critic_lr},
-        ]
+        return [group("model", self.model), group("critic", self.critic, self.config.critic_lr)]
 
     def losses(self, source: Images, target: Images, progress: float) -> Losses:
         of_source, source_logits = self.on_source(source.views["view"])
         of_target, target_logits = self.on_target(target.views["view"])
         wanted = target_weights(source, len(self.task.classes), self.config.target_prior)
 
-        fixed = {name: weight.detach() for name, weight in self.critic.named_parameters()}
-        seen = functional_call(self.critic, fixed, (torch.cat([of_source, of_target]),))
-        distance = (wanted * seen[: len(wanted)]).mean() - seen[len(wanted) :].mean()
-        told = self.critic(torch.cat([of_source, of_target]).detach())
-        estimate = (wanted * told[: len(wanted)]).mean() - told[len(wanted) :].mean()
+        features = torch.cat([of_source, of_target])
+        distance = gap(judge(self.critic, features), wanted)
+        estimate = gap(self.critic(features.detach()), wanted)
         penalty = self.steepness(of_source.detach(), of_target.detach())
         return Losses(
             terms={
@@ -101,3 +84,8 @@ class WDGRL(Adaptation):
         points = torch.cat([between, source, target]).requires_grad_(True)
         (gradient,) = torch.autograd.grad(self.critic(points).sum(), points, create_graph=True)
         return (gradient.norm(dim=1) - 1).square().mean()
+
+
+def gap(scores: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the source's scores, which come first, minus the mean of the target's; eq. 2."""
+    return (weights * scores[: len(weights)]).mean() - scores[len(weights) :].mean()

@@ -24,23 +24,23 @@ class Dies:
             os._exit(1)
 
 
+@section
+class Death:
+    dies_after: int = 0
+    """Steps before the process dies; 0 lets it live."""
+    marker: str = ""
+    """File that stands for a death."""
+
+
 class Fragile(Dies, Supervised):
     @section
-    class Config(Supervised.Config):
+    class Config(Death, Supervised.Config):
         name: str = "tests.cluster.fragile:Fragile"
         """Where this class is."""
-        dies_after: int = 0
-        """Steps before the process dies; 0 lets it live."""
-        marker: str = ""
-        """File that stands for a death."""
 
 
 class FragileADDA(Dies, ADDA):
     @section
-    class Config(ADDA.Config):
+    class Config(Death, ADDA.Config):
         name: str = "tests.cluster.fragile:FragileADDA"
         """Where this class is."""
-        dies_after: int = 0
-        """Steps before the process dies; 0 lets it live."""
-        marker: str = ""
-        """File that stands for a death."""
