@@ -57,17 +57,14 @@ def measure(pipeline: str) -> None:
         for _ in loader:
             pass
 
-    def ours(rows_per_draw: int) -> None:
+    def ours() -> None:
         for step, batch in enumerate(batches()):
-            torch.from_numpy(augment(pixels[batch], pipeline, (0, step), rows_per_draw=rows_per_draw))
+            torch.from_numpy(augment(pixels[batch], pipeline, (0, step)))
 
     ways: dict[str, Callable[[], None]] = {
         "DataLoader, 2 workers, image by image": loading,
         "Albumentations image by image": one_by_one,
-        "raylens.augment, 1 row per draw": lambda: ours(1),
-        "raylens.augment, 4 rows per draw": lambda: ours(4),
-        "raylens.augment, 8 rows per draw": lambda: ours(8),
-        "raylens.augment, 16 rows per draw": lambda: ours(16),
+        "raylens.augment": ours,
         "plain indexing, no views": indexing,
     }
     seconds = {way: [] for way in ways}

@@ -1,11 +1,11 @@
 """Views: Albumentations pipelines by name, made by one function on a batch of rows.
 
-A call of an Albumentations pipeline costs more than its work on a small cutout. So `augment` shuffles the
-rows, cuts them into groups of `ROWS_PER_DRAW`, and calls the pipeline once for each. What Albumentations
-draws (which of the eight symmetries, the angle, the width of the blur) is shared within a group; shifts,
-levels and noise are drawn for each row. The view of any one row is distributed as if it were alone, and so
-is its expected gradient; two rows of a batch of B share a draw with probability (rows - 1) / (B - 1), which
-adds a little to the variance between batches.
+A call of an Albumentations pipeline costs more than its work on a small cutout, so `augment` calls it with a
+stack of rows. The transforms below (`PerRow`) draw anew for each row of a stack. Albumentations' own draw
+once for the stack: a pipeline with any of them is called for groups of `ROWS_PER_DRAW` shuffled rows. The
+view of any one row is distributed as if it were alone, and so is its expected gradient; two rows of a batch
+of B share a draw with probability (ROWS_PER_DRAW - 1) / (B - 1), which adds a little to the variance
+between batches.
 
 Two habits of Albumentations 2.0.8 are avoided here. Its noise, brightness and contrast clip float images to
 [0, 1], while preprocessed pixels may lie beyond: the transforms below do not clip. And a pipeline seeded as
@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for a newer version
 
@@ -39,10 +39,15 @@ ROTATION = "rotation"
 PREDECESSORS = "predecessors"
 
 ROWS_PER_DRAW = 8
+STACK = 1 << 20
+"""Bytes of a stack at most where each row has its draw; larger ones leave the processor's cache."""
 
 
 class PerRow(A.ImageOnlyTransform):
     """A transform with a draw of its own for each image of a stack (N, H, W, C)."""
+
+    def __init__(self) -> None:
+        super().__init__(p=1)
 
     def apply(self, img: np.ndarray, **params: np.ndarray) -> np.ndarray:
         return self.apply_to_images(img[None], **params)[0]
@@ -52,11 +57,26 @@ class PerRow(A.ImageOnlyTransform):
         return self.draw(self.random_generator, stack.shape)
 
 
+class Symmetry(PerRow):
+    """One of the eight symmetries of a square, each as likely; A.D4 with a draw for each row."""
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        return {"symmetries": rng.integers(8, size=shape[0])}
+
+    def apply_to_images(self, images: np.ndarray, symmetries: np.ndarray, **_: object) -> np.ndarray:
+        moved = np.empty_like(images)
+        for symmetry in np.unique(symmetries):
+            rows = symmetries == symmetry
+            turned = np.rot90(images[rows], symmetry % 4, axes=(1, 2))
+            moved[rows] = turned[:, ::-1] if symmetry >= 4 else turned
+        return moved
+
+
 class Shift(PerRow):
     """Moves by whole pixels, up to `limit`; what comes in is mirrored at the edge."""
 
-    def __init__(self, limit: int, p: float = 1.0) -> None:
-        super().__init__(p=p)
+    def __init__(self, limit: int) -> None:
+        super().__init__()
         self.limit = limit
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -74,8 +94,8 @@ class Shift(PerRow):
 class Levels(PerRow):
     """Multiplies by 1 up to `gain` more or less, adds up to `offset`."""
 
-    def __init__(self, gain: float, offset: float, p: float = 1.0) -> None:
-        super().__init__(p=p)
+    def __init__(self, gain: float, offset: float) -> None:
+        super().__init__()
         self.gain, self.offset = gain, offset
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -86,11 +106,29 @@ class Levels(PerRow):
         return images * gain + offset
 
 
+class Blur(PerRow):
+    """Convolves a share of the rows with a Gaussian whose standard deviation, in pixels, lies between the limits."""
+
+    def __init__(self, low: float, high: float, share: float) -> None:
+        super().__init__()
+        self.low, self.high, self.share = low, high, share
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        sigmas = rng.uniform(self.low, self.high, size=shape[0])
+        return {"sigmas": np.where(rng.random(shape[0]) < self.share, sigmas, 0)}
+
+    def apply_to_images(self, images: np.ndarray, sigmas: np.ndarray, **_: object) -> np.ndarray:
+        blurred = images.copy()
+        for row in np.flatnonzero(sigmas):
+            blurred[row] = cv2.GaussianBlur(images[row], (0, 0), sigmas[row]).reshape(images.shape[1:])
+        return blurred
+
+
 class Noise(PerRow):
     """Adds Gaussian noise, independent in every pixel, of a standard deviation up to `sigma`."""
 
-    def __init__(self, sigma: float, p: float = 1.0) -> None:
-        super().__init__(p=p)
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
         self.sigma = sigma
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -102,8 +140,8 @@ class Noise(PerRow):
 
 
 def strong() -> list[A.BasicTransform]:
-    blur = A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2), p=0.5)
-    return [A.D4(p=1), Shift(4), blur, Levels(gain=0.2, offset=0.05), Noise(0.06)]
+    blur = Blur(0.3, 1.2, share=0.5)
+    return [Symmetry(), Shift(4), blur, Levels(gain=0.2, offset=0.05), Noise(0.06)]
 
 
 def predecessors(height: int, width: int) -> list[A.BasicTransform]:
@@ -113,11 +151,17 @@ def predecessors(height: int, width: int) -> list[A.BasicTransform]:
 
 PIPELINES = {
     NONE: lambda height, width: [],
-    DIHEDRAL: lambda height, width: [A.D4(p=1), Shift(4)],  # the symmetries of a cutout, slightly off centre
-    WEAK: lambda height, width: [A.D4(p=1), Shift(2)],
+    DIHEDRAL: lambda height, width: [
+        Symmetry(),
+        Shift(4),
+    ],  # the symmetries of a cutout, slightly off centre
+    WEAK: lambda height, width: [Symmetry(), Shift(2)],
     STRONG: lambda height, width: strong(),  # as another telescope might see it; never cuts the ring
     NOISE: lambda height, width: [Noise(0.06)],
-    ROTATION: lambda height, width: [A.D4(p=1), A.Rotate(limit=45, border_mode=cv2.BORDER_REFLECT_101, p=1)],
+    ROTATION: lambda height, width: [
+        Symmetry(),
+        A.Rotate(limit=45, border_mode=cv2.BORDER_REFLECT_101, p=1),
+    ],
     PREDECESSORS: predecessors,  # as published: half of the images at twice the scale, the ring perhaps cut
 }
 
@@ -127,9 +171,7 @@ def names() -> list[str]:
     return list(PIPELINES)
 
 
-def augment(
-    pixels: np.ndarray, pipeline: str, seed: int | Sequence[int], *, rows_per_draw: int = ROWS_PER_DRAW
-) -> np.ndarray:
+def augment(pixels: np.ndarray, pipeline: str, seed: int | Sequence[int]) -> np.ndarray:
     """Views of `pixels`, float32 (N, C, H, W), that depend on pixels, pipeline and seed alone.
 
     Raises ConfigError for an unknown pipeline. Safe to call from several threads.
@@ -140,13 +182,21 @@ def augment(
         return pixels
     rng = np.random.default_rng(seed)
     compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-    order = rng.permutation(len(pixels))
     views = np.empty(pixels.shape, np.float32)
-    for start in range(0, len(pixels), rows_per_draw):
-        rows = order[start : start + rows_per_draw]
+    for rows in stacks(compose, pixels, rng):
         images = np.ascontiguousarray(pixels[rows].transpose(0, 2, 3, 1))
         views[rows] = compose(images=images)["images"].transpose(0, 3, 1, 2)
     return views
+
+
+def stacks(compose: A.Compose, pixels: np.ndarray, rng: np.random.Generator) -> Iterator[slice | np.ndarray]:
+    """Which rows the pipeline is called with at a time."""
+    if all(isinstance(transform, PerRow) for transform in compose.transforms):
+        length = max(1, STACK // max(1, pixels[:1].nbytes))
+        yield from (slice(start, start + length) for start in range(0, len(pixels), length))
+    else:
+        order = rng.permutation(len(pixels))
+        yield from (order[start : start + ROWS_PER_DRAW] for start in range(0, len(pixels), ROWS_PER_DRAW))
 
 
 _here = threading.local()  # a pipeline holds its generator, so each thread has its own

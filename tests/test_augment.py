@@ -3,6 +3,7 @@
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+import albumentations
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from raylens import augment as views
 from raylens.augment import augment
 from raylens.errors import ConfigError
 
+D4 = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
 LINEAR = [views.NONE, views.DIHEDRAL, views.WEAK, views.ROTATION, views.PREDECESSORS]
 
 
@@ -65,12 +67,14 @@ def test_noisy_pixels_beyond_0_and_1_are_not_clipped(name, level):
     assert made.std((1, 2, 3)).max() > 0.03
 
 
-@pytest.mark.parametrize("name", [views.DIHEDRAL, views.WEAK, views.STRONG, views.PREDECESSORS])
+@pytest.mark.parametrize(
+    "name", [views.DIHEDRAL, views.WEAK, views.STRONG, views.ROTATION, views.PREDECESSORS]
+)
 def test_rows_given_alone_or_together_are_treated_alike(name):
-    """Over many seeds, a row's view has the same average whether or not it shares its draws."""
+    """Over many seeds, a row's view has the same average in a stack, where it may share its draws, and alone."""
     pixels = np.repeat(images(rows=1, size=16), 16, axis=0)
     shared = np.mean([augment(pixels, name, seed) for seed in range(300)], axis=(0, 1))
-    alone = np.mean([augment(pixels, name, seed, rows_per_draw=1) for seed in range(60)], axis=(0, 1))
+    alone = np.mean([augment(pixels[:1], name, seed) for seed in range(960)], axis=(0, 1))
     assert np.abs(shared - alone).max() < 0.12
     assert abs(shared.mean() - alone.mean()) < 0.01
 
@@ -101,7 +105,7 @@ def test_dihedral_views_are_the_eight_symmetries_shifted_by_up_to_four_pixels():
 def test_flips_are_independent_of_each_other():
     """Seeded as its manual has it, Albumentations flips both ways or neither."""
     pixels = images(rows=400, size=8)
-    made = augment(pixels, views.PREDECESSORS, 0, rows_per_draw=1)
+    made = np.concatenate([augment(row[None], views.PREDECESSORS, seed) for seed, row in enumerate(pixels)])
     kinds = {"none": pixels, "across": pixels[..., ::-1], "down": pixels[..., ::-1, :]}
     share = {
         kind: np.mean([np.array_equal(*pair) for pair in zip(made, flipped, strict=True)])
@@ -110,6 +114,42 @@ def test_flips_are_independent_of_each_other():
     assert 0.2 < share["none"] < 0.36  # 0.5 * 0.75 * 0.75
     assert 0.05 < share["across"] < 0.14  # 0.5 * 0.25 * 0.75
     assert 0.05 < share["down"] < 0.14
+
+
+@pytest.mark.parametrize("name", [views.DIHEDRAL, views.WEAK, views.STRONG, views.NOISE])
+def test_rows_of_a_stack_have_draws_of_their_own(name, monkeypatch):
+    pixels = np.repeat(images(rows=1), 64, axis=0)
+    monkeypatch.setattr(views, "STACK", 40 * pixels[:1].nbytes)
+    made = augment(pixels, name, 0)
+    assert len(np.unique(made.reshape(64, -1), axis=0)) > 50
+    assert not np.array_equal(made[:24], made[40:]), "so has each stack"
+
+
+def test_the_symmetries_are_those_of_albumentations_and_as_likely():
+    image = images(rows=1)[0]
+    elements = [albumentations.augmentations.geometric.functional.d4(image[0], name) for name in D4]
+    made = views.Symmetry().apply_to_images(
+        np.repeat(image.transpose(1, 2, 0)[None], 8, axis=0), symmetries=np.arange(8)
+    )
+    assert {one.tobytes() for one in made[..., 0]} == {
+        np.ascontiguousarray(one).tobytes() for one in elements
+    }
+    drawn = views.Symmetry().draw(np.random.default_rng(0), (8000, 32, 32, 1))["symmetries"]
+    assert np.abs(np.bincount(drawn, minlength=8) / 1000 - 1).max() < 0.12
+
+
+def test_half_of_the_strong_views_are_blurred_by_about_half_a_pixel_and_more():
+    point = np.zeros((400, 33, 33, 1), np.float32)
+    point[:, 16, 16] = 1
+    blur = views.Blur(0.3, 1.2, share=0.5)
+    sigmas = blur.draw(np.random.default_rng(0), point.shape)["sigmas"]
+    assert 0.4 < np.mean(sigmas > 0) < 0.6
+    made = blur.apply_to_images(point, sigmas=sigmas)[..., 0]
+    np.testing.assert_allclose(made.sum((1, 2)), 1, rtol=1e-4)
+    wide = sigmas > 0.7
+    second = (made * (np.arange(33) - 16) ** 2).sum((1, 2))
+    np.testing.assert_allclose(np.sqrt(second[wide]), sigmas[wide], rtol=0.03)
+    assert np.array_equal(made[sigmas == 0], point[sigmas == 0][..., 0])
 
 
 def test_noise_is_independent_in_every_pixel_of_every_row_and_band():
