@@ -48,7 +48,7 @@ def draw(images: int, rng: np.random.Generator) -> tuple[dict, dict]:
 
 
 def ours(
-    light: dict, arcs: dict, rng: np.random.Generator | None, levels: Sequence = physics.LEVELS
+    light: dict, arcs: dict, rng: np.random.Generator | None, tolerance: float = physics.TOLERANCE
 ) -> np.ndarray:
     made = []
     fwhm, beta = torch.tensor([[FWHM]]), torch.tensor([BETA])
@@ -58,7 +58,7 @@ def ours(
             some = {
                 name: torch.from_numpy(value[begin : begin + CHUNK]).float() for name, value in part.items()
             }
-            clean = clean + physics.integrate(brightness, physics.normalised(some), SIZE, PIXEL, levels)
+            clean = clean + physics.integrate(brightness, physics.normalised(some), SIZE, PIXEL, tolerance)
         seen = camera.blur(clean[:, None], fwhm, beta, PIXEL)[:, 0].numpy()
         made.append(seen if rng is None else seen + NOISE * rng.standard_normal(seen.shape, dtype=np.float32))
     return np.concatenate(made)

@@ -20,7 +20,7 @@ BLOCK = 512
 """Rows drawn together; the unit of work, and of randomness."""
 MARGIN = 4
 """Pixels drawn beyond each edge, from where light is blurred into the image."""
-VERSION = 1
+VERSION = 2
 """Raised whenever the same recipe and seed would make other images than before."""
 
 

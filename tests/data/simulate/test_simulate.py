@@ -67,6 +67,15 @@ def test_a_source_is_magnified_as_behind_an_isothermal_sphere():
     assert np.mean(np.abs(gained - expected) < 0.5) > 0.9
 
 
+def test_arcs_of_the_survey_are_fainter_and_smaller():
+    sim, survey = (
+        {column: values[truth["kind"] == "lens"] for column, values in truth.items()}
+        for truth in (few(name, each=64)[1] for name in PRESETS)
+    )
+    assert np.median(survey["lensed_magnitude"]) > np.median(sim["lensed_magnitude"]) + 0.2
+    assert np.median(survey["theta_e"]) < np.median(sim["theta_e"]) - 0.1
+
+
 def test_magnitudes_are_of_the_i_band_whatever_is_drawn():
     (_, in_i), (_, in_g) = few("sim"), few("sim", bands=(0,))
     for name in ("magnitude", "source_magnitude", "lensed_magnitude"):
