@@ -14,7 +14,6 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_TH
 import argparse
 import time
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch

@@ -68,7 +68,7 @@ class Data:
     """Images to simulate when no source is given."""
     target_rows: Count = 15000
     """Images to simulate when no target is given."""
-    target_prior: Share | None = None
+    target_lenses: Share | None = None
     """Share of lenses in a simulated target; the preset's own, about 1 in 100, without it."""
     bands: str = "i"
     """Bands to simulate, `i` or `gri`."""
@@ -382,7 +382,7 @@ def flat(run: Run) -> dict[str, Any]:
 
 
 def dump(run: Run) -> str:
-    """`run` as YAML, which `load` takes back."""
+    """`run` as YAML, which `read` takes back."""
     nested: dict[str, Any] = {}
     for path, value in flat(run).items():
         head, dot, rest = path.partition(".")

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import logsumexp
 from scipy.stats import rankdata
+
+from raylens import metrics
 
 
 def agreement(logits: Sequence[np.ndarray]) -> np.ndarray:
@@ -20,18 +21,11 @@ def agreement(logits: Sequence[np.ndarray]) -> np.ndarray:
     For each class, images are ranked by their log odds; the ensemble's order is that of the median rank, which a few
     ruined candidates cannot turn round. The score is the rank correlation with it (Spearman), averaged over classes.
     """
-    ranks = np.stack([_ranks(one) for one in logits])  # (M, N, K)
+    ranks = np.stack([rankdata(metrics.log_odds(one), axis=0) for one in logits])  # (M, N, K)
     wanted = rankdata(np.median(ranks, axis=0), axis=0)
     return np.array(
         [np.mean([_correlation(a, b) for a, b in zip(one.T, wanted.T, strict=True)]) for one in ranks]
     )
-
-
-def _ranks(logits: np.ndarray) -> np.ndarray:
-    logits = logits.astype(np.float64)
-    others = [logsumexp(np.delete(logits, index, axis=1), axis=1) for index in range(logits.shape[1])]
-    odds = logits - np.stack(others, axis=1)
-    return rankdata(odds[:, 1:] if logits.shape[1] == 2 else odds, axis=0)  # two classes mirror each other
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

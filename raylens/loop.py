@@ -89,7 +89,8 @@ class _Report:
     def __init__(self, method: Method) -> None:
         self.method, self.sums, self.steps = method, {}, 0
         self.bad: dict[str, Tensor] = {}  # first step at which a term was not finite
-        self.before = [p.detach().clone() for p in method.parameters() if p.requires_grad]
+        trained = any(p.requires_grad for p in method.parameters())
+        self.before = [p.detach().clone() for p in method.result.parameters()] if trained else []
         self.began = self.asked = time.perf_counter()
         self.wait = 0.0
 
@@ -113,8 +114,8 @@ class _Report:
         if not all(math.isfinite(value) for name, value in metrics.items() if name.startswith("loss/")):
             raise Diverged(self._diverged(step), step)
         if self.before:
-            now = [p.detach() for p in self.method.parameters() if p.requires_grad]
-            moved = sum((a - b).square().sum() for a, b in zip(now, self.before, strict=True))
+            now = self.method.result.parameters()
+            moved = sum((a.detach() - b).square().sum() for a, b in zip(now, self.before, strict=True))
             change = (moved / sum(b.square().sum() for b in self.before)).sqrt()
             metrics["monitor/weight_change"] = float(change)
         for group in optimizer.param_groups:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from raylens.errors import ConfigError, DataError
 from raylens.records import Outputs
@@ -101,53 +101,44 @@ class Table:
 class Metric(NamedTuple):
     meaning: str
     source: str
-    higher_is_better: bool | None
 
 
 METRICS = {
     "auroc": Metric(
         "chance that a lens outscores a non-lens; with more classes, mean against the rest",
         "area under the ROC curve, ties half; Hanley & McNeil 1982",
-        True,
     ),
-    "auroc_<class>": Metric("AUROC of one class, by its position, against the rest", "as auroc", True),
-    "auprc": Metric(
-        "precision averaged over recall; falls with the rate of lenses", "sum (R_n - R_n-1) P_n", True
-    ),
+    "auroc_<class>": Metric("AUROC of one class, by its position, against the rest", "as auroc"),
+    "auprc": Metric("precision averaged over recall; falls with the rate of lenses", "sum (R_n - R_n-1) P_n"),
     "tpr0": Metric(
         "recall before the first false positive; of equal scores, non-lenses come first",
         "Metcalf et al. 2019",
-        True,
     ),
-    "tpr10": Metric(
-        "recall before the tenth false positive; equal scores as in tpr0", "Metcalf et al. 2019", True
-    ),
+    "tpr10": Metric("recall before the tenth false positive; equal scores as in tpr0", "Metcalf et al. 2019"),
     "tpr_at_fpr_1e-2": Metric(
-        "recall with at most one false positive in 100 non-lenses", "max TPR, FPR <= 1e-2", True
+        "recall with at most one false positive in 100 non-lenses", "max TPR, FPR <= 1e-2"
     ),
     "tpr_at_fpr_1e-3": Metric(
-        "recall with at most one false positive in 1000 non-lenses", "max TPR, FPR <= 1e-3", True
+        "recall with at most one false positive in 1000 non-lenses", "max TPR, FPR <= 1e-3"
     ),
     "ece": Metric(
         "expected calibration error; with more classes, of the likeliest; resampling raises it in small sets",
         "sum n_b/n |mean p - mean y| over 15 equal-mass bins; Naeini et al. 2015",
-        False,
     ),
-    "brier": Metric("squared error of the probability", "mean (p - y)^2; Brier 1950", False),
-    "accuracy": Metric(
-        "share right at the threshold; with more classes, of the likeliest", "(tp + tn) / n", True
-    ),
-    "tp": Metric("lenses at or above the threshold", "count", True),
-    "fp": Metric("non-lenses at or above the threshold", "count", False),
-    "tn": Metric("non-lenses below the threshold", "count", True),
-    "fn": Metric("lenses below the threshold", "count", False),
-    "step": Metric("optimizer steps taken", "count", None),
-    "loss/<term>": Metric(
-        "a term of the training loss, weight included; they add up", "the method's file", False
-    ),
-    "monitor/<name>": Metric("a quantity that is watched, not optimised", "the method's file", None),
-    "validator/<name>": Metric("a score that chooses between trials", "the validator's file", True),
-    "time/<part>": Metric("seconds spent", "wall clock", False),
+    "brier": Metric("squared error of the probability", "mean (p - y)^2; Brier 1950"),
+    "accuracy": Metric("share right at the threshold; with more classes, of the likeliest", "(tp + tn) / n"),
+    "tp": Metric("lenses at or above the threshold", "count"),
+    "fp": Metric("non-lenses at or above the threshold", "count"),
+    "tn": Metric("non-lenses below the threshold", "count"),
+    "fn": Metric("lenses below the threshold", "count"),
+    "step": Metric("optimizer steps taken", "count"),
+    "objective": Metric("what trials are chosen by; reads no target label", "search.validator"),
+    "warnings": Metric("what looked wrong since the last report", "the method's file"),
+    "oracle": Metric("says that the objective reads target labels", "search.oracle"),
+    "loss/<term>": Metric("a term of the training loss, weight included; they add up", "the method's file"),
+    "monitor/<name>": Metric("a quantity that is watched, not optimised", "the method's file"),
+    "validator/<name>": Metric("a score that chooses between trials", "the validator's file"),
+    "time/<part>": Metric("seconds spent", "wall clock"),
 }
 FORMULAS: dict[str, Callable[[Counts], np.ndarray]] = {
     "auroc": Counts.auroc,
@@ -329,6 +320,14 @@ def _values(measure: Measure, labels: np.ndarray) -> dict[str, float]:
     return {name: float(value[0]) for name, value in measure(np.arange(len(labels))[None]).items()}
 
 
+def log_odds(logits: ArrayLike) -> np.ndarray:
+    """Log odds, in nats, of each class against the rest, (N, K); two classes mirror each other: the last's, (N, 1)."""
+    logits = np.asarray(logits, dtype=np.float64)
+    others = [logsumexp(np.delete(logits, index, axis=1), axis=1) for index in range(logits.shape[1])]
+    odds = logits - np.stack(others, axis=1)
+    return odds[:, 1:] if logits.shape[1] == 2 else odds
+
+
 def _bootstrap(measure: Measure, labels: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
     blocks = [measure(rows) for rows in draws(labels, resamples, seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -342,7 +341,7 @@ def _limits(values: np.ndarray, level: float) -> tuple[float, float]:
 def _checked(scores: ArrayLike, labels: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     """Scores (N,) or (N, K) and integer labels of the same rows, every class among them."""
     if labels is None:
-        raise DataError("the split has no labels, and metrics need them; `raylens.predict` does not")
+        raise DataError("the split has no labels, and metrics need them")
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if not len(scores) or len(scores) != len(labels):
         raise DataError(

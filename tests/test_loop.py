@@ -25,6 +25,10 @@ class Line(Method):
         self.register_buffer("steps", torch.tensor(0))
         self.act, self.seen, self.modes = act, [], []
 
+    @property
+    def result(self):
+        return self
+
     def groups(self):
         return [
             {"name": "slope", "params": [self.slope]},
@@ -122,7 +126,10 @@ def test_a_rate_of_0_and_weights_that_stand_still_are_symptoms(tiny):
     method = Line(lambda step, terms: {"slope": method.slope.sum() + 0 * method.offset.sum()})
     settings = {"lr": 0.0, "weight_decay": 0}
     (_, metrics), *_ = train(tiny, method, fit={"steps": 1, "report_every": 1}, optimizer=settings)
-    assert method.symptoms(metrics) == ["the weights do not move", "the learning rate of the slope is 0"]
+    assert method.symptoms(metrics) == [
+        "the weights of the result do not move",
+        "the learning rate of the slope is 0",
+    ]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -99,7 +99,7 @@ class Board:
                     "trial": trial.trial,
                     "objective": trial.objective,
                     "source/auroc": trial.metrics.get("source/auroc"),
-                    **_columns(next(places, None) if trial.checkpoint else None),
+                    **(_columns(next(places, None) if trial.checkpoint else None) if measured else {}),
                     "steps": trial.steps,
                     **{path: settings[path] for path in self.searched},
                     "warnings": trial.error or trial.metrics.get("warnings") or "",
@@ -130,15 +130,8 @@ class Board:
 
         title = f"{self.run.title}: chosen by {self.run.search.validator}, without target labels"
         table = Table(title=ORACLE if self.run.search.oracle else title, title_justify="left")
-        for name in (
-            "",
-            "trial",
-            "objective",
-            "source\nval AUROC",
-            "target test AUROC",
-            "minus source only",
-            "steps",
-        ):
+        tested = ("target test AUROC", "minus source only") if self.measured else ()
+        for name in ("", "trial", "objective", "source\nval AUROC", *tested, "steps"):
             table.add_column(name, justify="left" if name == "trial" else "right")
         for path in self.searched:
             table.add_column(path.replace(".", ".\n"), justify="right")
@@ -150,8 +143,7 @@ class Board:
                 row["trial"],
                 _number(row["objective"]),
                 _number(row["source/auroc"]),
-                _interval(row, "target/auroc"),
-                _interval(row, "difference", "+"),
+                *((_interval(row, "target/auroc"), _interval(row, "difference", "+")) if tested else ()),
                 row["steps"] and f"{row['steps']:.0f}",
                 *(_setting(row[path]) for path in self.searched),
             ]

@@ -16,6 +16,7 @@ from typing import Any
 from raylens.cluster.folders import addressed
 from raylens.config import Run
 from raylens.errors import ConfigError
+from raylens.methods.base import Method
 
 
 def connect(**metadata: str) -> None:
@@ -145,11 +146,10 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     from raylens.data.streaming import datasets
 
     streams = {} if isinstance(data, ray.ObjectRef) else datasets(run, find.method(run.method.name), folder)
-    check_room(run, len(streams))
     in_order = ray.data.ExecutionOptions(preserve_order=True)
     storage, _, name = folder.rpartition("/")
     interrupt = signal.getsignal(signal.SIGINT)
-    with told(run.fit.steps) as progress:
+    with told(run) as progress:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"run": run, "facts": facts, "data": data},
@@ -180,14 +180,14 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     return addressed(result.checkpoint.path, run.storage)
 
 
-def check_room(run: Run, streams: int) -> None:
-    """Raises ConfigError unless each of a training's streams, a dataset a worker, has a CPU's share for its tasks.
+def check_room(run: Run, method: type[Method]) -> None:
+    """Raises ConfigError unless each of a method's streams, a dataset a worker, has a CPU's share for its tasks.
 
     A task that waits for its batches to be taken keeps its share, so a stream without one would wait for ever.
     """
-    there = capacity()["CPU"]
+    there, streams = capacity()["CPU"], len(method.streams) * run.scale.workers
     workers, tasks = run.scale.workers * run.scale.cpus, streams * run.data.cpus
-    if streams and workers + tasks > there + 1e-6:
+    if workers + tasks > there + 1e-6:
         raise ConfigError(
             f"streaming needs {workers:g} CPUs for workers and {tasks:g} for {streams} streams, the cluster has "
             f"{there:g}; lower scale.workers, scale.cpus or data.cpus"

@@ -12,6 +12,8 @@ from ray.train import UserCallback
 from ray.tune import Callback
 from ray.util.queue import Queue
 
+from raylens.config import Run
+
 EVERY = 5.0
 """Seconds between lines, at least; ends of trials are always told."""
 
@@ -31,15 +33,19 @@ class Clock:
         return f"[{_minutes(now - self.began)}]", wait
 
 
+def objective(run: Run) -> str:
+    """What the objective is called."""
+    return "objective (BY TARGET LABELS, cheating)" if run.search.oracle else "objective"
+
+
 class Progress(Callback):
-    """Follows trials; each is counted as if it had all its steps still to go, so the time left can only fall.
+    """Follows trials; each is counted as if it had all its steps still to go, so less time may be left than is said.
 
     `done` are steps by trial that were taken before a search was resumed, `ended` the trials that had ended.
     """
 
-    def __init__(self, trials: int, steps: int, *, oracle: bool = False) -> None:
-        self.trials, self.steps = trials, steps
-        self.best_name = "best objective (CHOSEN BY TARGET LABELS)" if oracle else "best objective"
+    def __init__(self, run: Run) -> None:
+        self.trials, self.steps, self.objective = run.search.trials, run.fit.steps, objective(run)
         self.done: dict[str, int] = {}
         self.ended: set[str] = set()
         self.warned: set[tuple[str, str]] = set()
@@ -61,7 +67,8 @@ class Progress(Callback):
         early = "" if result.get("step", 0) >= self.steps else ", stopped early"
         self.ended.add(trial.trial_id)
         print(
-            f"  {trial} ended at step {result.get('step', 0)}{early}, objective {result.get('objective', 0):.4f}",
+            f"  {trial} ended at step {result.get('step', 0)}{early}, "
+            f"{self.objective} {result.get('objective', 0):.4f}",
             flush=True,
         )
         self._tell()
@@ -78,7 +85,7 @@ class Progress(Callback):
         since, wait = self.clock.read(taken, left)
         print(
             f"{since} {len(self.ended)}/{self.trials} trials ended, {taken} steps taken, "
-            f"{self.best_name} {self.best:.4f}{wait and f'{wait} at most'}",
+            f"best {self.objective} {self.best:.4f}{wait and f'{wait} at most'}",
             flush=True,
         )
 
@@ -94,15 +101,16 @@ class Reports(UserCallback):
 
 
 @contextmanager
-def told(steps: int) -> Iterator[Reports]:
-    """Prints a line for each report of a training of so many steps that is given this callback."""
+def told(run: Run) -> Iterator[Reports]:
+    """Prints a line for each report of a training that is given this callback."""
+    steps, name = run.fit.steps, objective(run)
     queue = Queue(actor_options={"num_cpus": 0})
     clock, warned = Clock(), set()
 
     def tell(metrics: Mapping[str, Any]) -> None:
         step = int(metrics["step"])
         since, wait = clock.read(step, steps - step)
-        print(f"{since} step {step}/{steps}, objective {metrics.get('objective', 0):.4f}{wait}", flush=True)
+        print(f"{since} step {step}/{steps}, {name} {metrics.get('objective', 0):.4f}{wait}", flush=True)
         for warning in set(filter(None, (metrics.get("warnings") or "").split("; "))) - warned:
             warned.add(warning)
             print(f"  warning: {warning}", flush=True)

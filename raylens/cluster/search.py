@@ -4,10 +4,12 @@ A search lives in one folder, `<storage>/<name>/`, and the same command finds it
 repeated, what was running goes on from its last checkpoint.
 
     run.yaml           every setting of the search
-    start/             checkpoint of the model that trials start from, where the method needs one
+    start/             checkpoint of the model that trials start from, where the method needs one; start-trial/ made it
     trials/            Ray Tune's own: a folder a trial, with checkpoints, result.json and TensorBoard events
+    whole-TRIAL/       the chosen trial's training on all of the data, where the search had a part of it
     best/              the chosen trial's last checkpoint; the runners-up are in kept/
     leaderboard.csv    every trial, and the baselines
+    test.json          every metric on the target's test split of those that were measured there
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from raylens import config, find
+from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch
 from raylens.cluster.board import Board, measure
 from raylens.cluster.folders import addressed, copy, exists
 from raylens.cluster.progress import Progress
-from raylens.cluster.training import loaded, ready, start
+from raylens.cluster.training import loaded, ready, start_run
 from raylens.cluster.trial import trainable
 from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data import sets
 from raylens.errors import ConfigError
+from raylens.methods.base import Method
 from raylens.space import Choice, LogUniform, Range
 
 
@@ -50,7 +53,7 @@ def search(run: Run) -> str:
     import ray
 
     method = find.method(run.method.name)
-    streams = tuple(dict.fromkeys((*method.streams, "target")))
+    streams = tuple(dict.fromkeys((*sets.streams(run, method), "target")))
     if not config.space(run):
         raise ConfigError(
             f"nothing to search: {run.method.name} has no ranges; give search.space, or use raylens.train"
@@ -59,38 +62,38 @@ def search(run: Run) -> str:
     folder = f"{run.storage}/{run.title}"
     share = sets.share(run, method)
     if share < 1:
+        if run.data.mode != "resident":
+            launch.check_room(run, method)
         print(
             f"data: {share:.1%} of the rows resident for the search; the winner trains on all of them",
             flush=True,
         )
     else:
-        print("data: resident, in memory shared by all trials", flush=True)
+        unheard = "; data.mode streaming is for raylens.train" if run.data.mode == "streaming" else ""
+        print(f"data: resident, in memory shared by all trials{unheard}", flush=True)
     data = ray.put(sets.reside(run, method, share=share))
     if method.start and not run.start:
         run = run.replace(start=_start(run, facts, data, method.start, folder))
-    progress = Progress(run.search.trials, run.fit.steps, oracle=run.search.oracle)
-    found = tune(run, facts, data, folder, "trials", progress)
+    found = tune(run, facts, data, folder, "trials")
     chosen = [trial for trial in found if trial.checkpoint and trial.objective > WORST]
     if not chosen:
         errors = "; ".join(sorted({trial.error or trial.metrics.get("warnings", "") for trial in found}))
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
     kept = [_keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])]
     if share < 1:
-        winner = chosen[0].run
-        print(f"training {chosen[0].trial} on all of the data, {winner.fit.steps} steps", flush=True)
-        whole = launch.train(winner, facts, loaded(winner, method), f"{folder}/whole-{chosen[0].trial}")
-        copy(whole, kept[0])
-        found[found.index(chosen[0])] = replace(chosen[0], checkpoint=whole, steps=winner.fit.steps)
+        Board(run, found, {}).write(folder)  # what is known is not lost if the next step fails
+        found[found.index(chosen[0])] = _whole(chosen[0], facts, method, folder, kept[0])
     board = Board(run, found, measure(run, facts, data, kept, run.start))
     board.write(folder)
     board.show()
     return kept[0]
 
 
-def tune(run: Run, facts: Facts, data: Any, folder: str, name: str, progress: Progress) -> list[Found]:
+def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Found]:
     """Run or resume the trials in `folder/name`; the best come first."""
     from ray import tune as ray_tune
 
+    progress = Progress(run)
     nested, pbt = run.scale.workers > 1, run.search.scheduler == "pbt"
     trial = ray_tune.with_parameters(
         trainable(run, f"{run.method.name.replace(':', '_').replace('.', '_')}_trial"),
@@ -221,13 +224,33 @@ def _remember(results: Any, scheduler: Any, progress: Progress) -> None:
                 scheduler._brackets[0].on_result(SimpleNamespace(trial_id=trial), int(step), float(objective))
 
 
+def _whole(trial: Found, facts: Facts, method: type[Method], folder: str, best: str) -> Found:
+    """The chosen trial, trained anew on all of the data; its checkpoint becomes `best`."""
+    run = trial.run
+    print(f"training {trial.trial} on all of the data, {run.fit.steps} steps", flush=True)
+    path = launch.train(run, facts, loaded(run, method), f"{folder}/whole-{trial.trial}")
+    copy(path, best)
+    metrics = checkpoint.read(path).metrics
+    return replace(
+        trial,
+        trial=f"whole-{trial.trial}",
+        objective=float(metrics["objective"]),
+        steps=run.fit.steps,
+        metrics=metrics,
+        checkpoint=path,
+    )
+
+
 def _found(run: Run, result: Any) -> Found:
     """A trial as it ended. A nested trial's checkpoint is kept by its own training, and named by its reports.
 
     The last checkpoint, not the one with the highest objective: a label-free score is noisier from report to report
     than training is, and a trial that got worse should say so.
     """
-    metrics = dict(result.metrics or {})
+    metrics, table = dict(result.metrics or {}), result.metrics_dataframe
+    if table is not None and "warnings" in table:  # of all reports, not only the last
+        said = "; ".join(table["warnings"].dropna().astype(str)).split("; ")
+        metrics["warnings"] = "; ".join(dict.fromkeys(filter(None, said)))
     path = result.checkpoint.path if result.checkpoint else metrics.get("checkpoint_path")
     return Found(
         trial=Path(result.path).name,
@@ -245,9 +268,9 @@ def _start(run: Run, facts: Facts, data: Any, name: str, folder: str) -> str:
     path = f"{folder}/start"
     if exists(f"{path}/model.safetensors"):
         return path
-    first = start(run, name)
+    first = start_run(run, name)
     print(f"training the {name} model that all trials start from, {first.fit.steps} steps", flush=True)
-    (trial,) = tune(first, facts, data, folder, "start-trial", Progress(1, first.fit.steps))
+    (trial,) = tune(first, facts, data, folder, "start-trial")
     if not trial.checkpoint or trial.objective <= WORST:
         reason = trial.error or trial.metrics.get("warnings")
         raise RuntimeError(f"the {name} model to start from was not trained: {reason}")

@@ -3,7 +3,7 @@
 A training lives in `<storage>/<name>/`, and the same command goes on from its last checkpoint:
 
     run.yaml    every setting
-    start/      checkpoint that it starts from, where the method needs one
+    start/      checkpoint that it starts from, where the method needs one; start-workers/ is how it was trained
     workers/    Ray Train's own
     last/       the last checkpoint
 """
@@ -49,7 +49,7 @@ def training(run: Run) -> str:
     if method.start and not run.start:
         path = f"{folder}/start"
         if not exists(f"{path}/model.safetensors"):
-            first = start(run, method.start)
+            first = start_run(run, method.start)
             print(f"training the {method.start} model to start from, {first.fit.steps} steps", flush=True)
             held = data if resident else loaded(first, find.method(method.start))
             copy(launch.train(first, facts, held, f"{folder}/start-workers"), path)
@@ -138,7 +138,7 @@ def fits(run: Run, facts: Facts) -> None:
         )
 
 
-def start(run: Run, name: str) -> Run:
+def start_run(run: Run, name: str) -> Run:
     """The run of the model that `run` starts from: method `name` with the same data, encoder and seed."""
     shared = {
         path: value
@@ -174,4 +174,5 @@ def loaded(run: Run, method: type[Method]) -> Any:
         print("data: resident, in memory shared by all workers", flush=True)
         return ray.put(sets.reside(run, method))
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
-    return Streaming(sets.reside(run, method, trained=()).validation)
+    launch.check_room(run, method)
+    return Streaming(sets.reside(run, method, training=False).validation)

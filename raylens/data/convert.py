@@ -227,9 +227,12 @@ def _read(
     units: list[Unit], options: Options, shape: Shape, seed: int, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[Any]]:
     """What is known of every row, and the blocks with their pixels in Ray's object store."""
+    from raylens.cluster import launch  # before ray, whose settings it makes
+
+    launch.connect()
     import ray
 
-    _start_ray()
+    ray_data()
     reference = ray.put(units)
 
     def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
@@ -249,16 +252,6 @@ def _read(
             progress.update(bar, completed=len(seen))
     progress.update(bar, completed=len(units))
     return rows, blocks
-
-
-def _start_ray() -> None:
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    import ray
-
-    ray_data()
-    if not ray.is_initialized():
-        local = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
-        ray.init(logging_level="error", log_to_driver=False, configure_logging=True, **local)
 
 
 def _blocks(

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from raylens import find
 from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data.rows import prepared
@@ -32,15 +33,21 @@ def given(run: Run) -> dict[str, str]:
 
 
 def streams(run: Run, method: type[Method]) -> tuple[str, ...]:
-    """Streams whose sets a training looks at: those it learns from, and a target that was given, for validation."""
-    return tuple(dict.fromkeys((*method.streams, *(("target",) if run.data.target else ()))))
+    """Streams whose sets a training looks at: those it learns from; for validation the source, and a target given."""
+    return tuple(dict.fromkeys(("source", *method.streams, *(("target",) if run.data.target else ()))))
+
+
+def trained(run: Run, method: type[Method]) -> tuple[str, ...]:
+    """Streams whose training splits are read: the method's, and those of the model that is trained first for it."""
+    first = find.method(method.start).streams if method.start and not run.start else ()
+    return tuple(dict.fromkeys((*first, *method.streams)))
 
 
 def simulated(run: Run, stream: str) -> str:
     """Where the stream's simulated set lies: its name says all that shapes it, the recipe by its digest."""
     data = run.data
     rows, name = getattr(data, f"{stream}_rows"), PRESETS[stream]
-    prior = f"-{data.target_prior:g}" if stream == "target" and data.target_prior else ""
+    prior = f"-{data.target_lenses:g}" if stream == "target" and data.target_lenses else ""
     return absolute(f"{run.storage}/data/{name}-{data.bands}-{rows}{prior}-seed{run.seed}-{digest(name)}")
 
 
@@ -76,7 +83,7 @@ def prepare(run: Run, streams: tuple[str, ...]) -> Run:
 
 
 def _prior(run: Run, stream: str) -> float | None:
-    return run.data.target_prior if stream == "target" else None
+    return run.data.target_lenses if stream == "target" else None
 
 
 def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
@@ -116,12 +123,10 @@ def labelled(manifest: Manifest, split: str) -> bool:
     return any(manifest.splits[split].labels.get(name, 0) for name in manifest.classes)
 
 
-def reside(
-    run: Run, method: type[Method], *, share: float = 1.0, trained: tuple[str, ...] | None = None
-) -> Resident:
+def reside(run: Run, method: type[Method], *, share: float = 1.0, training: bool = True) -> Resident:
     """Read the streams' train and validation splits through Ray Data, preprocessed; `share` of the train rows.
 
-    `trained`, all that the method has without it, are the streams whose train split is read.
+    Without `training`, the validation splits alone.
 
     Labels of the target are not read, except of its validation split for search.oracle. Rows of the source without a
     label are left out.
@@ -129,7 +134,7 @@ def reside(
     train, validation = {}, {}
     for stream in streams(run, method):
         path, labels = getattr(run.data, stream), stream == "source"
-        if stream in (method.streams if trained is None else trained):
+        if training and stream in trained(run, method):
             train[stream] = read(path, "train", run.data.transform, labels=labels, share=share, seed=run.seed)
         held = read_manifest(path).splits["val"].rows
         validation[stream] = read(
@@ -165,7 +170,7 @@ def read(path: str, split: str, transform: str, *, labels: bool, share: float = 
 def share(run: Run, method: type[Method]) -> float:
     """Share of the train rows that a search keeps in memory: all, or what data.resident_limit has room for."""
     size = 0.0
-    for stream in method.streams:
+    for stream in trained(run, method):
         manifest = read_manifest(getattr(run.data, stream))
         size += manifest.splits["train"].rows * manifest.channels * manifest.size**2 * 4 / 1e9
     return min(1.0, run.data.resident_limit / size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from raylens.augment import NONE
 from raylens.config import section
 from raylens.methods.base import Method
-from raylens.models import Model, batch_norms
+from raylens.models import Model, batch_norms, forget_statistics
 from raylens.records import Images, Losses
 from raylens.tasks.classification import Task
 
@@ -32,9 +32,7 @@ class AdaBN(Method):
     def __init__(self, config: Config, model: Model, task: Task) -> None:
         super().__init__()
         self.config, self.model, self.task = config, model.requires_grad_(False), task
-        for layer in batch_norms(model):
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain average
+        forget_statistics(model)
 
     @property
     def result(self) -> Model:

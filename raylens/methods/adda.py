@@ -30,6 +30,9 @@ from raylens.records import Images, Losses
 from raylens.space import Choice, LogUniform, Uniform
 from raylens.tasks.classification import Task
 
+APART = 0.2
+"""Feature distance, in standard deviations, that a discriminator that learns anything should see."""
+
 
 class ADDA(Adaptation):
     """Moves the target's features onto the source's; the classifier stays what it was."""
@@ -93,22 +96,24 @@ class ADDA(Adaptation):
             with without_tracking(self.model) if self._by_batch else nullcontext():
                 logits = self.model(source.views["view"])
             terms["supervised"] = self.config.source_weight * self.task.loss(logits, source.labels)
-        gap = (weights[:, None] * from_source).mean(0) - from_target.detach().mean(0)
         return Losses(
             terms=terms,
             monitors={
                 "discriminator_accuracy": right,
                 "adversary": fooled.detach(),
                 "gate_open": moves,
-                "feature_distance": gap.norm() / from_source.std(0).norm().clamp_min(1e-8),
+                "feature_distance": distance(from_source, from_target.detach(), weights),
             },
         )
 
     def symptoms(self, metrics: Mapping[str, float]) -> list[str]:
         found = super().symptoms(metrics)
         accuracy = metrics.get("monitor/discriminator_accuracy", 0.75)
-        if abs(metrics.get("loss/discriminator", 0.0) - 2 * math.log(2)) < 0.01 and accuracy < 0.55:
-            found.append("the discriminator stays at ln 2: it sees no difference, so nothing is adapted")
+        at_chance = abs(metrics.get("loss/discriminator", 0.0) - 2 * math.log(2)) < 0.01 and accuracy < 0.55
+        if at_chance and metrics.get("monitor/feature_distance", 0.0) > APART:
+            found.append(
+                "the discriminator stays at ln 2 while the domains' features are apart: it learns nothing"
+            )
         if metrics.get("monitor/gate_open", 1.0) == 0:
             found.append("the gate never opened, so the encoder does not move: lower method.gate")
         if accuracy > 0.98:
@@ -123,3 +128,14 @@ class ADDA(Adaptation):
     def _source_features(self, source: Images) -> torch.Tensor:
         with without_tracking(self.source_encoder) if self._by_batch else nullcontext():
             return self.source_encoder(source.views["view"])
+
+
+def distance(source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Distance of the mean features, source (B, dim) weighed and target (B', dim), in standard deviations.
+
+    Less what the chance of two batches alone makes of its square.
+    """
+    spread = source.var(0).sum().clamp_min(1e-12)
+    gap = ((weights[:, None] * source).mean(0) - target.mean(0)).square().sum() / spread
+    chance = weights.square().mean() / len(source) + 1 / len(target)
+    return (gap - chance).clamp_min(0).sqrt()

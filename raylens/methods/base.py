@@ -63,7 +63,7 @@ class Method(nn.Module):
         """What looks wrong in a report's metrics, a sentence each."""
         found = []
         if metrics.get("monitor/weight_change", 1.0) == 0:
-            found.append("the weights do not move")
+            found.append("the weights of the result do not move")
         for name, value in metrics.items():
             if name.startswith("monitor/lr_") and value == 0:
                 found.append(f"the learning rate of the {name.removeprefix('monitor/lr_')} is 0")

@@ -43,6 +43,13 @@ def without_tracking(module: nn.Module) -> Iterator[None]:
             layer.training, layer.track_running_stats = training, tracking
 
 
+def forget_statistics(module: nn.Module) -> None:
+    """Running statistics begin anew; each batch will count alike."""
+    for layer in batch_norms(module):
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average
+
+
 @torch.no_grad()
 def adapt_batch_norm(
     model: Model, pixels: np.ndarray, *, batch: int = 256, device: torch.device | str = "cpu"
@@ -53,10 +60,9 @@ def adapt_batch_norm(
     """
     layers = list(batch_norms(model))
     momenta = [layer.momentum for layer in layers]
+    forget_statistics(model)
     model.eval()
     for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain average
         layer.train()
     for begin in range(0, max(1, len(pixels) - batch + 1), batch):
         model.features(torch.from_numpy(np.array(pixels[begin : begin + batch])).to(device))

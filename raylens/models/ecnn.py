@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         super().__init__()
         if size < 24:
             raise ConfigError(
-                f"encoder 'ecnn' cannot take images of {size} pixels; set data.size to 24 or more"
+                f"encoder 'ecnn' cannot take images of {size} pixels; convert or simulate them with --size 24 or more"
             )
         self.dim = config.features
         kind, turns = config.group[0], int(config.group[1:])

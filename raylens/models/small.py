@@ -41,7 +41,7 @@ class Encoder(nn.Module):
             convolution(8 * width, 8 * width, kernel=3, stride=1),
         )
         self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(16 * width, self.dim), nn.PReLU())
-        self.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
+        self.to(memory_format=torch.channels_last)  # faster, on CPUs too
 
     def forward(self, pixels: Tensor) -> Tensor:
         maps = self.layers(pixels.contiguous(memory_format=torch.channels_last))

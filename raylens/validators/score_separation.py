@@ -12,20 +12,17 @@ Otsu's criterion (1979) prefers halves and overlooks rare lenses altogether.
 """
 
 import numpy as np
-from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.mixture import GaussianMixture
 
+from raylens import metrics
 from raylens.records import Outputs
 from raylens.validators._domains import some
 
 
 def score(source: Outputs, target: Outputs) -> float:
-    logits = target.logits[some(len(target.logits), 5000)].astype(np.float64)
-    others = [logsumexp(np.delete(logits, index, axis=1), axis=1) for index in range(logits.shape[1])]
-    odds = logits - np.stack(others, axis=1)
-    shown = odds[:, 1:] if logits.shape[1] == 2 else odds  # two classes mirror each other
-    return float(np.mean([_separation(column) for column in shown.T]))
+    odds = metrics.log_odds(target.logits[some(len(target.logits), 5000)])
+    return float(np.mean([_separation(column) for column in odds.T]))
 
 
 def _separation(values: np.ndarray) -> float:

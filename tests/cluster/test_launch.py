@@ -9,6 +9,7 @@ import pytest
 from raylens.cluster import launch
 from raylens.cluster.folders import addressed
 from raylens.errors import ConfigError
+from raylens.find import method
 
 
 @pytest.fixture
@@ -56,12 +57,12 @@ def test_trials_at_a_time_follow_the_cluster_at_its_largest(tiny, cluster):
 
 def test_every_stream_needs_a_share_of_a_cpu(tiny, cluster):
     cluster(1, {"CPU": 2.0})
-    launch.check_room(tiny.run(data={"cpus": 0.5}), 2)
-    launch.check_room(tiny.run(scale={"workers": 2}), 0)
+    launch.check_room(tiny.run(data={"cpus": 0.5}), method("adda"))
+    launch.check_room(tiny.run(scale={"workers": 1}), method("supervised"))
     with pytest.raises(
         ConfigError, match=r"2 CPUs for workers and 1 for 2 streams, the cluster has 2; lower scale"
     ):
-        launch.check_room(tiny.run(scale={"workers": 2}, data={"cpus": 0.5}), 2)
+        launch.check_room(tiny.run(scale={"workers": 2}, data={"cpus": 0.5}), method("supervised"))
 
 
 def test_a_job_keeps_its_runs_where_they_are_found_again(tiny, monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from raylens import config
 from raylens.cluster.progress import Clock, Progress
 from raylens.cluster.search import _remember
 
@@ -28,6 +29,11 @@ def result(progress: Progress, name: str, step: int, **more) -> None:
     progress.on_trial_result(0, [], Trial(trial_id=name), {"step": step, "objective": 0.5, **more})
 
 
+def searched(trials: int, steps: int, oracle: bool = False) -> Progress:
+    given = {"search.trials": trials, "fit.steps": steps, "search.oracle": oracle}
+    return Progress(config.build({"method.name": "supervised"}, given))
+
+
 def test_time_left_follows_the_pace_since_the_first_reading(clock):
     made = Clock()
     clock.now = 30.0
@@ -39,7 +45,7 @@ def test_time_left_follows_the_pace_since_the_first_reading(clock):
 
 
 def test_a_line_tells_what_is_done_and_left(clock, capsys):
-    progress = Progress(trials=2, steps=100)
+    progress = searched(trials=2, steps=100)
     clock.now = 10.0
     result(progress, "a", 50)
     clock.now = 20.0
@@ -55,10 +61,13 @@ def test_a_line_tells_what_is_done_and_left(clock, capsys):
 
 
 def test_what_was_chosen_by_target_labels_says_so(clock, capsys):
-    progress = Progress(trials=1, steps=10, oracle=True)
+    progress = searched(trials=1, steps=10, oracle=True)
     clock.now = 10.0
     result(progress, "a", 5)
-    assert "CHOSEN BY TARGET LABELS" in capsys.readouterr().out
+    progress.on_trial_complete(0, [], Trial(trial_id="a", last_result={"step": 10, "objective": 0.5}))
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3
+    assert all("objective (BY TARGET LABELS, cheating) 0.5000" in line for line in said)
 
 
 def test_a_resumed_search_remembers_its_rungs_and_its_steps():
@@ -66,7 +75,7 @@ def test_a_resumed_search_remembers_its_rungs_and_its_steps():
 
     asha = ASHAScheduler(time_attr="step", max_t=41, grace_period=10, reduction_factor=2)
     asha.set_search_properties("objective", "max")
-    progress = Progress(trials=3, steps=40)
+    progress = searched(trials=3, steps=40)
     tables = {
         "good": pd.DataFrame({"trial_id": "good", "step": [10, 20, 40], "objective": [0.8, 0.9, 0.95]}),
         "half": pd.DataFrame({"trial_id": "half", "step": [10, 20], "objective": [0.7, 0.85]}),

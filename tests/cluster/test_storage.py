@@ -43,7 +43,7 @@ def test_a_search_lives_in_object_storage(bucket, tmp_path):
         return done.stdout
 
     flags = {**TINY, "storage": f"{bucket}/runs", "name": "far"}
-    flags |= {"data.source_rows": 200, "data.target_rows": 300, "data.target_prior": 0.3}
+    flags |= {"data.source_rows": 200, "data.target_rows": 300, "data.target_lenses": 0.3}
     assert "simulating source" in tune(
         "supervised", *(word for path, value in flags.items() for word in (f"--{path}", str(value)))
     )

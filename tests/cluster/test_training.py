@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raylens import config
+from raylens import config, find
 from raylens.cluster.folders import write
 from raylens.cluster.training import check_same
 from raylens.data import sets
 from raylens.data.shards import ShardWriter
 from raylens.errors import ConfigError, DataError
-from raylens.find import method
 
 
 def write_set(out, *, classes=("a", "b"), lacking=None, labelled=True, size=32) -> str:
@@ -70,8 +69,19 @@ def test_what_will_be_simulated_is_checked_before_it_is(tiny, tmp_path):
 
 def test_a_given_target_is_looked_at_even_by_a_method_that_does_not_learn_from_it(tiny):
     run = tiny.run("supervised")
-    assert sets.streams(run, method("supervised")) == ("source",)
-    assert sets.streams(run.replace(**{"data.target": "there"}), method("supervised")) == ("source", "target")
+    assert sets.streams(run, find.method("supervised")) == ("source",)
+    assert sets.streams(run.replace(**{"data.target": "there"}), find.method("supervised")) == (
+        "source",
+        "target",
+    )
+
+
+@pytest.mark.parametrize("name", find.names("methods"))
+def test_every_method_is_validated_on_the_source_and_can_train_its_start(tiny, name):
+    run, cls = tiny.run(name), find.method(name)
+    assert sets.streams(run, cls)[0] == "source"
+    assert set(sets.trained(run, cls)) == {*cls.streams, *(("source",) if cls.start else ())}
+    assert sets.trained(run.replace(start="there"), cls) == cls.streams
 
 
 def test_a_name_belongs_to_one_run(tiny, tmp_path):

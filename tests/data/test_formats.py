@@ -151,9 +151,16 @@ def test_harmless_objects_that_are_no_image_are_refused(tmp_path, objects):
         read(tmp_path / "a.npy")
 
 
-def test_a_bare_pickle_is_refused(tmp_path):
-    (tmp_path / "a.npy").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(Unreadable, match="pickled"):
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_bare_pickle_is_refused(tmp_path, protocol):
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(Evil(), protocol))
+    with pytest.raises(Unreadable, match=r"^pickled$"):
+        read(tmp_path / "a.npy")
+
+
+def test_what_is_no_npy_file_is_said(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"<html>not found</html>")
+    with pytest.raises(Unreadable, match=r"no \.npy file"):
         read(tmp_path / "a.npy")
 
 
@@ -178,8 +185,6 @@ def test_objects_in_an_npz_are_refused(tmp_path):
     ],
 )
 def test_folders_tell_split_and_class(stem, folders, expected):
-    if folders == ["lens", "unlabelled"]:
-        folders = ["unlabelled"]
     assert place(stem, folders) == expected
 
 

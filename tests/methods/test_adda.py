@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from raylens.cluster.worker import work
+from raylens.methods.adda import distance
 from raylens.models import batch_norms
 from raylens.records import Images
 
@@ -201,6 +202,8 @@ HEALTHY = {
     "monitor/lr_discriminator": 1e-3,
 }
 
+AT_CHANCE = {"loss/discriminator": 2 * math.log(2) + 1e-3, "monitor/discriminator_accuracy": 0.5}
+
 
 @pytest.mark.parametrize(
     ("sick", "said"),
@@ -208,11 +211,12 @@ HEALTHY = {
         ({}, []),
         ({"monitor/lr_encoder": 0.0}, ["the learning rate of the encoder is 0"]),
         ({"monitor/lr_discriminator": 0.0}, ["the learning rate of the discriminator is 0"]),
-        ({"monitor/weight_change": 0.0}, ["the weights do not move"]),
+        ({"monitor/weight_change": 0.0}, ["the weights of the result do not move"]),
         (
-            {"loss/discriminator": 2 * math.log(2) + 1e-3, "monitor/discriminator_accuracy": 0.5},
-            ["the discriminator stays at ln 2: it sees no difference, so nothing is adapted"],
+            {**AT_CHANCE, "monitor/feature_distance": 0.4},
+            ["the discriminator stays at ln 2 while the domains' features are apart: it learns nothing"],
         ),
+        ({**AT_CHANCE, "monitor/feature_distance": 0.05}, []),  # what adaptation is for
         (
             {"loss/discriminator": 0.01, "monitor/discriminator_accuracy": 0.995},
             ["the discriminator is always right: the encoder cannot follow it"],
@@ -227,3 +231,46 @@ def test_a_rate_of_0_is_said_in_the_report_of_a_run(tiny):
     run = tiny.run("adda", optimizer={"lr": 0.0}, fit={"steps": 1, "report_every": 1})
     with closing(work(run, tiny.facts(), tiny.resident())) as reports:
         assert "the learning rate of the encoder is 0" in next(reports).metrics["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "broken"),
+    [
+        ("self_ensembling", {}, "self_ensembling.follow_"),
+        ("adamatch", {}, "adamatch.follow_"),
+        ("adda", {"gate": 0}, "adda.judge"),
+    ],
+)
+def test_a_result_that_never_moves_is_said_though_others_do(tiny, monkeypatch, name, settings, broken):
+    """A teacher whose average is forgotten, an encoder that its discriminator has no gradient for."""
+    run = tiny.run(
+        name,
+        method=settings,
+        optimizer={"weight_decay": 0.0, "warmup": 0},
+        fit={"steps": 2, "report_every": 2},
+    )
+
+    def said() -> str:
+        with closing(work(run, tiny.facts(), tiny.resident())) as reports:
+            return next(reports).metrics["warnings"]
+
+    assert "do not move" not in said()
+    monkeypatch.setattr(
+        f"raylens.methods.{broken}", lambda *given: given[0](given[1]).detach() if "judge" in broken else None
+    )
+    assert "the weights of the result do not move" in said()
+
+
+def test_feature_distance_is_free_of_the_chance_of_small_batches():
+    generator = torch.Generator().manual_seed(0)
+
+    def mean_distance(shift: float, rows: int) -> float:
+        found = []
+        for _ in range(200):
+            source, target = torch.randn(2, rows, 16, generator=generator)
+            found.append(distance(source, target + shift, torch.ones(rows)).item() ** 2)
+        return float(np.mean(found)) ** 0.5
+
+    assert mean_distance(0.5, 16) == pytest.approx(0.5, rel=0.1)
+    assert mean_distance(0.5, 128) == pytest.approx(0.5, rel=0.05)
+    assert mean_distance(0.0, 16) < 0.2

@@ -149,7 +149,7 @@ def test_a_rate_of_0_and_weights_that_stand_still_are_said(name, tiny):
     method = tiny.method(name)
     group = method.groups()[0]["name"]
     found = method.symptoms({"monitor/weight_change": 0.0, f"monitor/lr_{group}": 0.0, "warnings": ""})
-    assert found == ["the weights do not move", f"the learning rate of the {group} is 0"]
+    assert found == ["the weights of the result do not move", f"the learning rate of the {group} is 0"]
 
 
 @every_method

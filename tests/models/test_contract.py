@@ -99,9 +99,9 @@ def test_a_mistyped_name_is_refused_with_what_is_close():
     assert "ecnn" in refused("ecn")
 
 
-def test_an_image_too_small_is_refused_with_the_setting():
+def test_an_image_too_small_is_refused_with_what_would_do():
     for name in ["inception_v3", "ecnn"]:
-        assert "data.size" in refused(name, size=20)
+        assert "--size" in refused(name, size=20)
 
 
 def test_weights_that_cannot_be_fetched_are_said_so(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import pickletools
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -36,8 +37,9 @@ def rows(path: str, options: Options) -> Iterator[Row]:
 def load(path: str) -> Any:
     """An array, mapped rather than read if the file is local; the list [image, mass] for a pickled pair."""
     with opened(path) as file:
-        if file.read(2) == b"\x80\x04":
-            raise Unreadable("pickled")
+        start = file.read(6)
+        if start and not np.lib.format.MAGIC_PREFIX.startswith(start):
+            raise Unreadable("pickled" if _is_pickle(file) else "no .npy file")
         file.seek(0)
         version = np.lib.format.read_magic(file)
         header = (
@@ -54,6 +56,20 @@ def load(path: str) -> Any:
             return np.load(file.name, mmap_mode="r", allow_pickle=False)
         file.seek(start)
         return np.frombuffer(file.read(size), dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _is_pickle(file: BinaryIO) -> bool:
+    """Whether a file is a pickle of any protocol, by its first byte or its opcodes; nothing is loaded."""
+    file.seek(0)
+    if file.read(1) == pickle.PROTO:
+        return True
+    file.seek(0)
+    try:
+        for _ in pickletools.genops(file):
+            pass
+    except ValueError:
+        return False
+    return True
 
 
 def _pair(value: Any) -> list[Any]:

@@ -26,7 +26,7 @@ def units(path: str, options: Options) -> list[Unit]:
         file = str(line.pop(options.path_column))
         label = line.pop(options.target_column, None)
         split = line.pop("split", None)
-        whole = file if os.path.isabs(file) or not folder else f"{folder}/{file}"
+        whole = file if os.path.isabs(file) or "://" in file or not folder else f"{folder}/{file}"
         found.append(
             Unit(
                 files=(whole,),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -181,12 +180,11 @@ def channels(bands: str) -> list[int]:
 
 def _blocks(recipe: Preset, places: list, seed: int, bands: list[int], size: int, device: str):
     """Blocks in order, drawn by Ray tasks, a few more than there are CPUs at a time."""
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    import ray
-
-    from raylens.cluster import launch
+    from raylens.cluster import launch  # before ray, whose settings it makes
 
     launch.connect()
+    import ray
+
     task = ray.remote(num_cpus=1, num_gpus=0 if device == "cpu" else 1)(_block)
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = []
