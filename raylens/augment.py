@@ -125,14 +125,15 @@ class Blur(PerRow):
 
 
 class Noise(PerRow):
-    """Adds Gaussian noise, independent in every pixel, of a standard deviation up to `sigma`."""
+    """Adds Gaussian noise to a share of the rows, independent in every pixel, of a standard deviation up to `sigma`."""
 
-    def __init__(self, sigma: float) -> None:
+    def __init__(self, sigma: float, share: float = 1.0) -> None:
         super().__init__()
-        self.sigma = sigma
+        self.sigma, self.share = sigma, share
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-        sigma = rng.uniform(0, self.sigma, size=(shape[0], 1, 1, 1)).astype(np.float32)
+        sigma = rng.uniform(0, self.sigma, size=(shape[0], 1, 1, 1))
+        sigma = np.where(rng.random(sigma.shape) < self.share, sigma, 0).astype(np.float32)
         return {"noise": sigma * rng.standard_normal(shape, dtype=np.float32)}
 
     def apply_to_images(self, images: np.ndarray, noise: np.ndarray, **_: object) -> np.ndarray:
@@ -146,7 +147,7 @@ def strong() -> list[A.BasicTransform]:
 
 def predecessors(height: int, width: int) -> list[A.BasicTransform]:
     crop = A.Sequential([A.RandomCrop(height // 2, width // 2), A.Resize(height, width)], p=0.5)
-    return [crop, A.HorizontalFlip(p=0.25), A.VerticalFlip(p=0.25)]
+    return [crop, A.HorizontalFlip(p=0.25), A.VerticalFlip(p=0.25), Noise(0.03, share=0.5)]
 
 
 PIPELINES = {

@@ -12,7 +12,7 @@ from raylens.augment import augment
 from raylens.errors import ConfigError
 
 D4 = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
-LINEAR = [views.NONE, views.DIHEDRAL, views.WEAK, views.ROTATION, views.PREDECESSORS]
+LINEAR = [views.NONE, views.DIHEDRAL, views.WEAK, views.ROTATION]
 
 
 def images(rows=20, channels=1, size=32, seed=0):
@@ -59,12 +59,12 @@ def test_pixels_beyond_0_and_1_are_not_clipped(name):
     )
 
 
-@pytest.mark.parametrize("name", [views.NOISE, views.STRONG])
+@pytest.mark.parametrize("name", [views.NOISE, views.STRONG, views.PREDECESSORS])
 @pytest.mark.parametrize("level", [-7.0, 7.0])
 def test_noisy_pixels_beyond_0_and_1_are_not_clipped(name, level):
     made = augment(np.full((20, 1, 32, 32), level, np.float32), name, 2)
     np.testing.assert_allclose(made.mean((1, 2, 3)), level, rtol=0.25)
-    assert made.std((1, 2, 3)).max() > 0.03
+    assert made.std((1, 2, 3)).max() > 0.02
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_flips_are_independent_of_each_other():
     made = np.concatenate([augment(row[None], views.PREDECESSORS, seed) for seed, row in enumerate(pixels)])
     kinds = {"none": pixels, "across": pixels[..., ::-1], "down": pixels[..., ::-1, :]}
     share = {
-        kind: np.mean([np.array_equal(*pair) for pair in zip(made, flipped, strict=True)])
+        kind: np.mean(np.abs(made - flipped).max((1, 2, 3)) < 0.2)  # but for the noise
         for kind, flipped in kinds.items()
     }
     assert 0.2 < share["none"] < 0.36  # 0.5 * 0.75 * 0.75
@@ -152,6 +152,16 @@ def test_half_of_the_strong_views_are_blurred_by_about_half_a_pixel_and_more():
     assert np.array_equal(made[sigmas == 0], point[sigmas == 0][..., 0])
 
 
+def test_the_predecessors_views_crop_flip_and_add_noise():
+    pixels = np.zeros((400, 1, 16, 16), np.float32)
+    noisy = augment(pixels, views.PREDECESSORS, 0).std((1, 2, 3)) > 1e-4
+    assert 0.35 < noisy.mean() < 0.65
+    pixels[..., 8:] = 1  # a crop of half the width moves the edge
+    columns = augment(pixels, views.PREDECESSORS, 0).mean((1, 2))
+    moved = np.abs(columns[:, 6] - columns[:, 9]) < 0.5
+    assert 0.2 < moved.mean() < 0.6
+
+
 def test_noise_is_independent_in_every_pixel_of_every_row_and_band():
     noise = augment(np.zeros((16, 3, 32, 32), np.float32), views.NOISE, 0).reshape(48, -1)
     correlation = np.corrcoef(noise)[~np.eye(48, dtype=bool)]
@@ -162,9 +172,9 @@ def test_noise_is_independent_in_every_pixel_of_every_row_and_band():
 
 def test_bands_move_together():
     pixels = images(rows=20)
-    for name in [views.DIHEDRAL, views.ROTATION, views.PREDECESSORS]:
+    for name, noise in [(views.DIHEDRAL, 1e-5), (views.ROTATION, 1e-5), (views.PREDECESSORS, 0.4)]:
         made = augment(np.concatenate([pixels, 2 * pixels], axis=1), name, 0)
-        np.testing.assert_allclose(made[:, 1], 2 * made[:, 0], atol=1e-5)
+        np.testing.assert_allclose(made[:, 1], 2 * made[:, 0], atol=noise)
 
 
 def test_the_rows_given_are_left_as_they_are():

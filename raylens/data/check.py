@@ -6,10 +6,9 @@ candidates; round galaxies are candidates of each other. Then one of two signatu
 patch of sky and its noise rather than the galaxy in it: the speckle of the power spectrum, which a shift does not
 change, and the fine structure on 32 x 32, which survives other pixels and JPEG.
 
-Among the candidates, different real cutouts (CFHTLS, HSC, DES) reached 0.56 in texture and 0.3 in structure,
-different images of one simulator with little noise 0.81 and 0.75. Copies of CFHTLS cutouts moved by up to 3 pixels
-reached 0.88 in texture; copies at three quarters of the size or as JPEG of quality 75 are mostly above 0.8 in
-structure. Copies with another stretch, of one band out of three, or cropped by a tenth are mostly missed.
+TEXTURE and STRUCTURE lie between what different images and what copies reached in small samples of CFHTLS, HSC and
+DES cutouts and of simulated images; they were set on those samples, and how many copies they miss elsewhere is not
+known. Copies with another stretch, of one band out of three, or cropped by a tenth are mostly missed.
 """
 
 from collections import Counter
