@@ -18,7 +18,7 @@ from raylens.ema import over_workers
 from raylens.methods.base import Method
 from raylens.models import Model
 from raylens.records import Images, Outputs
-from raylens.seeds import seed
+from raylens.seeds import reseed, seed
 
 _PRECISION = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -53,7 +53,7 @@ def fit(
     report = _Report(method)
     for step, batch in enumerate(islice(batches, steps - start), start):
         report.waited()
-        torch.manual_seed(seed(run.seed, "step", rank, step))
+        reseed(device, seed(run.seed, "step", rank, step))
         factor = optim.rate(run.optimizer, step, steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor

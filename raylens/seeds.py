@@ -6,8 +6,17 @@ what it would have drawn, and no generator's state has to be carried along.
 
 import hashlib
 
+import torch
+
 
 def seed(*parts: object) -> int:
     """A number below 2**63 for these parts, the same in every process and on every machine."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def reseed(device: torch.device | str, number: int) -> None:
+    """What torch.manual_seed does, for this device and the CPU alone: asking every backend costs a tenth of a ms."""
+    torch.default_generator.manual_seed(number)
+    if torch.device(device).type == "cuda":
+        torch.cuda.manual_seed(number)

@@ -70,7 +70,7 @@ def toy_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One Ray for the whole session: 4 logical CPUs, a dashboard on a port of its own."""
+    """One Ray for the whole session: 4 logical CPUs, a logical GPU, a dashboard on a port of its own."""
     import ray
 
     from raylens.cluster import launch
@@ -80,6 +80,7 @@ def ray_cluster():
     ray.init(
         address="local",
         num_cpus=4,
+        num_gpus=1,
         include_dashboard=True,
         dashboard_port=port,
         object_store_memory=500_000_000,

@@ -10,9 +10,11 @@ import torch
 
 from raylens import checkpoint
 from raylens.cluster.worker import build
+from raylens.data.preprocess import preprocess
 from raylens.data.shards import LENS_CLASSES, ShardWriter
 from raylens.errors import ConfigError, DataError
 from raylens.evaluate import evaluate, outputs
+from raylens.loop import collect
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,6 +76,19 @@ def test_batch_norm_of_another_set_changes_the_outputs_and_not_the_checkpoint(he
     assert not np.allclose(before.logits, adapted.logits)
     again = outputs(held, toy_sets["data.target"], "test")
     np.testing.assert_array_equal(before.logits, again.logits)
+
+
+def test_images_are_preprocessed_as_the_checkpoint_has_it(tiny, tmp_path):
+    run = tiny.run(data={"transform": "asinh"})
+    checkpoint.save(tmp_path / "model", run, tiny.facts(), build(run, tiny.facts()).model, {})
+    held = checkpoint.read(tmp_path / "model")
+    pixels, labels = tiny.domain(20, 0.4, 5, shifted=False)
+    with ShardWriter(str(tmp_path / "set"), classes=LENS_CLASSES, bands=("i",)) as writer:
+        writer.add("test", pixels, labels, [str(row) for row in range(20)])
+    found = outputs(held, str(tmp_path / "set"), "test").logits
+    for transform, alike in (("asinh", True), ("minmax", False)):
+        expected = collect(held.model(), preprocess(pixels, transform), None).logits
+        assert np.allclose(found, expected, atol=1e-5) is alike
 
 
 def test_images_that_do_not_fit_the_model_are_refused(held, tmp_path):

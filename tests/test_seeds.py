@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import torch
 
-from raylens.seeds import seed
+from raylens.seeds import reseed, seed
 
 
 def test_a_seed_is_the_same_in_every_process():
@@ -36,3 +36,10 @@ def test_torch_and_numpy_take_any_seed():
         assert 0 <= seed(part) < 2**63
     torch.manual_seed(seed("any"))
     np.random.default_rng(seed("any"))
+
+
+def test_reseeding_a_device_is_seeding_torch():
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    reseed("cpu", 7)
+    assert torch.equal(torch.rand(3), wanted)

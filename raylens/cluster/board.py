@@ -50,15 +50,22 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
             start, run.data.target, data
         )  # a task is handed what references stand for
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
-    base = _scores(run, facts, outputs[SOURCE_ONLY]) if start else None
     found = {}
     for name, output in outputs.items():
         report = metrics.evaluate_outputs(output, facts.classes, seed=run.seed)
         auroc = report["metrics"]["auroc"]
-        difference = None
-        if start and name != SOURCE_ONLY:
-            difference = metrics.paired(_scores(run, facts, output), base, output.labels, seed=run.seed)
-        found[name] = Measured(name, (auroc["value"], auroc["low"], auroc["high"]), difference, report)
+        scores = _scores(run, facts, output)
+        differences = {
+            base: metrics.paired(scores, _scores(run, facts, outputs[base]), output.labels, seed=run.seed)
+            for base in (SOURCE_ONLY, BATCH_NORM_ONLY)
+            if base in outputs and name not in (SOURCE_ONLY, base)
+        }
+        report["auroc_minus"] = {
+            base: dict(zip(("value", "low", "high"), difference, strict=True))
+            for base, difference in differences.items()
+        }
+        interval = (auroc["value"], auroc["low"], auroc["high"])
+        found[name] = Measured(name, interval, differences.get(SOURCE_ONLY), report)
     return found
 
 

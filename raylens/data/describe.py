@@ -62,6 +62,12 @@ def describe(
     table(list(manifests.values()), console)
     for held in manifests.values():
         console.print(f"{held.name} was made by: {held.made.get('command', 'unknown')}", soft_wrap=True)
+        how = [f"{key} {_text(value)}" for key, value in held.made.items() if key != "command"]
+        console.print(f"  {', '.join(how)}", soft_wrap=True, highlight=False)
+        for split, part in held.splits.items():
+            for file in part.files:
+                about = f"  {split}: {file['name']}, sha256 {file['sha256']}"
+                console.print(about, soft_wrap=True, highlight=False)
         for band, *values in zip(held.bands or range(held.channels), *held.statistics.values(), strict=True):
             numbers = ", ".join(
                 f"{key} {value:.4g}" for key, value in zip(held.statistics, values, strict=True)
@@ -85,6 +91,12 @@ def describe(
                 folder / f"views-{views}.png"
             )
     return str(folder)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name} {inner}" for name, inner in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _batches(path: str, held: Manifest) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -125,6 +125,8 @@ def test_a_stopped_job_leaves_no_process_and_a_run_that_goes_on(head, tmp_path):
         if not processes("raylens.tune") and not processes("adda_trial"):
             break
         time.sleep(0.25)
+    assert not processes("raylens.tune")
+    assert not processes("adda_trial")
     assert not processes(str(tmp_path))
     again = head.job(
         "submit",

@@ -15,6 +15,8 @@ import pandas as pd
 import psutil
 import pytest
 import safetensors.numpy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from raylens import checkpoint, config
 from raylens.cluster.search import search
@@ -24,6 +26,7 @@ from raylens.cluster.worker import build
 pytestmark = pytest.mark.slow
 
 TINY = {"encoder.width": 8, "data.batch": 16, "fit.steps": 30, "fit.report_every": 10, "fit.start_steps": 20}
+TINY |= {"scale.gpus": 0}
 FRAGILE = "tests.cluster.fragile:Fragile"
 
 
@@ -33,6 +36,17 @@ def weights(folder: str | Path) -> dict[str, np.ndarray]:
 
 def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def hparams(trials: Path) -> set[str]:
+    """Names of the hyperparameters that TensorBoard shows for a trial."""
+    names = set()
+    for folder in {path.parent for path in trials.glob("*/events.out.tfevents*")}:
+        events = EventAccumulator(str(folder)).Reload()
+        assert "ray/tune/objective" in events.Tags()["scalars"]
+        held = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        names |= set(HParamsPluginData.FromString(held).session_start_info.hparams)
+    return names
 
 
 def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(
@@ -59,6 +73,10 @@ def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(
     assert {"target/auroc_low", "difference_high", "optimizer.lr"} <= set(board.columns)
     assert checkpoint.read(best).run.start == f"{tmp_path}/first/start"
     assert "target test AUROC" in capsys.readouterr().out
+    assert hparams(tmp_path / "first" / "trials") == {"optimizer.lr", "method.discriminator_lr"} | {
+        "method.gate",
+        "method.source_weight",
+    }
 
     trials = {
         path: path.stat().st_mtime
@@ -107,6 +125,32 @@ def test_trials_of_two_workers_end_and_survive_the_death_of_one(ray_cluster, toy
     assert checkpoint.read(best).metrics["step"] in (10, 20, 30)
 
 
+def most_at_a_time(trials: Path) -> int:
+    """Trials that ran together at most, by the times of their reports."""
+    spans = []
+    for path in trials.glob("*/result.json"):
+        reports = [json.loads(line) for line in path.read_text().splitlines()]
+        spans.append((reports[0]["timestamp"] - reports[0]["time_total_s"], reports[-1]["timestamp"]))
+    return max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
+
+
+def test_a_trial_of_two_workers_that_failed_goes_on_from_its_last_checkpoint(ray_cluster, toy_sets, tmp_path):
+    run = config.build(
+        {"method.name": FRAGILE, "method.dies_after": 17, "method.marker": str(tmp_path / "marker")},
+        {"storage": str(tmp_path), "name": "again", "search.trials": 1, "scale.workers": 2},
+        {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "search.retries": 0},
+        toy_sets,
+        TINY,
+    )
+    with pytest.raises(RuntimeError, match="no trial of 1 came to an end"):
+        search(run)
+    assert (tmp_path / "marker").exists()
+    search(run)
+    (result,) = (tmp_path / "again" / "trials").glob("*/result.json")
+    steps = [json.loads(line)["step"] for line in result.read_text().splitlines()]
+    assert steps == [10, 20, 30]
+
+
 @pytest.mark.parametrize(
     ("searcher", "scheduler", "oracle"), [("tpe", "asha", True), ("random", "pbt", False)]
 )
@@ -115,9 +159,11 @@ def test_other_searchers_and_schedulers(ray_cluster, toy_sets, tmp_path, capsys,
         {"method.name": "supervised", "storage": str(tmp_path), "name": "other", "search.trials": 3},
         {"search.searcher": searcher, "search.scheduler": scheduler, "search.oracle": oracle},
         toy_sets,
-        TINY,
+        TINY | ({"scale.gpus": 0.5} if searcher == "tpe" else {}),
     )
     best = search(run)
+    if searcher == "tpe":
+        assert most_at_a_time(tmp_path / "other" / "trials") == 2, "two halves of the GPU, of four CPUs"
     said = capsys.readouterr().out
     assert ("cheating" in said) is oracle
     written = (tmp_path / "other" / "leaderboard.csv").read_text()

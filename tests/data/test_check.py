@@ -6,7 +6,7 @@ import imagehash
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
 from raylens.data import check as checks
 from raylens.data.__main__ import main
@@ -109,13 +109,14 @@ def test_the_hash_is_that_of_imagehash():
         assert np.bitwise_count(theirs ^ hash) <= 1
 
 
-def test_sets_of_different_sizes_are_compared(tmp_path):
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.5, 2])
+def test_copies_of_another_size_are_found(tmp_path, scale):
     pixels = sky(12, size=64)
     one = write(tmp_path / "one", train=pixels)
-    other = write(
-        tmp_path / "other", train=pixels[:3, :, 1:-1, 1:-1].repeat(2, 2).repeat(2, 3), test=sky(3, 7, 124)
-    )
-    assert isinstance(check([one, other]).leaks, list)
+    copies = zoom(pixels[:3], (1, 1, scale, scale), order=1)
+    other = write(tmp_path / "other", train=copies, test=sky(3, 7, copies.shape[-1]))
+    found = {(match.one[2], match.other[2]) for match in check([one, other]).leaks}
+    assert found == {("train0", "train0"), ("train1", "train1"), ("train2", "train2")}
 
 
 def test_a_split_without_a_class_is_told(tmp_path, capsys):
