@@ -52,6 +52,10 @@ class Progress(Callback):
         self.best = float("-inf")
         self.clock, self.told = Clock(), 0.0
 
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        # TensorBoard is told these; of a trial that was given its settings, the defaults', Tune keeps none.
+        trial.evaluated_params = trial.evaluated_params or dict(trial.config)
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.done[trial.trial_id] = int(result.get("step", 0))
         self.best = max(self.best, result.get("objective", self.best))
