@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import os
 import signal
@@ -20,10 +22,7 @@ from raylens.methods.base import Method
 
 
 def connect(**metadata: str) -> None:
-    """Reach the cluster that RAY_ADDRESS or a job names, or start Ray on this machine.
-
-    `metadata` is what the dashboard's list of jobs says of this one.
-    """
+    """Reach the cluster that RAY_ADDRESS or a job names, or start Ray on this machine, and `tell` it `metadata`."""
     import ray
     from ray.job_config import JobConfig
 
@@ -48,6 +47,32 @@ def connect(**metadata: str) -> None:
         ray.init(logging_level="WARNING", job_config=JobConfig(metadata=metadata))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # a local Ray's own handler ends its processes under our feet
+    if _submission():
+        tell(**metadata)
+
+
+def tell(**metadata: str) -> None:
+    """Add to what the dashboard's list of jobs says of a submitted job; others have only what they began with.
+
+    Ray has no public way to it, and drops what a submitted job's own driver says. Nothing depends on it.
+    """
+    import ray
+
+    job = _submission()
+    if job is None:
+        return
+    try:
+        from ray.dashboard.modules.job.common import JobInfoStorageClient
+
+        async def add() -> None:
+            store = JobInfoStorageClient(ray._private.worker.global_worker.gcs_client)
+            info = await store.get_info(job)
+            info.metadata = {**(info.metadata or {}), **metadata}
+            await store.put_info(job, info)
+
+        asyncio.run(add())
+    except Exception as error:
+        logging.getLogger(__name__).info("the job's metadata could not be told: %s", error)
 
 
 def gpus(run: Run) -> float:
@@ -255,6 +280,12 @@ def train_worker(config: dict[str, Any]) -> None:
 def _in_job() -> bool:
     """Whether this process was started by `ray job submit`, which hands on its settings by this variable."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _submission() -> str | None:
+    """The submission id of the job that this process is, if it is one."""
+    settings = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return settings.get("metadata", {}).get("job_submission_id")
 
 
 def _free_port() -> int:

@@ -86,6 +86,7 @@ def search(run: Run) -> str:
     board = Board(run, found, measure(run, facts, data, kept, run.start))
     board.write(folder)
     board.show()
+    launch.tell(best=f"{chosen[0].objective:.4f}", checkpoint=kept[0])
     return kept[0]
 
 

@@ -98,15 +98,19 @@ def processes(word: str) -> list[psutil.Process]:
 
 
 def test_a_submitted_job_succeeds_and_its_trials_are_seen(head, tmp_path):
-    about = ("--submission-id", "smoke", "--metadata-json", '{"method": "adda"}')
+    about = ("--submission-id", "smoke", "--metadata-json", '{"ticket": "7"}')
     done = head.job("submit", "--working-dir", ".", *about, *smoke(tmp_path, "smoke"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"{tmp_path}/smoke/best" in done.stdout
     assert (tmp_path / "smoke" / "leaderboard.csv").exists()
     actors = head.get("/api/v0/actors?limit=1000&detail=1")["data"]["result"]["result"]
     assert any("adda_trial" in str(actor.get("repr_name")) for actor in actors)
-    jobs = head.get("/api/jobs/")
-    assert any((job.get("metadata") or {}).get("method") == "adda" for job in jobs)
+    (job,) = [job for job in head.get("/api/jobs/") if job["submission_id"] == "smoke"]
+    about = job["metadata"]
+    assert (about["method"], about["run"], about["ticket"]) == ("adda", "smoke", "7")
+    assert 0 < float(about["best"]) < 2
+    assert about["checkpoint"] == f"{tmp_path}/smoke/best"
+    assert job["status"] == "SUCCEEDED"
 
 
 def test_a_stopped_job_leaves_no_process_and_a_run_that_goes_on(head, tmp_path):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow.fs
 import pytest
 from moto.server import ThreadedMotoServer
 
 from raylens import checkpoint, config
 from raylens.data import sets
-from raylens.data.shards import read_manifest, read_split, verify
+from raylens.data.convert import convert
+from raylens.data.shards import filesystem, read_manifest, read_split, verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -53,3 +56,20 @@ def test_a_search_lives_in_object_storage(bucket, tmp_path):
     assert len(read_split(source, "train")["pixels"]) == read_manifest(source).splits["train"].rows == 160
     assert checkpoint.read(f"{bucket}/runs/far/best").metrics["step"] == 20
     assert "going on with" in tune("--resume", f"{bucket}/runs/far")
+
+
+def test_files_in_object_storage_are_converted(bucket, ray_cluster, tmp_path):
+    fs, root = filesystem(f"{bucket}/images")
+    lines = ["path,target"]
+    for row in range(30):
+        held = io.BytesIO()
+        np.save(held, np.random.default_rng(row).random((16, 16), np.float32))
+        with fs.open_output_stream(f"{root}/{row}.npy") as stream:
+            stream.write(held.getvalue())
+        lines.append(f"{row}.npy,{row % 2}" if row % 3 else f"{bucket}/images/{row}.npy,{row % 2}")
+    with fs.open_output_stream(f"{root}/table.csv") as stream:
+        stream.write("\n".join(lines).encode())
+    manifest = convert([f"{bucket}/images/table.csv"], f"{bucket}/shards")
+    assert manifest.rows == 30
+    verify(f"{bucket}/shards")
+    assert len(read_split(f"{bucket}/shards", "train")["pixels"]) == manifest.splits["train"].rows

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from raylens import config, find
+from raylens import checkpoint, config, find
 from raylens.cluster.folders import write
-from raylens.cluster.training import check_same
+from raylens.cluster.training import check_same, fits, started
+from raylens.cluster.worker import build
 from raylens.data import sets
 from raylens.data.shards import ShardWriter
 from raylens.errors import ConfigError, DataError
@@ -94,3 +97,36 @@ def test_a_name_belongs_to_one_run(tiny, tmp_path):
         ConfigError, match=r"mine is a run with seed 0, and 1 was given; .*--name, or .*--resume"
     ):
         check_same(run.replace(seed=1))
+
+
+@pytest.fixture
+def first(tiny, tmp_path) -> str:
+    """A checkpoint with an encoder and a transform of its own."""
+    run = tiny.run(encoder={"width": 6}, data={"transform": "asinh"})
+    checkpoint.save(tmp_path / "first", run, tiny.facts(), build(run, tiny.facts()).model, {})
+    return str(tmp_path / "first")
+
+
+def test_a_start_brings_its_encoder_and_its_preprocessing(tiny, first, capsys):
+    run = started(tiny.run("adda", start=first))
+    assert (run.encoder.width, run.data.transform) == (6, "asinh")
+    said = capsys.readouterr().out.splitlines()
+    assert f"encoder.width is 6, as in {first}" in said
+    assert f"data.transform is 'asinh', as in {first}" in said
+    fits(run, tiny.facts())
+    model, start = build(run, tiny.facts()).model.state_dict(), checkpoint.read(first).model().state_dict()
+    assert all(model[name].equal(value) for name, value in start.items())
+
+
+@pytest.mark.parametrize("facts", [{"size": 48}, {"channels": 3}, {"classes": ("a", "b")}])
+def test_a_start_of_other_images_or_classes_is_refused(tiny, first, facts):
+    run = started(tiny.run("adda", start=first, method={"target_prior": None}))
+    with pytest.raises(
+        ConfigError, match=r"the start .*first knows 1 channel\(s\) of 32 x 32 and .*nonlens, lens"
+    ):
+        fits(run, dataclasses.replace(tiny.facts(), **facts))
+
+
+def test_a_start_that_is_not_there_is_refused(tiny, tmp_path):
+    with pytest.raises((ConfigError, DataError), match="nowhere"):
+        started(tiny.run("adda", start=f"{tmp_path}/nowhere"))

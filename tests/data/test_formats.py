@@ -257,3 +257,18 @@ def test_published_class_folders_are_known(data):
     labels = {unit.label for unit in units(str(data / "deeplense_common" / "model_64px"), Options())}
     assert labels == {"axion", "cdm", "nosub"}
     assert {unit.label for unit in units(str(data / "challenge_fits"), Options())} == {"lens", "nolens"}
+
+
+def test_a_jpeg_is_read_as_it_looks(tmp_path):
+    y, x = np.mgrid[:16, :16]
+    pixels = np.stack([16 * x, 16 * y, 8 * (x + y)]).astype(np.uint8)
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    (row,) = read(tmp_path / "a.jpg")
+    assert row.pixels.shape == (3, 16, 16)
+    assert np.abs(row.pixels.astype(int) - pixels).max() <= 6
+
+
+def test_a_table_may_hold_addresses(tmp_path):
+    (tmp_path / "t.csv").write_text("path,target\ns3://bucket/a.npy,1\nb.npy,0\n")
+    files = [unit.files[0] for unit in units(str(tmp_path / "t.csv"), Options())]
+    assert files == ["s3://bucket/a.npy", f"{tmp_path}/b.npy"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from raylens.data.__main__ import main
 from raylens.data.shards import read_manifest, read_split
 from raylens.data.simulate import BLOCK, plan, render, simulate
 from raylens.data.simulate.presets import PRESETS, preset
@@ -136,3 +137,19 @@ def test_a_set_is_the_same_however_it_was_spread(ray_cluster, tmp_path, monkeypa
     manifest = read_manifest(f"{tmp_path}/a")
     assert manifest.bands == ("i",)
     assert sum(split.rows for split in manifest.splits.values()) == 60
+
+
+def test_the_command_writes_a_set_with_its_truth(ray_cluster, tmp_path, capsys):
+    out = str(tmp_path / "set")
+    flags = ["--rows", "40", "--seed", "5", "--prior", "0.25", "--bands", "gri", "--out", out]
+    assert main(["simulate", "survey", *flags]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == out
+    manifest = read_manifest(out)
+    assert (manifest.domain, manifest.size, manifest.bands) == ("target", 64, tuple("gri"))
+    assert (manifest.rows, manifest.made["seed"]) == (40, 5)
+    truth = {"kind", "theta_e", "magnitude", "source_magnitude", "lensed_magnitude", "fwhm_i", "prior"}
+    assert truth <= set(manifest.columns)
+    rows = read_split(out, "train", ("label", "kind", "theta_e", "prior"))
+    assert ((rows["kind"] == "lens") == (rows["label"] == 1)).all()
+    assert (np.isfinite(rows["theta_e"]) == (rows["label"] == 1)).all()
+    assert set(rows["prior"]) == {0.25}

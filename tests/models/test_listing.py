@@ -1,0 +1,30 @@
+"""`python -m raylens.models`: what there is, how large and how fast."""
+
+from raylens.models import __main__ as listing
+
+
+def test_encoders_are_listed_with_parameters_and_speed(monkeypatch, capsys):
+    monkeypatch.setattr(listing, "TIMM", ("resnet34",))
+    monkeypatch.setattr(listing, "seconds", lambda work: work() or 0.5)
+    assert listing.main(["--size", "32", "--batch", "4", "--channels", "3"]) == 0
+    said = capsys.readouterr().out
+    lines = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line}
+    assert {"small", "ecnn", "resnet34"} <= set(lines)
+    parameters, forward, backward = (float(word.replace(",", "")) for word in lines["resnet34"])
+    assert 21e6 < parameters < 22e6
+    assert (forward, backward) == (8, 8)
+    assert "images/s for 4 images of 3 x 32 x 32" in said
+
+
+def test_an_encoder_that_cannot_take_the_images_says_why_and_the_others_follow(monkeypatch, capsys):
+    monkeypatch.setattr(listing, "TIMM", ())
+    monkeypatch.setattr(listing, "seconds", lambda work: 0.5)
+    assert listing.main(["--size", "16", "--batch", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "cannot take images of 16 pixels" in said
+    assert "small" in said
+
+
+def test_timms_names_are_found_by_a_pattern(capsys):
+    assert listing.main(["--match", "resnet3*"]) == 0
+    assert "resnet34" in capsys.readouterr().out.splitlines()
