@@ -145,6 +145,10 @@ def strong() -> list[A.BasicTransform]:
     return [Symmetry(), Shift(4), blur, Levels(gain=0.2, offset=0.05), Noise(0.06)]
 
 
+def rotation() -> A.BasicTransform:
+    return A.Rotate(limit=45, border_mode=cv2.BORDER_REFLECT_101, p=1)
+
+
 def predecessors(height: int, width: int) -> list[A.BasicTransform]:
     crop = A.Sequential([A.RandomCrop(height // 2, width // 2), A.Resize(height, width)], p=0.5)
     return [crop, A.HorizontalFlip(p=0.25), A.VerticalFlip(p=0.25), Noise(0.03, share=0.5)]
@@ -152,18 +156,15 @@ def predecessors(height: int, width: int) -> list[A.BasicTransform]:
 
 PIPELINES = {
     NONE: lambda height, width: [],
-    DIHEDRAL: lambda height, width: [
-        Symmetry(),
-        Shift(4),
-    ],  # the symmetries of a cutout, slightly off centre
+    # The symmetries of a cutout, slightly off centre.
+    DIHEDRAL: lambda height, width: [Symmetry(), Shift(4)],
     WEAK: lambda height, width: [Symmetry(), Shift(2)],
-    STRONG: lambda height, width: strong(),  # as another telescope might see it; never cuts the ring
+    # As another telescope might see it; never cuts the ring.
+    STRONG: lambda height, width: strong(),
     NOISE: lambda height, width: [Noise(0.06)],
-    ROTATION: lambda height, width: [
-        Symmetry(),
-        A.Rotate(limit=45, border_mode=cv2.BORDER_REFLECT_101, p=1),
-    ],
-    PREDECESSORS: predecessors,  # as published: half of the images at twice the scale, the ring perhaps cut
+    ROTATION: lambda height, width: [Symmetry(), rotation()],
+    # As published: half of the images at twice the scale, the ring perhaps cut.
+    PREDECESSORS: predecessors,
 }
 
 
