@@ -3,7 +3,8 @@
 Compares the resident streams, source with labels and target without, with a torch DataLoader of two workers that call
 the same Albumentations pipeline image by image, and with plain indexing of tensors in memory, which makes no views.
 Nothing else is done with the batches; all ways take turns in the same run. `--streaming` adds a row for the same sets
-streamed from Parquet through Ray Data on two CPUs, after its first pool of rows.
+streamed from Parquet through Ray Data on two CPUs: by itself and without a pause, after its first pools of rows, since
+Ray Data works ahead while others have their turn.
 """
 
 from __future__ import annotations
@@ -93,17 +94,20 @@ def measure(pipeline: str, streaming: bool, folder: str) -> None:
             "method.name": "adda",
             "data.batch": BATCH,
             "data.views": pipeline,
-            "fit.steps": pools + (TURNS + 2) * (STEPS + AHEAD + 1),
+            "fit.steps": (TURNS + 2) * (pools + STEPS + AHEAD + 1),
         }
     )
     workers = DataLoader(Pairs(sets, pipeline), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
     resident = Resident(sets, {}).batches(run, ADDA)
     ways = {"DataLoader, 2 workers": endless(workers), "raylens, resident": resident}
     ways["plain indexing, no views"] = indexed(sets)
-    if streaming:
-        ways["raylens, streaming"] = islice(streamed(run, sets, folder), pools // 2, None)
     with closing(resident):
         seconds = turns(ways)
+    if streaming:
+        batches = islice(streamed(run, sets, folder), pools, None)
+        seconds["raylens, streaming"] = [elapsed(batches, pools) * STEPS / pools for _ in range(TURNS + 1)][
+            1:
+        ]
     base = next(iter(seconds.values()))
     print(
         f"{pipeline}: {BATCH} + {BATCH} images of {SIZE} x {SIZE}, median of {TURNS} turns of {STEPS} steps"
@@ -121,12 +125,18 @@ def turns(ways: dict[str, Iterator]) -> dict[str, list[float]]:
         for way, batches in ways.items():
             for _ in islice(batches, AHEAD + 1):  # made while the others had their turn
                 pass
-            start = time.perf_counter()
-            for _ in islice(batches, STEPS):
-                pass
+            took = elapsed(batches, STEPS)
             if turn:
-                seconds[way].append(time.perf_counter() - start)
+                seconds[way].append(took)
     return seconds
+
+
+def elapsed(batches: Iterator, steps: int) -> float:
+    """Seconds of so many steps."""
+    start = time.perf_counter()
+    for _ in islice(batches, steps):
+        pass
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

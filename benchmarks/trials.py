@@ -25,7 +25,6 @@ import torch
 from raylens import checkpoint, config
 from raylens.checkpoint import Facts
 from raylens.cluster import launch
-from raylens.cluster.progress import Progress
 from raylens.cluster.search import tune
 from raylens.cluster.worker import build
 from raylens.config import Run
@@ -88,7 +87,7 @@ def searched(trials: int, folder: str) -> tuple[float, list[dict]]:
     run = run.replace(**{"scale.gpus": 0})
     data = ray.put(sets.reside(run, Timed))
     began = time.time()
-    tune(run, facts, data, f"{folder}/runs", "trials", Progress(trials, STEPS))
+    tune(run, facts, data, f"{folder}/runs", "trials")
     return began, [json.loads(line) for line in Path(notes).read_text().splitlines()]
 
 
