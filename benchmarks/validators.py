@@ -1,9 +1,9 @@
 """How much target AUROC each validator gives away: `python benchmarks/validators.py runs --seeds 0 1`.
 
 `runs` is where the main job kept its runs and the sets that it simulated for these seeds. For each seed ADDA is
-trained with a few settings, some of which ruin it, and the other methods with their defaults and at three times their
-learning rate; each validator chooses one by the last checkpoints, without target labels, and its regret is the best
-target AUROC minus that of its choice. `agreement` is with the ensemble of all candidates (raylens/ensemble.py).
+trained with a few settings, some of which ruin it; with `--all` the other methods too, with their defaults and at three
+times their learning rate. Each validator chooses one by the last checkpoints, without target labels, and its regret is
+the best target AUROC minus that of its choice. `agreement` is with the ensemble of all (raylens/ensemble.py).
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Checkpoint:
     folder: Path
     run: Run
     facts: Facts
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | str]
 
     def model(self, device: torch.device | str = "cpu") -> Model:
         """The model, in evaluation mode."""
@@ -77,7 +77,7 @@ def save(
     run: Run,
     facts: Facts,
     model: Model,
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, float | str],
     *,
     method: torch.nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,

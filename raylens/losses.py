@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raylens.ema import over_workers
+
 
 def domain_loss(logits: Tensor, source: bool, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of a discriminator's logits (B,) with one domain for all of them.
@@ -22,31 +24,31 @@ def domain_loss(logits: Tensor, source: bool, weights: Tensor | None = None) -> 
 def importance(labels: Tensor, target_prior: float) -> Tensor:
     """Weights (B,), mean 1, that give the images with label 1 the share `target_prior`; `labels` (B,) are 0 or 1.
 
-    Tachet des Combes et al. 2020 (arXiv 2003.04475), w(y) = p_target(y) / p_source(y), with the batch's own shares.
-    A batch of one class has nothing to weigh: all ones.
+    Tachet des Combes et al. 2020 (arXiv 2003.04475), w(y) = p_target(y) / p_source(y), with the shares of the batch
+    over all workers. A batch of one class has nothing to weigh: all ones.
     """
     labels = labels.float()
-    share = labels.mean()
+    share = over_workers(labels.mean())
     weights = labels * target_prior / share.clamp_min(1e-6)
     weights = weights + (1 - labels) * (1 - target_prior) / (1 - share).clamp_min(1e-6)
-    return weights / weights.mean().clamp_min(1e-6)
+    return weights / over_workers(weights.mean()).clamp_min(1e-6)
 
 
 def certainty(logits: Tensor) -> Tensor:
-    """Weights (B,), mean 1, that count sure images up to twice as much as unsure ones, without gradient.
+    """Weights (B,), mean 1 over all workers, that count sure images up to twice as much as unsure ones; no gradient.
 
     1 + exp(-H), H the entropy of logits (B, K) in nats: Long et al. 2018, eq. 8; Jin et al. 2020, eq. 5.
     """
     probability = logits.detach().softmax(-1)
     weights = 1 + torch.exp(-torch.special.entr(probability).sum(-1))
-    return weights / weights.mean()
+    return weights / over_workers(weights.mean())
 
 
 def class_confusion(logits: Tensor, temperature: float) -> Tensor:
     """How much logits (B, K) mix the classes up: the share of pairs of classes in which both are likely at once.
 
     Jin et al. 2020 (arXiv 1912.03699), eqs. 2 to 8: probabilities at `temperature`, sure images counting more, rows of
-    the confusion matrix normalised.
+    the confusion matrix normalised. Of each worker's own batch: it is no sum over images.
     """
     probability = (logits / temperature).softmax(-1)
     confusion = probability.T @ (certainty(logits / temperature)[:, None] * probability)

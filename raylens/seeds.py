@@ -19,4 +19,5 @@ def reseed(device: torch.device | str, number: int) -> None:
     """What torch.manual_seed does, for this device and the CPU alone: asking every backend costs a tenth of a ms."""
     torch.default_generator.manual_seed(number)
     if torch.device(device).type == "cuda":
-        torch.cuda.manual_seed(number)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)

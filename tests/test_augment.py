@@ -141,7 +141,7 @@ def test_the_symmetries_are_those_of_albumentations_and_as_likely():
 def test_half_of_the_strong_views_are_blurred_by_about_half_a_pixel_and_more():
     point = np.zeros((400, 33, 33, 1), np.float32)
     point[:, 16, 16] = 1
-    blur = views.Blur(0.3, 1.2, share=0.5)
+    (blur,) = [transform for transform in views.strong() if isinstance(transform, views.Blur)]
     sigmas = blur.draw(np.random.default_rng(0), point.shape)["sigmas"]
     assert 0.4 < np.mean(sigmas > 0) < 0.6
     made = blur.apply_to_images(point, sigmas=sigmas)[..., 0]

@@ -46,9 +46,10 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     asked = {path: task.remote(path, run.data.target, None) for path in kept}
     if start:
         asked[SOURCE_ONLY] = task.remote(start, run.data.target, None)
-        asked[BATCH_NORM_ONLY] = task.remote(
-            start, run.data.target, data
-        )  # a task is handed what references stand for
+        if "target" in sets.trained(
+            run, find.method(run.method.name)
+        ):  # data that stands for itself reaches the task
+            asked[BATCH_NORM_ONLY] = task.remote(start, run.data.target, data)
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
     found = {}
     for name, output in outputs.items():
@@ -97,7 +98,6 @@ class Board:
     def __init__(self, run: Run, found: list[Found], measured: dict[str, Measured]) -> None:
         self.run, self.searched = run, list(config.space(run))
         rows = []
-        places = iter([measured[name] for name in measured if name not in (SOURCE_ONLY, BATCH_NORM_ONLY)])
         for rank, trial in enumerate(found, 1):
             settings = config.flat(trial.run)
             rows.append(
@@ -106,7 +106,7 @@ class Board:
                     "trial": trial.trial,
                     "objective": trial.objective,
                     "source/auroc": trial.metrics.get("source/auroc"),
-                    **(_columns(next(places, None) if trial.checkpoint else None) if measured else {}),
+                    **(_columns(measured.get(trial.kept)) if measured else {}),
                     "steps": trial.steps,
                     **{path: settings[path] for path in self.searched},
                     "warnings": trial.error or trial.metrics.get("warnings") or "",

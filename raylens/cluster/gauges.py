@@ -23,7 +23,7 @@ class Gauges:
     def __init__(self, method: str, trial: str) -> None:
         self.tags = {"method": method, "trial": trial}
 
-    def set(self, metrics: Mapping[str, float]) -> None:
+    def set(self, metrics: Mapping[str, float | str]) -> None:
         for name in SHOWN:
             if name in metrics:
                 _gauge(name).set(float(metrics[name]), tags=self.tags)

@@ -21,7 +21,7 @@ from raylens.errors import ConfigError
 from raylens.methods.base import Method
 
 
-def connect(**metadata: str) -> None:
+def connect(*, dashboard: bool = True, **metadata: str) -> None:
     """Reach the cluster that RAY_ADDRESS or a job names, or start Ray on this machine, and `tell` it `metadata`."""
     import ray
     from ray.job_config import JobConfig
@@ -38,7 +38,7 @@ def connect(**metadata: str) -> None:
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
         ray.init(
             address="local",
-            include_dashboard=True,
+            include_dashboard=dashboard,
             dashboard_port=port,
             logging_level="WARNING",
             job_config=JobConfig(metadata=metadata),
@@ -47,8 +47,7 @@ def connect(**metadata: str) -> None:
         ray.init(logging_level="WARNING", job_config=JobConfig(metadata=metadata))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # a local Ray's own handler ends its processes under our feet
-    if _submission():
-        tell(**metadata)
+    tell(**metadata)
 
 
 def tell(**metadata: str) -> None:

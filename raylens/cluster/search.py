@@ -46,6 +46,8 @@ class Found:
     metrics: dict[str, Any]
     checkpoint: str | None
     error: str | None
+    kept: str | None = None
+    """Where its checkpoint was copied to, of those that are kept."""
 
 
 def search(run: Run) -> str:
@@ -79,10 +81,15 @@ def search(run: Run) -> str:
     if not chosen:
         errors = "; ".join(sorted({trial.error or trial.metrics.get("warnings", "") for trial in found}))
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
-    kept = [_keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])]
     if share < 1:
-        Board(run, found, {}).write(folder)  # what is known is not lost if the next step fails
-        found[found.index(chosen[0])] = _whole(chosen[0], facts, method, folder, kept[0])
+        if not exists(f"{folder}/leaderboard.csv"):
+            Board(run, found, {}).write(folder)  # what is known is not lost if the next step fails
+        found.insert(0, _whole(chosen[0], facts, method, folder))
+        chosen[0] = found[0]
+    kept = []
+    for rank, trial in enumerate(chosen[: run.search.keep]):
+        kept.append(_keep(trial, folder, rank))
+        found[found.index(trial)] = replace(trial, kept=kept[-1])
     board = Board(run, found, measure(run, facts, data, kept, run.start))
     board.write(folder)
     board.show()
@@ -225,12 +232,11 @@ def _remember(results: Any, scheduler: Any, progress: Progress) -> None:
                 scheduler._brackets[0].on_result(SimpleNamespace(trial_id=trial), int(step), float(objective))
 
 
-def _whole(trial: Found, facts: Facts, method: type[Method], folder: str, best: str) -> Found:
-    """The chosen trial, trained anew on all of the data; its checkpoint becomes `best`."""
+def _whole(trial: Found, facts: Facts, method: type[Method], folder: str) -> Found:
+    """The chosen trial, trained anew on all of the data; a row of its own, above the trial's."""
     run = trial.run
     print(f"training {trial.trial} on all of the data, {run.fit.steps} steps", flush=True)
     path = launch.train(run, facts, loaded(run, method), f"{folder}/whole-{trial.trial}")
-    copy(path, best)
     metrics = checkpoint.read(path).metrics
     return replace(
         trial,
@@ -239,6 +245,7 @@ def _whole(trial: Found, facts: Facts, method: type[Method], folder: str, best: 
         steps=run.fit.steps,
         metrics=metrics,
         checkpoint=path,
+        error=None,
     )
 
 

@@ -229,7 +229,7 @@ def _read(
     """What is known of every row, and the blocks with their pixels in Ray's object store."""
     from raylens.cluster import launch  # before ray, whose settings it makes
 
-    launch.connect()
+    launch.connect(dashboard=False)
     import ray
 
     ray_data()

@@ -17,6 +17,7 @@ from raylens.errors import ConfigError
 
 COLUMNS = 10
 PER_CLASS = 400
+FILES = 3
 COLOURS = ("#0b5fa5", "#d1495b", "#2e933c", "#8a4fbf", "#e08e1b", "#3fa7a3")
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 130}
 
@@ -65,9 +66,11 @@ def describe(
         how = [f"{key} {_text(value)}" for key, value in held.made.items() if key != "command"]
         console.print(f"  {', '.join(how)}", soft_wrap=True, highlight=False)
         for split, part in held.splits.items():
-            for file in part.files:
+            for file in part.files[:FILES]:
                 about = f"  {split}: {file['name']}, sha256 {file['sha256']}"
                 console.print(about, soft_wrap=True, highlight=False)
+            if len(part.files) > FILES:
+                console.print(f"  {split}: and {len(part.files) - FILES} files more")
         for band, *values in zip(held.bands or range(held.channels), *held.statistics.values(), strict=True):
             numbers = ", ".join(
                 f"{key} {value:.4g}" for key, value in zip(held.statistics, values, strict=True)

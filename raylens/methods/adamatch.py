@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raylens.augment import STRONG, WEAK
 from raylens.config import section
-from raylens.ema import average_, follow_, frozen_copy
+from raylens.ema import average_, follow_, frozen_copy, over_workers
 from raylens.losses import rise
 from raylens.methods.base import Adaptation
 from raylens.models import Model, batch_norms
@@ -104,7 +104,8 @@ class AdaMatch(Adaptation):
         wanted = self.source_classes if self.config.target_prior is None else self.wanted
         aligned = F.normalize(target * wanted / self.target_classes.clamp_min(1e-6), p=1, dim=-1)
         confidence, label = aligned.max(-1)
-        return label, (confidence >= self.config.threshold * source.amax(-1).mean()).float()
+        usual = over_workers(source.amax(-1).mean())
+        return label, (confidence >= self.config.threshold * usual).float()
 
     def after_step(self, progress: float) -> None:
         follow_(self.average, self.model, self.config.decay)

@@ -30,7 +30,7 @@ def result(progress: Progress, name: str, step: int, **more) -> None:
 
 
 def searched(trials: int, steps: int, oracle: bool = False) -> Progress:
-    given = {"search.trials": trials, "fit.steps": steps, "search.oracle": oracle}
+    given = {"search.trials": trials, "fit.steps": steps, "fit.report_every": steps, "search.oracle": oracle}
     return Progress(config.build({"method.name": "supervised"}, given))
 
 

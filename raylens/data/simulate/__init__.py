@@ -19,7 +19,7 @@ BLOCK = 512
 """Rows drawn together; the unit of work, and of randomness."""
 MARGIN = 4
 """Pixels drawn beyond each edge, from where light is blurred into the image."""
-VERSION = 2
+VERSION = 3
 """Raised whenever the same recipe and seed would make other images than before."""
 
 

@@ -37,18 +37,17 @@ def integrate(
 ) -> Tensor:
     """Flux in each pixel (N, size, size) of components of a surface brightness, by adaptive quadrature.
 
-    A cell's centre speaks for it, with an error of a 24th of the second difference to its neighbours, along each axis.
-    Where both together may make more than `tolerance` of the brightest pixel, a cell is cut into 3 x 3, and these too;
+    A cell's centre speaks for it, with an error of a 24th of how much the brightness bends between its neighbours, along
+    each axis. Where both may make more than `tolerance` of the brightest pixel, a cell is cut into 3 x 3, and these too;
     what the last cut changes leaves an eighth of it to be added (Richardson 1911).
     """
     x, y = grid(size, pixel)
     flux = brightness(light, x, y)
     wide = functional.pad(flux, (1, 1, 1, 1), mode="replicate")
-    across = (wide[:, 1:-1, 2:] + wide[:, 1:-1, :-2] - 2 * flux).abs()
-    along = (wide[:, 2:, 1:-1] + wide[:, :-2, 1:-1] - 2 * flux).abs()
+    bent = torch.maximum(bend(wide[:, 1:-1], 2), bend(wide[:, :, 1:-1], 1))
+    bent = functional.max_pool2d(bent, 3, stride=1, padding=1)
     allowed = 12 * tolerance * (wide[:, 1:-1, 2:] + wide[:, 1:-1, :-2]).amax((1, 2)) / 2
-    bend = functional.max_pool2d(torch.maximum(across, along), 3, stride=1, padding=1)
-    part, row, col = (bend > allowed[:, None, None]).nonzero(as_tuple=True)
+    part, row, col = (bent > allowed[:, None, None]).nonzero(as_tuple=True)
     centre_x, centre_y, held, share = x[row, col], y[row, col], flux[part, row, col], 1.0
     for depth in range(1, DEPTH + 1):
         inner_x, inner_y = (axis.reshape(9, 1) for axis in grid(3, pixel / 3**depth))
@@ -56,14 +55,27 @@ def integrate(
         cut_x, cut_y = centre_x + inner_x, centre_y + inner_y
         cut = brightness(some, cut_x[None], cut_y[None])[0]
         nine = cut.unflatten(0, (3, 3))
-        bend = torch.maximum(nine.diff(2, dim=0).abs().amax((0, 1)), nine.diff(2, dim=1).abs().amax((0, 1)))
-        again = share * bend > allowed[part]
+        bent = torch.maximum(*(bend(nine, axis).amax((0, 1)) for axis in (0, 1)))
+        again = share**0.5 * bent > allowed[part]  # errors of a pixel's cells are as good as independent
         gain = share * (cut.mean(0) - held) * torch.where(again, 1, 9 / 8)
         flux.index_put_((part, row, col), gain, accumulate=True)
         part, row, col = (index[again].repeat(9) for index in (part, row, col))
         centre_x, centre_y, held = (values[:, again].flatten() for values in (cut_x, cut_y, cut))
         share /= 9
     return flux * pixel**2
+
+
+def bend(values: Tensor, axis: int) -> Tensor:
+    """How much a brightness bends along an axis, at all points but the first and the last.
+
+    The second difference; or, where that is more, what the logarithm's makes of the brightest of the three points:
+    light narrower than they are apart, such as a small counter-image, bends the logarithm far around it.
+    """
+    before, here, after = (values.narrow(axis, start, values.shape[axis] - 2) for start in range(3))
+    logs = [points.clamp_min(1e-30).log() for points in (before, here, after)]
+    fold = (logs[0] + logs[2] - 2 * logs[1]).abs().clamp_max(20)
+    most = torch.maximum(torch.maximum(before, after), here)
+    return torch.maximum((before + after - 2 * here).abs(), most * torch.expm1(fold))
 
 
 def column(values: Parameters, *names: str) -> list[Tensor]:
