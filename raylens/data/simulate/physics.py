@@ -37,9 +37,9 @@ def integrate(
 ) -> Tensor:
     """Flux in each pixel (N, size, size) of components of a surface brightness, by adaptive quadrature.
 
-    A cell's centre speaks for it, with an error of a 24th of how much the brightness bends between its neighbours, along
-    each axis. Where both may make more than `tolerance` of the brightest pixel, a cell is cut into 3 x 3, and these too;
-    what the last cut changes leaves an eighth of it to be added (Richardson 1911).
+    A cell's centre speaks for it, with an error of a 24th of how much the brightness bends between its neighbours,
+    along each axis. Where both may make more than `tolerance` of the brightest pixel, a cell is cut into 3 x 3, and
+    these too; what the last cut changes leaves an eighth of it to be added (Richardson 1911).
     """
     x, y = grid(size, pixel)
     flux = brightness(light, x, y)
