@@ -13,12 +13,12 @@ from moto.server import ThreadedMotoServer
 
 from raylens import checkpoint, config
 from raylens.data import sets
-from raylens.data.convert import convert
 from raylens.data.shards import filesystem, read_manifest, read_split, verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TINY = {"encoder.width": 4, "data.batch": 16, "fit.steps": 20, "fit.report_every": 10, "search.trials": 2}
+TINY |= {"search.scheduler": "none"}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_search_lives_in_object_storage(bucket, tmp_path):
     assert "going on with" in tune("--resume", f"{bucket}/runs/far")
 
 
-def test_files_in_object_storage_are_converted(bucket, ray_cluster, tmp_path):
+def test_files_in_object_storage_are_converted(bucket):
     fs, root = filesystem(f"{bucket}/images")
     lines = ["path,target"]
     for row in range(30):
@@ -69,7 +69,18 @@ def test_files_in_object_storage_are_converted(bucket, ray_cluster, tmp_path):
         lines.append(f"{row}.npy,{row % 2}" if row % 3 else f"{bucket}/images/{row}.npy,{row % 2}")
     with fs.open_output_stream(f"{root}/table.csv") as stream:
         stream.write("\n".join(lines).encode())
-    manifest = convert([f"{bucket}/images/table.csv"], f"{bucket}/shards")
+    command = [
+        sys.executable,
+        "-m",
+        "raylens.data",
+        "convert",
+        f"{bucket}/images/table.csv",
+        "--out",
+        f"{bucket}/shards",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = read_manifest(f"{bucket}/shards")
     assert manifest.rows == 30
     verify(f"{bucket}/shards")
     assert len(read_split(f"{bucket}/shards", "train")["pixels"]) == manifest.splits["train"].rows

@@ -68,9 +68,7 @@ def together(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_two_workers_learn_what_one_learns_from_twice_the_batch(together, one_thread, name):
     alone = trained(name, 2 * BATCH)
-    before = (
-        Tiny().method(Tiny().run(name, encoder={"name": "test_convnext", "features": 16})).result.state_dict()
-    )
+    before = build(settings(name, BATCH), Tiny().facts()).result.state_dict()
     moved = max((alone[key] - before[key]).abs().max() for key in alone)
     for rank in (0, 1):
         found = safetensors.torch.load_file(together / f"{name}-{rank}.safetensors")
