@@ -150,6 +150,10 @@ def resume(
             index, _, key = rest.partition("/")
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:  # fused steps go along memory: it has to be laid out alike
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if numbers["scaler"]:
         scaler.load_state_dict(numbers["scaler"])
     return numbers["step"]

@@ -14,15 +14,17 @@ from raylens.config import Optimizer
 def build(config: Optimizer, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
     """An optimizer over parameter groups; a group's own `lr` replaces the section's.
 
-    Not fused: a little faster, but a run that resumes is then not the undisturbed one bit for bit.
+    Fused, all parameters in one pass, where torch has that.
     """
     groups = [{"lr": config.lr, **group} for group in groups]
     for group in groups:
         group["peak"] = group["lr"]
+    fused = all(weight.device.type in ("cpu", "cuda") for group in groups for weight in group["params"])
+    shared = {"weight_decay": config.weight_decay, "fused": fused}
     if config.name == "sgd":
-        return torch.optim.SGD(groups, momentum=config.betas[0], weight_decay=config.weight_decay)
+        return torch.optim.SGD(groups, momentum=config.betas[0], **shared)
     make = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return make(groups, betas=config.betas, weight_decay=config.weight_decay)
+    return make(groups, betas=config.betas, **shared)
 
 
 def rate(config: Optimizer, step: int, steps: int) -> float:
