@@ -118,6 +118,14 @@ def test_a_gpu_that_is_not_there_is_refused(refused, tmp_path, ray_cluster, monk
     assert "set scale.gpus" in line
 
 
+def test_more_gpus_than_there_are_are_refused(refused, tmp_path, ray_cluster):
+    source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target")
+    sets = ("--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
+    line = refused(tune, "adda", *sets, "--scale.gpus", "4")
+    assert "a trial needs 1 x 1 CPUs and 1 x 4 GPUs, the cluster has 4 CPUs and 1 GPUs" in line
+    assert not list((tmp_path / "runs").glob("*"))
+
+
 def test_what_is_no_checkpoint_is_refused(refused, tmp_path):
     assert "no checkpoint" in refused(evaluate, str(tmp_path), "--data", str(tmp_path))
 

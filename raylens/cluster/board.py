@@ -46,9 +46,8 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     asked = {path: task.remote(path, run.data.target, None) for path in kept}
     if start:
         asked[SOURCE_ONLY] = task.remote(start, run.data.target, None)
-        if "target" in sets.trained(
-            run, find.method(run.method.name)
-        ):  # data that stands for itself reaches the task
+        if "target" in sets.trained(run, find.method(run.method.name)):
+            # A reference that is an argument by itself reaches the task as the data.
             asked[BATCH_NORM_ONLY] = task.remote(start, run.data.target, data)
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
     found = {}

@@ -86,15 +86,14 @@ def search(run: Run) -> str:
             Board(run, found, {}).write(folder)  # what is known is not lost if the next step fails
         found.insert(0, _whole(chosen[0], facts, method, folder))
         chosen[0] = found[0]
-    kept = []
-    for rank, trial in enumerate(chosen[: run.search.keep]):
-        kept.append(_keep(trial, folder, rank))
-        found[found.index(trial)] = replace(trial, kept=kept[-1])
-    board = Board(run, found, measure(run, facts, data, kept, run.start))
+    kept = {trial.trial: _keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])}
+    found = [replace(trial, kept=kept.get(trial.trial)) for trial in found]
+    best = kept[chosen[0].trial]
+    board = Board(run, found, measure(run, facts, data, [*kept.values()], run.start))
     board.write(folder)
     board.show()
-    launch.tell(best=f"{chosen[0].objective:.4f}", checkpoint=kept[0])
-    return kept[0]
+    launch.tell(best=f"{chosen[0].objective:.4f}", checkpoint=best)
+    return best
 
 
 def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Found]:

@@ -194,6 +194,18 @@ def test_the_winner_of_a_search_on_a_part_trains_on_the_whole(ray_cluster, toy_s
     assert (tmp_path / "part" / "leaderboard.csv").read_text() == board
 
 
+def test_a_method_without_target_that_starts_from_a_model_is_compared_with_it(
+    ray_cluster, toy_sets, tmp_path, tiny
+):
+    here = {"storage": str(tmp_path), "name": "start"}
+    first = config.build(TINY, {"method.name": "supervised"}, here, toy_sets)
+    checkpoint.save(tmp_path / "start", first, tiny.facts(), build(first, tiny.facts()).model, {})
+    search(first.replace(name="on", start=str(tmp_path / "start"), **{"search.trials": 1}))
+    board = pd.read_csv(tmp_path / "on" / "leaderboard.csv")
+    assert list(board["trial"][1:]) == ["source only"]
+    assert board["difference"].notna().tolist() == [True, False]
+
+
 def test_a_training_of_two_workers_streams_both_domains_and_resumes(ray_cluster, toy_sets, tmp_path, tiny):
     here = {"name": "start", "storage": str(tmp_path)}
     first = config.build(TINY, {"method.name": "supervised"}, here, toy_sets)

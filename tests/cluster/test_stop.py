@@ -1,4 +1,4 @@
-"""A person who presses Ctrl+C ends a run at once and loses nothing."""
+"""A person who presses Ctrl+C ends a run at once and can go on with it."""
 
 from __future__ import annotations
 
