@@ -132,14 +132,14 @@ def outputs(
 def write(
     out: Path, report: dict[str, Any], output: Outputs, classes: tuple[str, ...], threshold: float
 ) -> None:
-    """metrics.json and the pictures."""
+    """metrics.json and the pictures; a report's `warning` stands on them too."""
     from raylens import pictures
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written: {error.strerror}") from None
-    pictures.draw(output, classes, out, threshold=threshold)
+    pictures.draw(output, classes, out, threshold=threshold, warning=report.get("warning"))
     partial = out / ".metrics.json"
     partial.write_text(json.dumps(report, indent=1))
     os.replace(partial, out / "metrics.json")
@@ -156,9 +156,9 @@ def show(report: dict[str, Any]) -> None:
     for name in ("metric", "value", "95 % interval", "meaning"):
         table.add_column(name)
     for name, found in report["metrics"].items():
-        interval = f"[{found['low']:.4f}, {found['high']:.4f}]".replace("[", r"\[")
+        interval = f"[{found['low']:.4f}, {found['high']:.4f}]"
         table.add_row(name, f"{found['value']:.4f}", interval, metrics.explain(name).meaning)
-    Console().print(table)
+    Console(markup=False).print(table)
     if report.get("warning"):
         print(report["warning"])
     at = f", threshold {report['threshold']:g}" if report["threshold"] is not None else ""

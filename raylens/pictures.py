@@ -32,9 +32,14 @@ LOWEST = 1e-4  # where logarithmic axes begin: one false positive in ten thousan
 
 
 def draw(
-    outputs: Outputs, classes: tuple[str, ...], out_folder: Path | str, *, threshold: float = 0.5
+    outputs: Outputs,
+    classes: tuple[str, ...],
+    out_folder: Path | str,
+    *,
+    threshold: float = 0.5,
+    warning: str | None = None,
 ) -> list[Path]:
-    """Write `roc.png`, `pr.png`, `confusion.png` and `calibration.png` of a labelled split."""
+    """Write `roc.png`, `pr.png`, `confusion.png` and `calibration.png` of a labelled split, a warning below each."""
     report = evaluate_outputs(outputs, classes, threshold=threshold)  # refuses what has no picture
     said = {
         name: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one) for name, one in report["metrics"].items()
@@ -64,6 +69,8 @@ def draw(
             "calibration": _calibration(scores, right, sides, f"ECE {said['ece']}"),
         }
         for name, figure in figures.items():
+            if warning:
+                figure.supxlabel(warning, color=COLOURS[1])
             figure.savefig(folder / f"{name}.png")
     return [folder / f"{name}.png" for name in figures]
 

@@ -68,6 +68,13 @@ def parse(path: str, written: object) -> Range | None:
     return _KINDS[kind](low, high)
 
 
+def holds(span: Range, value: object) -> bool:
+    """Whether a setting's value lies in a range."""
+    if isinstance(span, Choice):
+        return value in span.values
+    return isinstance(value, int | float) and span.low <= value <= span.high
+
+
 def written(span: Range) -> dict:
     """The reverse of `parse`."""
     kind = next(name for name, cls in _KINDS.items() if isinstance(span, cls))

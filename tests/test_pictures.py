@@ -29,6 +29,13 @@ def test_extremes_are_drawn(scale, tmp_path):
     assert len(draw(extreme, ("non-lens", "lens"), tmp_path)) == 4
 
 
+def test_a_warning_stands_on_every_picture(tmp_path):
+    red = np.array([209, 73, 91]) / 255
+    for path in draw(outputs(2), ("non-lens", "lens"), tmp_path, warning="chosen by target labels"):
+        below = imread(path)[-40:, :, :3]
+        assert (np.abs(below - red).max(-1) < 0.02).sum() > 50, path.name
+
+
 def test_a_split_without_lenses_is_refused_before_anything_is_written(tmp_path):
     empty = outputs(2)
     empty.labels[:] = 0

@@ -122,7 +122,10 @@ def test_more_gpus_than_there_are_are_refused(refused, tmp_path, ray_cluster):
     source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target")
     sets = ("--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
     line = refused(tune, "adda", *sets, "--scale.gpus", "4")
-    assert "a trial needs 1 x 1 CPUs and 1 x 4 GPUs, the cluster has 4 CPUs and 1 GPUs" in line
+    assert (
+        "1 worker(s) with 1 CPUs and 4 GPUs on one node, the cluster's 4 CPUs and 1 GPUs have room for 0"
+        in line
+    )
     assert not list((tmp_path / "runs").glob("*"))
 
 

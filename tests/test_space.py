@@ -3,7 +3,7 @@
 import pytest
 
 from raylens.errors import ConfigError
-from raylens.space import Choice, LogUniform, Uniform, parse, written
+from raylens.space import Choice, LogUniform, Uniform, holds, parse, written
 
 
 @pytest.mark.parametrize("span", [Uniform(0.0, 1.0), LogUniform(1e-5, 1e-2), Choice("a", 2, None)])
@@ -13,6 +13,19 @@ def test_a_range_written_and_parsed_is_the_same(span):
 
 def test_numbers_may_be_written_as_yaml_reads_them_without_a_point():
     assert parse("optimizer.lr", {"log_uniform": ["1e-5", 1]}) == LogUniform(1e-5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("span", "inside", "outside"),
+    [
+        (Uniform(0.0, 1.0), [0, 0.5, 1.0], [-0.1, 2, None, "a"]),
+        (LogUniform(1e-5, 1e-2), [1e-5, 1e-3], [0, 1, None]),
+        (Choice("a", 2, None), ["a", 2, None], ["b", 3]),
+    ],
+)
+def test_a_range_holds_what_lies_in_it(span, inside, outside):
+    assert all(holds(span, value) for value in inside)
+    assert not any(holds(span, value) for value in outside)
 
 
 def test_null_takes_a_setting_out_of_the_search():

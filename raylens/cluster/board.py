@@ -156,8 +156,8 @@ class Board:
             if len(table.columns) > len(cells):
                 cells.append(row["warnings"])
             table.add_row(*(cell or "" for cell in cells), style=None if row["rank"] else "dim")
-        console = Console()
-        Console(width=None if console.is_terminal else 200).print(table)
+        width = None if Console().is_terminal else 200
+        Console(width=width, markup=False).print(table)
 
 
 def _columns(found: Measured | None) -> dict[str, float | None]:

@@ -32,9 +32,9 @@ def addressed(path: str, storage: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file at `path`."""
+    """Whether there is a file or a folder at `path`."""
     fs, inner = filesystem(path)
-    return fs.get_file_info(inner).type == pyarrow.fs.FileType.File
+    return fs.get_file_info(inner).type != pyarrow.fs.FileType.NotFound
 
 
 def write(path: str, text: str) -> None:

@@ -12,6 +12,8 @@ import sys
 import tempfile
 import threading
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,24 @@ from raylens.cluster.folders import addressed
 from raylens.config import Run
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """So many nodes of the same resources."""
+
+    resources: Mapping[str, float]
+    count: int
+
+    def holds(self, each: Mapping[str, float]) -> int:
+        """How often `each` fits into one of them; a share of a GPU is of a single one."""
+        return min(_times(self.resources.get(name, 0.0), need, name) for name, need in each.items())
+
+
+def _times(have: float, need: float, name: str) -> int:
+    if name == "GPU" and need < 1:
+        return int(have) * int(1 / need + 1e-6)
+    return int(have / need + 1e-6)
 
 
 def connect(*, dashboard: bool = True, **metadata: str) -> None:
@@ -95,16 +115,39 @@ def capacity() -> dict[str, float]:
     return {name: max(now.get(name, 0.0), grown.get(name, 0.0)) for name in ("CPU", "GPU")}
 
 
+def nodes() -> tuple[list[Nodes], list[Nodes]]:
+    """The cluster's nodes as they are, and as they may be once it has grown."""
+    import ray
+
+    now = [Nodes(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+    growth = ray._private.state.state.get_cluster_config()
+    groups = growth.node_group_configs if growth else ()
+    return now, [
+        Nodes(dict(group.resources), sys.maxsize if group.max_count < 0 else group.max_count)
+        for group in groups
+    ]
+
+
+def room(run: Run) -> int:
+    """Workers that the cluster, at its largest, can run at a time; each of them lies on one node."""
+    each = {"CPU": run.scale.cpus, "GPU": gpus(run)}
+    each = {name: need for name, need in each.items() if need}
+    there = capacity()
+    together = min(int(there[name] / need + 1e-6) for name, need in each.items())
+    return min(together, max(sum(kind.count * kind.holds(each) for kind in kinds) for kinds in nodes()))
+
+
 def concurrent(run: Run) -> int:
     """Trials that the cluster can run at a time. Raises ConfigError when it is none."""
-    there, workers = capacity(), run.scale.workers
-    each = {"CPU": run.scale.cpus, "GPU": gpus(run)}
-    most = min(int(there[name] / (workers * need) + 1e-6) for name, need in each.items() if need)
+    workers = run.scale.workers
+    most = room(run) // workers
     if most < 1:
-        needs = " and ".join(f"{workers} x {need:g} {name}s" for name, need in each.items() if need)
+        there, each = capacity(), {"CPU": run.scale.cpus, "GPU": gpus(run)}
+        needs = " and ".join(f"{need:g} {name}s" for name, need in each.items() if need)
         have = " and ".join(f"{there[name]:g} {name}s" for name, need in each.items() if need)
         raise ConfigError(
-            f"a trial needs {needs}, the cluster has {have}; set scale.workers, scale.cpus or scale.gpus"
+            f"a trial needs {workers} worker(s) with {needs} on one node, the cluster's {have} have room for "
+            f"{room(run)}; set scale.workers, scale.cpus or scale.gpus"
         )
     return min(most, run.search.concurrent or most)
 
@@ -113,15 +156,15 @@ def check_storage(run: Run) -> None:
     """Raises ConfigError when something would lie on one of several nodes, that are or may come. Needs Ray."""
     import ray
 
-    nodes, now, grown = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources(), capacity()
-    grows = any(grown[name] > now.get(name, 0.0) for name in grown)
-    if nodes < 2 and not grows:
+    now, grown = ray.cluster_resources(), capacity()
+    there, grows = len(nodes()[0]), any(grown[name] > now.get(name, 0.0) for name in grown)
+    if there < 2 and not grows:
         return
-    cluster = f"has {nodes} nodes" if nodes > 1 else "may grow beyond this one"
+    cluster = f"has {there} nodes" if there > 1 else "may grow beyond this one"
     paths = {"storage": run.storage, "start": run.start}
     paths |= {"data.source": run.data.source, "data.target": run.data.target}
     for setting, path in paths.items():
-        if path is not None and "://" not in path:
+        if path is not None and ("://" not in path or path.startswith("file://")):
             raise ConfigError(
                 f"{setting} {path!r} is a folder of one machine, and the cluster {cluster}; "
                 f"set {setting} to an s3:// or gs:// address that all of them reach"
@@ -176,7 +219,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     with told(run) as progress:
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"run": run, "facts": facts, "data": data},
+            train_loop_config={"run": run, "facts": facts, "data": data, "label": run.title},
             scaling_config=scaling(run),
             datasets=streams,
             dataset_config=DataConfig(
@@ -250,7 +293,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     run, context = config["run"], ray_train.get_context()
     quiet(int(run.scale.cpus))
-    gauges = Gauges(run.method.name, context.get_experiment_name())
+    gauges = Gauges(run.method.name, config["label"])
     data = config["data"]
     if isinstance(data, ray.ObjectRef):
         data = ray.get(data)

@@ -4,7 +4,8 @@ A search lives in one folder, `<storage>/<name>/`, and the same command finds it
 repeated, what was running goes on from its last checkpoint.
 
     run.yaml           every setting of the search
-    start/             checkpoint of the model that trials start from, where the method needs one; start-trial/ made it
+    start/             checkpoint of the model that trials start from, where the method needs one; start-trial/ made it,
+                       or start-workers/ where the search had a part of the data
     trials/            Ray Tune's own: a folder a trial, with checkpoints, result.json and TensorBoard events
     whole-TRIAL/       the chosen trial's training on all of the data, where the search had a part of it
     best/              the chosen trial's last checkpoint; the runners-up are in kept/
@@ -19,10 +20,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch
-from raylens.cluster.board import Board, measure
+from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists
 from raylens.cluster.progress import Progress
 from raylens.cluster.training import loaded, ready, start_run
@@ -32,7 +35,7 @@ from raylens.config import Run
 from raylens.data import sets
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
-from raylens.space import Choice, LogUniform, Range
+from raylens.space import Choice, LogUniform, Range, holds
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def search(run: Run) -> str:
         print(f"data: resident, in memory shared by all trials{unheard}", flush=True)
     data = ray.put(sets.reside(run, method, share=share))
     if method.start and not run.start:
-        run = run.replace(start=_start(run, facts, data, method.start, folder))
+        run = run.replace(start=_start(run, facts, data if share == 1 else None, method.start, folder))
     found = tune(run, facts, data, folder, "trials")
     chosen = [trial for trial in found if trial.checkpoint and trial.objective > WORST]
     if not chosen:
@@ -92,7 +95,8 @@ def search(run: Run) -> str:
     board = Board(run, found, measure(run, facts, data, [*kept.values()], run.start))
     board.write(folder)
     board.show()
-    launch.tell(best=f"{chosen[0].objective:.4f}", checkpoint=best)
+    oracle = {"oracle": ORACLE} if run.search.oracle else {}
+    launch.tell(best=f"{chosen[0].objective:.4f}", checkpoint=best, **oracle)
     return best
 
 
@@ -120,7 +124,7 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Foun
     else:
         tuner = ray_tune.Tuner(
             trial,
-            param_space={path: _sampler(span) for path, span in config.space(run).items()},
+            param_space={path: sampler(span) for path, span in config.space(run).items()},
             tune_config=_tune_config(run, nested),
             run_config=ray_tune.RunConfig(
                 name=name,
@@ -157,7 +161,10 @@ def _tune_config(run: Run, nested: bool) -> Any:
         scheduler = PopulationBasedTraining(
             time_attr="step",
             perturbation_interval=run.fit.report_every,
-            hyperparam_mutations={path: _sampler(span) for path, span in space.items()},
+            hyperparam_mutations={
+                path: list(span.values) if isinstance(span, Choice) else sampler(span)
+                for path, span in space.items()
+            },
             custom_explore_fn=lambda sample: {
                 path: _inside(space[path], value) for path, value in sample.items()
             },
@@ -166,7 +173,13 @@ def _tune_config(run: Run, nested: bool) -> Any:
     else:
         scheduler = FIFOScheduler()
     defaults = config.flat(run)
-    first = [{path: defaults[path] for path in space}]
+    draws = np.random.RandomState(run.seed % 2**32)
+    first = [  # the defaults, but for those that lie outside their ranges
+        {
+            path: defaults[path] if holds(span, defaults[path]) else sampler(span).sample(random_state=draws)
+            for path, span in space.items()
+        }
+    ]
     if run.search.searcher == "tpe":
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         searcher = OptunaSearch(seed=run.seed, points_to_evaluate=first)
@@ -196,7 +209,8 @@ def _name(trial: Any) -> str:
     return f"{trial.trainable_name.removesuffix('_trial')}-{trial.trial_id}"
 
 
-def _sampler(span: Range) -> Any:
+def sampler(span: Range) -> Any:
+    """The domain of Ray Tune that a range stands for."""
     from ray import tune
 
     if isinstance(span, Choice):
@@ -271,12 +285,19 @@ def _found(run: Run, result: Any) -> Found:
 
 
 def _start(run: Run, facts: Facts, data: Any, name: str, folder: str) -> str:
-    """The checkpoint that all trials start from: made once for a search, as a search of one trial."""
+    """The checkpoint that all trials start from: made once for a search, as a search of one trial.
+
+    Without `data`, where the search has a part of it, by a training on all: the winner starts from it too.
+    """
     path = f"{folder}/start"
     if exists(f"{path}/model.safetensors"):
         return path
     first = start_run(run, name)
     print(f"training the {name} model that all trials start from, {first.fit.steps} steps", flush=True)
+    if data is None:
+        held = loaded(first, find.method(name))
+        copy(launch.train(first, facts, held, f"{folder}/start-workers"), path)
+        return path
     (trial,) = tune(first, facts, data, folder, "start-trial")
     if not trial.checkpoint or trial.objective <= WORST:
         reason = trial.error or trial.metrics.get("warnings")

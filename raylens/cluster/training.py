@@ -79,7 +79,7 @@ def ready(
     if run.data.views is not None and run.data.views not in augment.names():
         raise ConfigError(f"unknown data.views {run.data.views!r}; known here: {', '.join(augment.names())}")
     launch.check_writable(run)
-    check_same(run)
+    check_same(run, search=test)
     fits(run, sets.facts(run, streams, test=test))
     launch.connect(method=run.method.name, run=run.title)
     launch.check_storage(run)
@@ -94,9 +94,13 @@ def ready(
     return run, sets.facts(run, streams, test=test)
 
 
-def check_same(run: Run) -> None:
-    """Raises ConfigError when the run's folder holds a run with other settings."""
+def check_same(run: Run, *, search: bool) -> None:
+    """Raises ConfigError when the run's folder holds a run with other settings, or of the other verb."""
     folder = f"{run.storage}/{run.title}"
+    searched = exists(f"{folder}/trials")
+    if search is not searched and (searched or exists(f"{folder}/workers")):
+        verbs = ("a search", "raylens.tune") if searched else ("a training", "raylens.train")
+        raise ConfigError(f"{folder} is {verbs[0]}: go on with it by {verbs[1]}, or give another --name")
     if not exists(f"{folder}/run.yaml"):
         return
     held, here = config.read(f"{folder}/run.yaml"), config.flat(run)

@@ -55,13 +55,18 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
 
     from raylens.cluster import launch
 
-    run = run.replace(**sample)
+    run, context = run.replace(**sample), tune.get_context()
     TorchTrainer(
         launch.train_worker,
-        train_loop_config={"run": run, "facts": facts, "data": data[0]},
+        train_loop_config={
+            "run": run,
+            "facts": facts,
+            "data": data[0],
+            "label": context.get_trial_name(),
+        },
         scaling_config=launch.scaling(run),
         run_config=train.RunConfig(
-            name=tune.get_context().get_trial_id(),  # found again by a trial that resumes
+            name=context.get_trial_id(),  # found again by a trial that resumes
             storage_path=f"{run.storage}/{run.title}/workers",
             logging_config=train.LoggingConfig(log_level="WARNING"),
             failure_config=train.FailureConfig(max_failures=run.search.retries),

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 
+from raylens.cli import Parser
 from raylens.errors import DataError, RequestError
 
 
@@ -35,9 +36,7 @@ def bands(text: str) -> tuple[str, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="python -m raylens.data", description="Make, look at and check data sets."
-    )
+    top = Parser(prog="python -m raylens.data", description="Make, look at and check data sets.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="convert | describe | check | simulate")
 
     verb = verbs.add_parser("convert", help="images of any format -> a data set")
@@ -118,12 +117,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    asked = vars(parser().parse_args(arguments))
-    verb, command = asked.pop("verb"), shlex.join(["python", "-m", "raylens.data", *arguments])
+    command = shlex.join(["python", "-m", "raylens.data", *arguments])
     try:
+        asked = vars(parser().parse_args(arguments))
+        verb = asked.pop("verb")
         return VERBS[verb](command=command, **asked)
     except RequestError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
 
 

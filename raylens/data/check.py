@@ -182,25 +182,27 @@ def orientations(images: NDArray) -> Iterator[NDArray]:
 
 def tell(found: Checked, console: Console | None = None) -> int:
     """Print what was found; 1 if an image is in two sets or two splits, else 0."""
-    console = console or Console()
+    console = console or Console(markup=False)
     from raylens.data.describe import table
 
     table(list(found.manifests.values()), console)
     for path, manifest in found.manifests.items():
         for warning in _uneven(manifest):
-            console.print(f"[yellow]{path}: {warning}", soft_wrap=True)
+            console.print(f"{path}: {warning}", style="yellow", soft_wrap=True)
     inside = Counter(match.one[0] for match in found.matches if not match.leaks)
     for path, count in inside.items():
         console.print(f"{path}: {count} repeated image(s) within a split, which is waste but no leak")
     total = sum(manifest.rows for manifest in found.manifests.values())
     if not found.leaks:
-        console.print(f"[green]clean: none of {total} images is in two sets or two splits")
+        console.print(f"clean: none of {total} images is in two sets or two splits", style="green")
         return 0
     places = Counter((match.one[:2], match.other[:2], match.exact) for match in found.leaks)
-    console.print(f"\n[bold white on red] LEAK [/] [bold red]{len(found.leaks)} pair(s) of the same image\n")
+    console.print("\n LEAK ", style="bold white on red", end="")
+    console.print(f" {len(found.leaks)} pair(s) of the same image\n", style="bold red")
     for (one, other, exact), count in places.most_common():
         kind = "the same bytes" if exact else "near copies"
-        console.print(f"[red]  {count:5d}  {kind:14s}  {' '.join(one)}  =  {' '.join(other)}", soft_wrap=True)
+        pair = f"{' '.join(one)}  =  {' '.join(other)}"
+        console.print(f"  {count:5d}  {kind:14s}  {pair}", style="red", soft_wrap=True)
     listed = Table("similarity", "one", "other", title="the first of them", title_justify="left")
     for match in sorted(found.leaks, key=lambda match: -match.similarity)[:10]:
         kind = "exact" if match.exact else f"{match.similarity:.3f}"

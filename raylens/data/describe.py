@@ -24,13 +24,14 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "
 
 def table(manifests: list[Manifest], console: Console | None = None) -> None:
     """Print sets with the rows and the rate of each class in each split."""
-    console = console or Console()
+    console = console or Console(markup=False)
     for held in manifests:
         scale = f", {held.arcsec_per_pixel:g} arcsec/pixel" if held.arcsec_per_pixel else ""
         channels = f"bands {','.join(held.bands)}" if held.bands else f"{held.channels} channel(s)"
         about = f"{held.size} x {held.size}, {channels}, {held.dtype}{scale}"
         title = f"{held.name}" + (f" ({held.domain})" if held.domain else "")
-        console.print(f"\n[bold]{title}[/]: {about}", highlight=False, soft_wrap=True)
+        console.print(f"\n{title}", style="bold", end="", highlight=False, soft_wrap=True)
+        console.print(f": {about}", highlight=False, soft_wrap=True)
         shown = Table()
         labels = list(held.classes) + ["unlabelled"] * any(
             "unlabelled" in s.labels for s in held.splits.values()
@@ -56,7 +57,7 @@ def describe(
     console: Console | None = None,
 ) -> str:
     """Print the sets' manifests, draw their samples and histograms, and return the folder of pictures."""
-    console = console or Console()
+    console = console or Console(markup=False)
     if transform not in TRANSFORMS:
         raise ConfigError(f"unknown transform {transform!r}; known here: {', '.join(TRANSFORMS)}")
     manifests = {path: read_manifest(path) for path in sets}
@@ -77,7 +78,10 @@ def describe(
             )
             console.print(f"  {band}: {numbers}", highlight=False)
     folder = Path(out or f"{'-'.join(held.name for held in manifests.values())}-describe")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder} cannot be written: {error.strerror}") from None
     groups = {
         (path, label): pixels
         for path, held in manifests.items()

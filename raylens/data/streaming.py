@@ -94,29 +94,56 @@ def plan(run: Run, stream: str, rank: int) -> Iterator[dict[str, Any]]:
     """Pools of row groups with the steps that they serve, until the run's last step is served.
 
     Row groups come in endless seeded permutations; workers take turns at the pools. A pool gives as many whole batches
-    as it has rows for, at least one; rows left over get their turn when a later permutation pools them otherwise.
+    as it has rows for, at least one; rows left over get their turn when a later permutation pools them otherwise. Where
+    batches are balanced, a pool without the last class, or with nothing else, is given one more group that has it.
     """
     path, batch = getattr(run.data, stream), sizes(run)[stream]
     fs, _ = filesystem(path)
     groups = []
     for file in split_files(path, "train"):
         with fs.open_input_file(filesystem(file)[1]) as opened:
-            footer = pq.ParquetFile(opened).metadata
-            groups += [
-                (file, index, footer.row_group(index).num_rows) for index in range(footer.num_row_groups)
-            ]
+            groups += _groups(file, pq.ParquetFile(opened).metadata)
     order = Shuffled(np.arange(len(groups)), (run.seed, "groups", stream))
+    needed = []
+    if stream == "source" and run.data.balance is not None:
+        last = max(group.high for group in groups)
+        sides = ([group.high == last for group in groups], [0 <= group.low < last for group in groups])
+        needed = [np.flatnonzero(side) for side in sides if any(side)]
     size, step, turn = min(POOL, len(groups)), 0, rank
     while step < run.fit.steps:
-        chosen = [groups[index] for index in order.take(turn * size, size)]
-        count = max(1, sum(rows for _, _, rows in chosen) // batch)
+        chosen = order.take(turn * size, size)
+        for key, side in enumerate(needed):
+            if not np.isin(chosen, side).any():
+                chosen = np.append(chosen, Shuffled(side, (run.seed, "groups", stream, key)).take(turn, 1))
+        pool = [groups[index] for index in chosen]
+        count = max(1, sum(group.rows for group in pool) // batch)
         yield {
-            "groups": [(file, index) for file, index, _ in chosen],
+            "groups": [(group.file, group.index) for group in pool],
             "turn": turn,
             "first": step,
             "last": min(step + count, run.fit.steps) - 1,
         }
         step, turn = step + count, turn + run.scale.workers
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group of a file: its rows, and the lowest and highest of their labels."""
+
+    file: str
+    index: int
+    rows: int
+    low: int
+    high: int
+
+
+def _groups(file: str, footer: pq.FileMetaData) -> Iterator[_Group]:
+    column = footer.schema.names.index("label") if "label" in footer.schema.names else None
+    for index in range(footer.num_row_groups):
+        held = footer.row_group(index)
+        labels = None if column is None else held.column(column).statistics
+        low, high = (labels.min, labels.max) if labels is not None and labels.has_min_max else (-1, -1)
+        yield _Group(file, index, held.num_rows, low, high)
 
 
 class Pools:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from raylens import find
+from raylens.cli import Parser
 from raylens.errors import ConfigError
 
 TIMM = ("efficientnet_b2", "resnet34", "densenet121")
@@ -62,12 +62,16 @@ def seconds(work: Callable[[], None], budget: float = 1.0) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m raylens.models", description=__doc__)
+    parser = Parser(prog="python -m raylens.models", description=__doc__)
     parser.add_argument("--channels", type=int, default=1, help="bands of an image")
     parser.add_argument("--size", type=int, default=64, help="pixels along its side")
     parser.add_argument("--batch", type=int, default=64, help="images at a time")
     parser.add_argument("--match", metavar="PATTERN", help="list timm's names instead, such as 'convnext*'")
-    given = parser.parse_args(arguments)
+    try:
+        given = parser.parse_args(arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if given.match:
         print("\n".join(timm.list_models(given.match)))
         return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,25 +16,37 @@ from raylens.find import method
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Pretends to be a cluster: `cluster(nodes, now, grown)`."""
+    """Pretends to be a cluster of equal nodes, which may grow by so many others: `cluster(2, {"CPU": 4.0})`."""
 
-    def set_up(nodes: int, now: dict[str, float], grown: dict[str, float] | None = None) -> None:
-        monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
-        monkeypatch.setattr("ray.cluster_resources", lambda: now)
-        monkeypatch.setattr(launch, "capacity", lambda: {"CPU": 0.0, "GPU": 0.0, **now, **(grown or {})})
+    def set_up(
+        nodes: int, each: dict[str, float], more: int = 0, kind: dict[str, float] | None = None
+    ) -> None:
+        there = [{"Alive": True, "Resources": each}] * nodes
+        group = SimpleNamespace(resources=kind or {}, max_count=more)
+        growth = SimpleNamespace(node_group_configs=[group]) if more else None
+        count = sys.maxsize if more < 0 else more
+        most = {name: count * amount for name, amount in (kind or {}).items()} or None
+        state = SimpleNamespace(
+            get_cluster_config=lambda: growth, get_max_resources_from_cluster_config=lambda: most
+        )
+        monkeypatch.setattr("ray.nodes", lambda: [*there, {"Alive": False}])
+        monkeypatch.setattr("ray.cluster_resources", lambda: {name: nodes * each[name] for name in each})
+        monkeypatch.setattr("ray._private.state.state", state)
 
     return set_up
 
 
 def test_a_folder_is_refused_where_there_are_several_nodes_or_may_be(tiny, cluster):
-    cluster(2, {"CPU": 4.0})
+    cluster(2, {"CPU": 2.0})
     with pytest.raises(ConfigError, match=r"storage 'runs' is a folder .* the cluster has 2 nodes; .*s3://"):
         launch.check_storage(tiny.run(storage="runs"))
     far = tiny.run(storage="s3://bucket/runs")
     launch.check_storage(far)
     with pytest.raises(ConfigError, match=r"data.source 'shards' is a folder of one machine"):
         launch.check_storage(far.replace(**{"data.source": "shards"}))
-    cluster(1, {"CPU": 2.0}, {"CPU": 64.0})
+    with pytest.raises(ConfigError, match=r"storage 'file:///runs' is a folder of one machine"):
+        launch.check_storage(tiny.run(storage="file:///runs"))
+    cluster(1, {"CPU": 2.0}, 8, {"CPU": 8.0})
     with pytest.raises(ConfigError, match="the cluster may grow beyond this one"):
         launch.check_storage(tiny.run(storage="runs"))
     cluster(1, {"CPU": 2.0})
@@ -43,16 +57,35 @@ def test_trials_at_a_time_follow_the_cluster_at_its_largest(tiny, cluster):
     def concurrent(**scale):
         return launch.concurrent(tiny.run(scale=scale))
 
-    cluster(1, {"CPU": 1.0}, {"CPU": 8.0, "GPU": 2.0})
+    cluster(1, {"CPU": 1.0}, 1, {"CPU": 8.0, "GPU": 2.0})
     assert concurrent(cpus=2, gpus=0) == 4
     assert concurrent(cpus=2, gpus=0, workers=3) == 1
     assert concurrent(cpus=1, gpus=0.5) == 4
     assert concurrent(cpus=0.5, gpus=1) == 2
     assert launch.concurrent(tiny.run(scale={"cpus": 1, "gpus": 0}, search={"concurrent": 3})) == 3
     with pytest.raises(
-        ConfigError, match=r"4 x 1 GPUs, the cluster has 8 CPUs and 2 GPUs; set scale.workers"
+        ConfigError,
+        match=r"4 worker.* 1 CPUs and 1 GPUs on one .* 8 CPUs and 2 GPUs have room for 2; set scale",
     ):
         concurrent(cpus=1, gpus=1, workers=4)
+
+
+def test_a_worker_lies_on_one_node(tiny, cluster):
+    def concurrent(**scale):
+        return launch.concurrent(tiny.run(scale=scale))
+
+    cluster(2, {"CPU": 3.0, "GPU": 1.0})
+    assert concurrent(cpus=2, gpus=0) == 2
+    assert concurrent(cpus=1, gpus=0.4) == 4
+    assert concurrent(cpus=1.5, gpus=0, workers=3) == 1
+    with pytest.raises(ConfigError, match="4 CPUs on one node, the cluster's 6 CPUs have room for 0"):
+        concurrent(cpus=4, gpus=0)
+    with pytest.raises(ConfigError, match="have room for 2"):
+        concurrent(cpus=2, gpus=0, workers=3)
+    with pytest.raises(ConfigError, match="have room for 0"):
+        concurrent(cpus=1, gpus=2)
+    cluster(1, {"CPU": 2.0}, -1, {"CPU": 4.0})
+    assert concurrent(cpus=4, gpus=0, workers=8) > 1000
 
 
 def test_every_stream_needs_a_share_of_a_cpu(tiny, cluster):

@@ -10,15 +10,18 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
+from raylens import config
 from raylens.cluster import gauges, launch
 from raylens.cluster.board import Board
 from raylens.cluster.gauges import Gauges
 from raylens.cluster.search import _found, _tune_config
+from raylens.config import space
 
 
 @pytest.fixture(autouse=True)
 def cluster(monkeypatch):
     monkeypatch.setattr(launch, "capacity", lambda: {"CPU": 4.0, "GPU": 0.0})
+    monkeypatch.setattr(launch, "nodes", lambda: ([launch.Nodes({"CPU": 4.0}, 1)], []))
 
 
 def search(tiny, method="adda", **search):
@@ -51,6 +54,35 @@ def test_a_setting_is_what_tune_is_given(tiny, settings, scheduler, searcher):
     assert type(made.search_alg) is searcher
 
 
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_the_first_trial_has_the_defaults_that_lie_in_the_ranges(tiny, searcher):
+    ranges = {
+        "optimizer.lr": {"log_uniform": [1e-4, 1e-2]},  # the default is 3e-5
+        "method.gate": {"choice": [0.0, 0.6]},  # 0.55
+        "data.target_batch": {"uniform": [8, 16]},  # null: as many as of the source
+        "method.discriminator_lr": {"log_uniform": [1e-4, 1e-2]},  # 1e-3
+        "method.source_weight": None,
+    }
+    run = search(tiny, searcher=searcher, space=ranges)
+    (sample,) = _tune_config(run, nested=False).search_alg._points_to_evaluate
+    assert sample.keys() == space(run).keys()
+    assert sample["method.discriminator_lr"] == 1e-3
+    assert 1e-4 <= sample["optimizer.lr"] <= 1e-2
+    assert sample["method.gate"] in (0.0, 0.6)
+    assert sample["data.target_batch"] in range(8, 17)
+    run.replace(**sample)
+
+
+def test_a_population_changes_a_choice_for_another_of_its_values(tiny):
+    run = search(tiny, "self_ensembling", scheduler="pbt")
+    scheduler = _tune_config(run, nested=False).scheduler
+    trial = SimpleNamespace(config={path: config.flat(run)[path] for path in space(run)}, trial_id="one")
+    found = [scheduler._get_new_config(trial, trial)[0] for _ in range(40)]
+    assert {sample["method.decay"] for sample in found} <= {0.98, 0.99, 0.995}
+    for sample in found:
+        run.replace(**sample)
+
+
 def test_trials_of_several_workers_are_bounded_by_the_cluster_and_have_processes_of_their_own(tiny):
     run = search(tiny).replace(**{"scale.workers": 2})
     made = _tune_config(run, nested=True)
@@ -77,6 +109,13 @@ def test_what_was_warned_of_at_any_step_is_on_the_leaderboard(tiny):
     board = Board(run, [_found(run, result) for result in results], {})
     assert board.table["warnings"].tolist() == ["cold; dark", ""]
     assert "target/auroc" not in board.table, "nothing was measured"
+
+
+def test_an_error_with_brackets_is_shown_as_it_is(tiny, capsys):
+    failed = ended("/t/a", step=[20], objective=[0.5], warnings=[""])
+    failed.error = RuntimeError("[/gloo/pair.cc:545] Connection reset [bold]")
+    Board(search(tiny), [_found(search(tiny), failed)], {}).show()
+    assert "[/gloo/pair.cc:545]" in "".join(capsys.readouterr().out.split())
 
 
 def test_gauges_carry_method_and_trial(monkeypatch):

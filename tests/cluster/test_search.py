@@ -23,6 +23,7 @@ from raylens import checkpoint, config
 from raylens.cluster.search import search
 from raylens.cluster.training import training
 from raylens.cluster.worker import build
+from raylens.config import Run
 
 pytestmark = pytest.mark.slow
 
@@ -105,10 +106,14 @@ def test_a_trial_whose_process_dies_ends_with_the_weights_of_one_that_lives(ray_
     assert equal(ended["calm"], ended["killed"])
 
 
-def test_trials_of_two_workers_end_and_survive_the_death_of_one(ray_cluster, toy_sets, tmp_path):
+def test_trials_that_fill_the_cluster_wait_for_each_other_and_survive_a_death(
+    ray_cluster, toy_sets, tmp_path
+):
+    """Two workers of two CPUs each are all that there is, and a trial's own process holds nothing of it."""
     run = config.build(
         {"method.name": FRAGILE, "method.dies_after": 17, "method.marker": str(tmp_path / "marker")},
-        {"storage": str(tmp_path), "name": "nested", "search.trials": 2, "scale.workers": 2},
+        {"storage": str(tmp_path), "name": "nested", "search.trials": 2},
+        {"scale.workers": 2, "scale.cpus": 2},
         {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "optimizer.lr": 5e-4},
         toy_sets,
         TINY,
@@ -121,21 +126,28 @@ def test_trials_of_two_workers_end_and_survive_the_death_of_one(ray_cluster, toy
     assert checkpoint.read(best).metrics["step"] in (10, 20, 30)
 
 
-def test_a_trial_of_two_workers_that_failed_goes_on_from_its_last_checkpoint(ray_cluster, toy_sets, tmp_path):
-    run = config.build(
-        {"method.name": FRAGILE, "method.dies_after": 17, "method.marker": str(tmp_path / "marker")},
-        {"storage": str(tmp_path), "name": "again", "search.trials": 1, "scale.workers": 2},
-        {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "search.retries": 0},
-        toy_sets,
-        TINY,
-    )
+def test_a_trial_of_two_workers_that_failed_goes_on_and_ends_as_one_that_did_not(
+    ray_cluster, toy_sets, tmp_path
+):
+    def run(name: str, steps: int) -> Run:
+        return config.build(
+            {"method.name": FRAGILE, "method.dies_after": steps, "method.marker": str(tmp_path / name)},
+            {"storage": str(tmp_path / "runs"), "name": name, "search.trials": 1, "scale.workers": 2},
+            {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "search.retries": 0},
+            {"optimizer.lr": 5e-4},
+            toy_sets,
+            TINY,
+        )
+
+    calm = search(run("calm", 0))
     with suppress(RuntimeError):  # no trial came to an end, unless its first checkpoint was there in time
-        search(run)
-    assert (tmp_path / "marker").exists()
-    search(run)
-    (result,) = (tmp_path / "again" / "trials").glob("*/result.json")
+        search(run("killed", 17))
+    assert (tmp_path / "killed").exists()
+    killed = search(run("killed", 17))
+    (result,) = (tmp_path / "runs" / "killed" / "trials").glob("*/result.json")
     steps = [json.loads(line)["step"] for line in result.read_text().splitlines()]
     assert steps == [10, 20, 30]
+    assert equal(weights(calm), weights(killed))
 
 
 @pytest.mark.parametrize(
@@ -171,8 +183,8 @@ def test_other_searchers_and_schedulers(
 
 def test_the_winner_of_a_search_on_a_part_trains_on_the_whole(ray_cluster, toy_sets, tmp_path, capsys):
     run = config.build(
-        {"method.name": "supervised", "storage": str(tmp_path), "name": "part", "search.trials": 2},
-        {"data.resident_limit": 0.0007, "search.validator": "source_auroc"},
+        {"method.name": "adda", "storage": str(tmp_path), "name": "part", "search.trials": 2},
+        {"data.resident_limit": 0.0014, "search.validator": "source_auroc", "data.cpus": 0.25},
         toy_sets,
         TINY,
     )
@@ -182,12 +194,13 @@ def test_the_winner_of_a_search_on_a_part_trains_on_the_whole(ray_cluster, toy_s
     assert "streaming" in said
     assert checkpoint.read(best).metrics["step"] == 30
     winner = pd.read_csv(tmp_path / "part" / "leaderboard.csv")["checkpoint"][0]
-    assert "/part/whole-supervised-" in winner
+    assert "/part/whole-adda-" in winner
+    assert (tmp_path / "part" / "start-workers").is_dir(), "the start knows all of the source"
+    assert not (tmp_path / "part" / "start-trial").exists()
     assert equal(weights(best), weights(winner))
     before, board = weights(best), (tmp_path / "part" / "leaderboard.csv").read_text()
-    assert board.count("whole-supervised") >= 1
-    assert len(pd.read_csv(tmp_path / "part" / "leaderboard.csv")) == 3, (
-        "the winner on all rows, and the trials"
+    assert len(pd.read_csv(tmp_path / "part" / "leaderboard.csv")) == 5, (
+        "the winner on all rows, the trials, and two baselines"
     )
     search(run)
     assert equal(weights(best), before)

@@ -89,14 +89,32 @@ def test_every_method_is_validated_on_the_source_and_can_train_its_start(tiny, n
 
 def test_a_name_belongs_to_one_run(tiny, tmp_path):
     run = tiny.run("adda", storage=str(tmp_path), name="mine")
-    check_same(run)
+    check_same(run, search=True)
     write(f"{tmp_path}/mine/run.yaml", config.dump(run))
-    check_same(run)
-    check_same(run.replace(**{"scale.gpus": 1, "search.retries": 0}))
+    check_same(run, search=True)
+    check_same(run.replace(**{"scale.gpus": 1, "search.retries": 0}), search=True)
     with pytest.raises(
         ConfigError, match=r"mine is a run with seed 0, and 1 was given; .*--name, or .*--resume"
     ):
-        check_same(run.replace(seed=1))
+        check_same(run.replace(seed=1), search=True)
+
+
+@pytest.mark.parametrize(
+    ("left", "search", "said"),
+    [
+        ("trials", False, "is a search: go on with it by raylens.tune"),
+        ("workers", True, "is a training: go on"),
+    ],
+)
+def test_a_name_belongs_to_one_verb(tiny, tmp_path, left, search, said):
+    run = tiny.run("adda", storage=str(tmp_path), name="mine")
+    (tmp_path / "mine" / left).mkdir(parents=True)
+    check_same(run, search=not search)
+    with pytest.raises(ConfigError, match=said):
+        check_same(run, search=search)
+    (tmp_path / "mine" / "trials").mkdir(exist_ok=True)
+    (tmp_path / "mine" / "workers").mkdir(exist_ok=True)
+    check_same(run, search=True)  # trials of several workers leave both
 
 
 @pytest.fixture

@@ -53,6 +53,12 @@ def test_an_unknown_transform_names_the_known(sets, capsys):
     assert "minmax, asinh, log, none" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_named(sets, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["describe", *sets, "--out", f"{tmp_path}/file/pictures"]) == 2
+    assert f"--out {tmp_path}/file/pictures cannot be written" in capsys.readouterr().err
+
+
 def test_views_of_a_method_are_drawn(sets, tmp_path):
     describe(sets, out=str(tmp_path / "pictures"), views="adda")
     assert (tmp_path / "pictures" / "views-adda.png").exists()

@@ -103,11 +103,12 @@ def test_another_seed_has_another_order(run):
     assert seen(one) != seen(other)
 
 
-def test_balance_holds_within_a_pool_that_has_a_lens(run):
+def test_balance_holds_in_every_pool(run):
+    """Most pools have no lens among their own groups, and some have nothing but the one that they were given."""
     labels = [batch["label"] for batch in batches(run(balance=0.5), "source", 0)]
-    shares = {float(np.mean(label)) for label in labels}
-    assert shares <= {0.0, 0.5}
-    assert 0.5 in shares
+    assert {float(np.mean(label)) for label in labels} == {0.5}
+    sizes = [len(pool["groups"]) for pool in plan(run(balance=0.5), "source", 0)]
+    assert set(sizes) == {3, 4}
 
 
 def test_views_are_made_in_the_tasks(run):

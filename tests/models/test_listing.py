@@ -25,6 +25,12 @@ def test_an_encoder_that_cannot_take_the_images_says_why_and_the_others_follow(m
     assert "small" in said
 
 
+def test_what_is_no_number_is_refused_in_a_line(capsys):
+    assert listing.main(["--size", "large"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: argument --size")
+
+
 def test_timms_names_are_found_by_a_pattern(capsys):
     assert listing.main(["--match", "resnet3*"]) == 0
     assert "resnet34" in capsys.readouterr().out.splitlines()
