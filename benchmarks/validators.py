@@ -6,7 +6,7 @@ then chooses one by its validation outputs, without target labels; its regret is
 settings minus that of its choice. `agreement` is with the ensemble of all (raylens/ensemble.py).
 
 `runs` is where the main job keeps the sets that it simulates; those that are missing are made. What was trained is kept
-under `runs/validators/` and not trained again.
+under `runs/validators/`, with the validators' scores, and not trained again: empty it when something has changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from raylens.ensemble import agreement
 from raylens.errors import DataError
 from raylens.loop import collect
 from raylens.models import adapt_batch_norm
-from raylens.records import Outputs
 from raylens.seeds import seed as seeded
 
 METHODS = ("adda", "self_ensembling", "adamatch", "cdan", "mcc", "wdgrl")
@@ -154,13 +153,12 @@ def candidate(cell: Cell, name: str, method: str | None, settings: dict[str, Any
         "target": collect(model, data.validation["target"].pixels, None),
         "test": collect(model, test.pixels, test.labels),
     }
-    scores = {name: find.validator(name)(held["source"], held["target"]) for name in VALIDATORS}
+    judged = [find.validator(name)(held["source"], held["target"]) for name in VALIDATORS]
     arrays = {f"{part}_logits": said.logits for part, said in held.items()}
-    arrays |= {f"{part}_features": held[part].features.astype(np.float16) for part in ("source", "target")}
     arrays |= {"source_labels": held["source"].labels, "test_labels": test.labels}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays, scores=[*scores.values()], settings=str(settings), warnings=warnings)
+    np.savez(partial, **arrays, scores=judged, settings=str(settings), warnings=warnings)
     os.replace(partial, path)
 
 
@@ -201,15 +199,13 @@ def read(cell: Cell, name: str) -> Any:
     return np.load(cell.folder / f"{name}.npz")
 
 
+def scores(held: Any) -> np.ndarray:
+    """Probability of a lens of the target's test images."""
+    return metrics.softmax64(held["test_logits"])[:, 1]
+
+
 def auroc(held: Any) -> float:
-    return metrics.binary(metrics.softmax64(held["test_logits"])[:, 1], held["test_labels"])["auroc"]
-
-
-def outputs(held: Any, part: str) -> Outputs:
-    """What a candidate said of the validation split of "source" or "target"."""
-    logits = held[f"{part}_logits"]
-    labels = held["source_labels"] if part == "source" else None
-    return Outputs(held[f"{part}_features"].astype(np.float32), logits, labels, np.arange(len(logits)))
+    return metrics.binary(scores(held), held["test_labels"])["auroc"]
 
 
 def main() -> None:
@@ -238,8 +234,26 @@ def main() -> None:
             one.result()
             print(f"\r{done}/{len(waiting)}", end="", flush=True)
     print()
-    found = table(cells, asked.methods, asked.draws)
-    show(found)
+    show(table(cells, asked.methods, asked.draws))
+    defaults(cells, asked.methods)
+
+
+def defaults(cells: list[Cell], methods: list[str]) -> None:
+    """Every method with its defaults: mean test AUROC over seeds, and less the baselines', with 95 % intervals."""
+    rows = {}
+    for lenses in dict.fromkeys(cell.lenses for cell in cells):
+        for method in methods:
+            runs = [cell for cell in cells if cell.lenses == lenses]
+            mine = [read(cell, f"{method}-0") for cell in runs]
+            row = {"AUROC": f"{np.mean([auroc(one) for one in mine]):.3f}"}
+            for name in BASELINES:
+                pairs = [
+                    (scores(one), scores(read(cell, name)), one["test_labels"])
+                    for one, cell in zip(mine, runs, strict=True)
+                ]
+                row[f"minus {name}"] = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*metrics.paired_over_runs(pairs))
+            rows[lenses, method] = row
+    print(pd.DataFrame(rows).T.to_string())
 
 
 def one_thread() -> None:

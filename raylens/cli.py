@@ -91,7 +91,7 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
 
 def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
     """`--a.b value`, `--a.b=value`, or `--a.b` alone for true, as settings by path."""
-    short = {"oracle": "search.oracle", "task": "task.name"}
+    short = {"oracle": "search.oracle", "task": "task.name", "target-prior": "method.target_prior"}
     given: dict[str, Any] = {}
     words = list(rest)
     while words:

@@ -54,6 +54,12 @@ def test_words_for_text_stay_as_they_were_typed(name):
     assert run("adda", "--name", name).name == name
 
 
+def test_short_words_stand_for_settings():
+    assert run("adda", "--oracle").search.oracle is True
+    assert run("adda", "--target-prior", "0.05").method.target_prior == 0.05
+    assert run("adda", "--task", "classification").task.name == "classification"
+
+
 def test_a_switch_alone_is_true_and_may_be_spelled_out():
     assert run("adda", "--search.oracle").search.oracle is True
     assert run("adda", "--oracle", "--fit.steps", "200").search.oracle is True

@@ -18,6 +18,7 @@ from raylens.metrics import (
     interval,
     multiclass,
     paired,
+    paired_over_runs,
     softmax64,
 )
 from raylens.records import Outputs
@@ -147,6 +148,21 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert low <= difference <= high
     assert high - low < 0.5 * np.hypot(*widths)
     assert paired(scores, scores, labels) == (0, 0, 0)
+
+
+def test_the_mean_over_runs_has_an_interval_that_knows_their_scatter():
+    scores, labels = gaussians(rows=1000)
+    random = np.random.default_rng(1)
+    noisy = [scores + size * random.normal(size=1000) for size in (0.05, 0.1, 0.5)]
+    alone = [paired(scores, one, labels)[0] for one in noisy]
+    mean, low, high = paired_over_runs([(scores, one, labels) for one in noisy])
+    assert mean == pytest.approx(np.mean(alone))
+    assert min(alone) <= low < mean < high <= max(alone) + 0.05
+    same, *narrow = paired_over_runs([(scores, noisy[0], labels)] * 3)
+    assert same == pytest.approx(alone[0])
+    assert narrow[1] - narrow[0] < 0.2 * (high - low)
+    _, *limits = paired_over_runs([(scores, noisy[1], labels)])
+    np.testing.assert_allclose(limits, paired(scores, noisy[1], labels)[1:], atol=0.01)
 
 
 @pytest.mark.parametrize(
