@@ -244,7 +244,7 @@ def paired_over_runs(
     seed: int = 0,
     threshold: float = 0.5,
 ) -> tuple[float, float, float]:
-    """The mean over runs, each (a, b, labels) as for `paired`, of the metric of `a` minus that of `b`, and its interval.
+    """The mean over runs (a, b, labels) of what `paired` measures of each, and its interval.
 
     Runs are drawn with replacement and rows within each, so the interval knows how runs scatter; of few runs it knows
     little, and is too narrow.
