@@ -13,6 +13,7 @@ import pandas as pd
 
 from raylens import config, find, metrics
 from raylens.checkpoint import Facts
+from raylens.cluster.launch import task_device
 from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data import sets
@@ -71,14 +72,11 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
 
 def _outputs(path: str, target: str, data: Any) -> Any:
     """Outputs of a checkpoint on the target's test split; with `data`, by batch norm of its training images."""
-    import ray
-    import torch
-
     from raylens import checkpoint
     from raylens.data.outputs import look
     from raylens.models import adapt_batch_norm
 
-    device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+    device = task_device()
     found = checkpoint.read(path)
     model = found.model(device)
     if data is not None:
@@ -104,11 +102,14 @@ class Board:
                     "rank": rank,
                     "trial": trial.trial,
                     "objective": trial.objective,
+                    "agreement": trial.agreement,
                     "source/auroc": trial.metrics.get("source/auroc"),
                     **(_columns(measured.get(trial.kept)) if measured else {}),
                     "steps": trial.steps,
                     **{path: settings[path] for path in self.searched},
-                    "warnings": trial.error or trial.metrics.get("warnings") or "",
+                    "warnings": "; ".join(
+                        filter(None, [trial.refused, trial.error or trial.metrics.get("warnings")])
+                    ),
                     "checkpoint": trial.checkpoint,
                 }
             )
@@ -134,10 +135,13 @@ class Board:
         from rich.console import Console
         from rich.table import Table
 
-        title = f"{self.run.title}: chosen by {self.run.search.validator}, without target labels"
+        asked, agreed = self.run.search, self.table["agreement"].notna().any()
+        by = f"agreement, ranked by {asked.validator} on the way" if agreed else asked.validator
+        title = f"{self.run.title}: chosen by {by}, without target labels"
         table = Table(title=ORACLE if self.run.search.oracle else title, title_justify="left")
         tested = ("target test AUROC", "minus source only") if self.measured else ()
-        for name in ("", "trial", "objective", "source\nval AUROC", *tested, "steps"):
+        agrees = ("agreement",) if agreed else ()
+        for name in ("", "trial", *agrees, "objective", "source\nval AUROC", *tested, "steps"):
             table.add_column(name, justify="left" if name == "trial" else "right")
         for path in self.searched:
             table.add_column(path.replace(".", ".\n"), justify="right")
@@ -147,6 +151,7 @@ class Board:
             cells = [
                 row["rank"] and f"{row['rank']:.0f}",
                 row["trial"],
+                *((_number(row["agreement"]),) if agreed else ()),
                 _number(row["objective"]),
                 _number(row["source/auroc"]),
                 *((_interval(row, "target/auroc"), _interval(row, "difference", "+")) if tested else ()),

@@ -187,6 +187,14 @@ def check_writable(run: Run) -> None:
         raise ConfigError(f"storage {run.storage!r} cannot be written: {reason}; set storage") from None
 
 
+def task_device() -> str:
+    """Where a task runs its model: on the GPU that it was given, if it was."""
+    import ray
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+
+
 def quiet(threads: int) -> None:
     """In a worker: so many threads for tensors, and no line for every checkpoint."""
     import torch

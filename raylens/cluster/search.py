@@ -24,7 +24,7 @@ import numpy as np
 
 from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
-from raylens.cluster import launch
+from raylens.cluster import choice, launch
 from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists
 from raylens.cluster.progress import Progress
@@ -49,6 +49,10 @@ class Found:
     metrics: dict[str, Any]
     checkpoint: str | None
     error: str | None
+    agreement: float | None = None
+    """With all trials that took the most steps, of those that were asked."""
+    refused: str | None = None
+    """Why it is not released."""
     kept: str | None = None
     """Where its checkpoint was copied to, of those that are kept."""
 
@@ -79,24 +83,28 @@ def search(run: Run) -> str:
     data = ray.put(sets.reside(run, method, share=share))
     if method.start and not run.start:
         run = run.replace(start=_start(run, facts, data if share == 1 else None, method.start, folder))
-    found = tune(run, facts, data, folder, "trials")
-    chosen = [trial for trial in found if trial.checkpoint and trial.objective > WORST]
-    if not chosen:
+    found, gate = tune(run, facts, data, folder, "trials"), choice.gate(run, data)
+    found = choice.ordered(run, found, gate, data)
+    if not choice.ended(found[0]):
         errors = "; ".join(sorted({trial.error or trial.metrics.get("warnings", "") for trial in found}))
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
-    if share < 1:
+    if share < 1 and not found[0].refused:
         if not exists(f"{folder}/leaderboard.csv"):
             Board(run, found, {}).write(folder)  # what is known is not lost if the next step fails
-        found.insert(0, _whole(chosen[0], facts, method, folder))
-        chosen[0] = found[0]
-    kept = {trial.trial: _keep(trial, folder, rank) for rank, trial in enumerate(chosen[: run.search.keep])}
+        whole = _whole(found[0], facts, method, folder)
+        found.insert(0, gate.checked(whole) if gate else whole)
+    released = [trial for trial in found if choice.ended(trial) and not trial.refused]
+    kept = {trial.trial: _keep(trial, folder, rank) for rank, trial in enumerate(released[: run.search.keep])}
     found = [replace(trial, kept=kept.get(trial.trial)) for trial in found]
-    best = kept[chosen[0].trial]
+    best = f"{folder}/best"
+    if not released:
+        copy(run.start, best)
+        print(f"no trial is released; {best} is the model that they started from", flush=True)
     board = Board(run, found, measure(run, facts, data, [*kept.values()], run.start))
     board.write(folder)
     board.show()
     oracle = {"oracle": ORACLE} if run.search.oracle else {}
-    launch.tell(best=f"{chosen[0].objective:.4f}", checkpoint=best, **oracle)
+    launch.tell(best=f"{found[0].objective:.4f}", checkpoint=best, **oracle)
     return best
 
 

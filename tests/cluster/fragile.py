@@ -1,4 +1,4 @@
-"""Methods whose process dies once, for tests of what comes after."""
+"""Methods that come to harm, for tests of what comes after: their process dies once, or their model is ruined."""
 
 from __future__ import annotations
 
@@ -43,4 +43,17 @@ class FragileADDA(Dies, ADDA):
     @section
     class Config(Death, ADDA.Config):
         name: str = "tests.cluster.fragile:FragileADDA"
+        """Where this class is."""
+
+
+class Ruined(ADDA):
+    """Calls lenses non-lenses, and the other way round."""
+
+    def __init__(self, config, model, task) -> None:
+        super().__init__(config, model, task)
+        model.head.weight.data.neg_()
+
+    @section
+    class Config(ADDA.Config):
+        name: str = "tests.cluster.fragile:Ruined"
         """Where this class is."""

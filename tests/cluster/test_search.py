@@ -67,7 +67,12 @@ def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(
     board = pd.read_csv(tmp_path / "first" / "leaderboard.csv")
     assert len(board) == 5
     assert list(board["trial"][-2:]) == ["source only", "batch norm only"]
-    assert board["objective"][:3].is_monotonic_decreasing
+    steps, agreement = board["steps"][:3], board["agreement"][:3]
+    assert steps[0] == steps.max()
+    assert steps.is_monotonic_decreasing
+    assert agreement.notna().all() == (steps == steps.max()).all(), "half a training is not compared"
+    for _, alike in board[:3].groupby("steps"):
+        assert alike["objective" if agreement.isna().any() else "agreement"].is_monotonic_decreasing
     assert board["target/auroc"].notna().tolist() == [True, True, False, True, True]
     assert {"target/auroc_low", "difference_high", "optimizer.lr"} <= set(board.columns)
     assert checkpoint.read(best).run.start == f"{tmp_path}/first/start"
@@ -83,6 +88,24 @@ def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(
     assert search(run) == best
     assert equal(weights(best), before)
     assert {path: path.stat().st_mtime for path in trials} == trials
+
+
+def test_a_search_that_ruins_all_models_releases_the_one_they_started_from(
+    ray_cluster, toy_sets, tmp_path, capsys
+):
+    run = config.build(
+        {"method.name": "tests.cluster.fragile:Ruined", "storage": str(tmp_path), "name": "ruin"},
+        {"search.trials": 2},
+        toy_sets,
+        TINY | {"fit.start_steps": 60},
+    )
+    best = search(run)
+    assert f"no trial is released; {best} is the model that they started from" in capsys.readouterr().out
+    assert equal(weights(best), weights(tmp_path / "ruin" / "start"))
+    board = pd.read_csv(tmp_path / "ruin" / "leaderboard.csv")
+    assert list(board["trial"][2:]) == ["source only", "batch norm only"]
+    assert board["warnings"][:2].str.contains("not released: source AUROC 0.").all()
+    assert board["agreement"].isna().all()
 
 
 def test_a_trial_whose_process_dies_ends_with_the_weights_of_one_that_lives(ray_cluster, toy_sets, tmp_path):

@@ -1,0 +1,106 @@
+"""Which of a search's trials is released: told by all of them together, and without target labels.
+
+Trials that took the most steps come first: what was stopped on the way was stopped for a reason, and half a training
+does not compare with a whole one. Among them, if they are three at least, the one that agrees most with all of them is
+chosen (raylens/ensemble.py). A model that lost more of the source than search.may_lose against the one it started from
+has come to harm, whatever else is said of it, and is not released; if that holds for all, the start is. What this
+gives away is measured in docs/results.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raylens import checkpoint, find
+from raylens.cluster.launch import task_device
+from raylens.cluster.worker import WORST
+from raylens.config import Run
+from raylens.ensemble import agreement
+from raylens.loop import collect
+
+if TYPE_CHECKING:
+    from raylens.cluster.search import Found
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What keeps a model from being released: the source AUROC of the start, (0, 1), and how much of it may be lost."""
+
+    start: float
+    may_lose: float
+
+    def checked(self, trial: Found) -> Found:
+        """`trial` with the reason why it is not released, if there is one."""
+        held = trial.metrics.get("source/auroc")
+        if held is None or held >= self.start - self.may_lose:
+            return trial
+        reason = f"not released: source AUROC {held:.3f}, {self.start:.3f} before the adaptation"
+        return replace(trial, refused=reason)
+
+
+def gate(run: Run, data: Any) -> Gate | None:
+    """The gate of a search that starts from a model; none by the oracle, or without search.may_lose. Needs Ray."""
+    if run.start is None or run.search.may_lose is None or run.search.oracle:
+        return None
+    import ray
+
+    task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_source_auroc)
+    return Gate(ray.get(task.remote(run, data)), run.search.may_lose)
+
+
+def ordered(run: Run, found: list[Found], gate: Gate | None, data: Any) -> list[Found]:
+    """`found`, the one to be released first; then those that may be, those that may not, and those that failed."""
+    found = [gate.checked(trial) if gate and ended(trial) else trial for trial in found]
+    if _by_agreement(run):
+        found = _agreed(run, found, data)
+    return sorted(found, key=partial(_place, run), reverse=True)
+
+
+def ended(trial: Found) -> bool:
+    """Whether a trial left a model that did not diverge."""
+    return trial.checkpoint is not None and trial.objective > WORST
+
+
+def _place(run: Run, trial: Found) -> tuple:
+    steps = trial.steps if _by_agreement(run) else 0
+    agrees = -np.inf if trial.agreement is None else trial.agreement
+    return ended(trial), trial.refused is None, steps, agrees, trial.objective
+
+
+def _by_agreement(run: Run) -> bool:
+    adapts = "target" in find.method(run.method.name).streams
+    return run.search.choice == "agreement" and adapts and not run.search.oracle
+
+
+def _agreed(run: Run, found: list[Found], data: Any) -> list[Found]:
+    """`found` with the agreement of those that took the most steps of all that may be released."""
+    import ray
+
+    whole = [trial for trial in found if ended(trial) and not trial.refused]
+    most = max((trial.steps for trial in whole), default=0)
+    whole = {trial.trial: trial for trial in whole if trial.steps == most}
+    if len(whole) < 3:  # two agree alike
+        return found
+    task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_logits)
+    logits = ray.get([task.remote(trial.checkpoint, data) for trial in whole.values()])
+    scores = dict(zip(whole, agreement(logits), strict=True))
+    return [replace(trial, agreement=scores.get(trial.trial)) for trial in found]
+
+
+def _logits(path: str, data: Any) -> np.ndarray:
+    """Logits (N, K) of a checkpoint on the target's validation images."""
+    device = task_device()
+    pixels = data.validation["target"].pixels
+    return collect(checkpoint.read(path).model(device), pixels, None, device=device).logits
+
+
+def _source_auroc(run: Run, data: Any) -> float:
+    """AUROC of the model that the trials start from on the source's validation images."""
+    device, held = task_device(), data.validation["source"]
+    found = checkpoint.read(run.start)
+    logits = collect(found.model(device), held.pixels, None, device=device).logits
+    return float(find.task(run.task.name)(found.facts.classes).metrics(logits, held.labels)["auroc"])
