@@ -28,7 +28,7 @@ from raylens import checkpoint, config, find, metrics
 from raylens.checkpoint import Facts
 from raylens.cluster.search import sampler
 from raylens.cluster.worker import work
-from raylens.config import Run
+from raylens.config import Run, Search
 from raylens.data import sets
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import LENS_CLASSES, read_manifest, read_split
@@ -40,6 +40,15 @@ from raylens.models import adapt_batch_norm
 from raylens.seeds import seed as seeded
 
 METHODS = ("adda", "self_ensembling", "adamatch", "cdan", "mcc", "wdgrl")
+RUINED = {
+    "adda": ({"optimizer.lr": 1e-4}, {"optimizer.lr": 3e-4}, {"optimizer.lr": 1e-4, "method.gate": 0.0}),
+    "self_ensembling": ({"optimizer.lr": 3e-3},),
+    "adamatch": ({"optimizer.lr": 1e-3, "method.batch_norm": "joint"}, {"optimizer.lr": 3e-3}),
+    "cdan": ({"optimizer.lr": 1e-3},),
+    "mcc": ({"optimizer.lr": 3e-3, "method.weight": 30.0},),
+    "wdgrl": ({"optimizer.lr": 1e-3},),
+}
+"""Settings that do harm, or may."""
 BASELINES = ("source only", "batch norm only")
 VALIDATORS = [name for name in find.names("validators") if name != "oracle"]
 AGREEMENT = "agreement"
@@ -162,13 +171,15 @@ def candidate(cell: Cell, name: str, method: str | None, settings: dict[str, Any
     os.replace(partial, path)
 
 
-def jobs(cells: list[Cell], methods: list[str], count: int) -> Iterator[tuple]:
+def jobs(cells: list[Cell], methods: list[str], count: int, ruined: bool) -> Iterator[tuple]:
     for cell in cells:
         for name in BASELINES:
             yield cell, name, None, {}
         for method in methods:
             for index, settings in enumerate(cell.draws(method, count)):
                 yield cell, f"{method}-{index}", method, settings
+            for index, settings in enumerate(RUINED[method] if ruined else ()):
+                yield cell, f"{method}-ruined{index}", method, settings
 
 
 def table(cells: list[Cell], methods: list[str], count: int) -> pd.DataFrame:
@@ -220,6 +231,9 @@ def main() -> None:
         "--draws", type=int, default=5, help="settings of each method, the defaults one of them"
     )
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument(
+        "--ruined", action="store_true", help="settings that do harm, too, and what the gate refuses"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -229,13 +243,17 @@ def main() -> None:
         prepare(cell)
     with ProcessPoolExecutor(asked.processes, get_context("spawn"), one_thread) as pool:
         list(pool.map(start, {cell.seed: cell for cell in cells}.values()))
-        waiting = [pool.submit(candidate, *job) for job in jobs(cells, asked.methods, asked.draws)]
+        waiting = [
+            pool.submit(candidate, *job) for job in jobs(cells, asked.methods, asked.draws, asked.ruined)
+        ]
         for done, one in enumerate(as_completed(waiting), 1):
             one.result()
             print(f"\r{done}/{len(waiting)}", end="", flush=True)
     print()
     show(table(cells, asked.methods, asked.draws))
     defaults(cells, asked.methods)
+    if asked.ruined:
+        gate(cells)
 
 
 def defaults(cells: list[Cell], methods: list[str]) -> None:
@@ -254,6 +272,26 @@ def defaults(cells: list[Cell], methods: list[str]) -> None:
                 row[f"minus {name}"] = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*metrics.paired_over_runs(pairs))
             rows[lenses, method] = row
     print(pd.DataFrame(rows).T.to_string())
+
+
+def gate(cells: list[Cell]) -> None:
+    """Of all that was trained: what is below source only on the target, and what lost search.may_lose of the source."""
+    limit, found = Search().may_lose, []
+    for cell in cells:
+        start = read(cell, BASELINES[0])
+        for path in sorted(cell.folder.glob("*-*.npz")):
+            held = np.load(path)
+            below = auroc(start) - auroc(held)
+            found.append((below > 0, source_auroc(start) - source_auroc(held) > limit, below))
+    bad, refused, below = (np.array(column) for column in zip(*found, strict=True))
+    print(
+        f"{bad.sum()} of {len(bad)} models are below source only; not released {(bad & refused).sum()} of them and "
+        f"{(~bad & refused).sum()} of the others; the worst that is released is {below[~refused].max():.3f} below"
+    )
+
+
+def source_auroc(held: Any) -> float:
+    return metrics.binary(metrics.softmax64(held["source_logits"])[:, 1], held["source_labels"])["auroc"]
 
 
 def one_thread() -> None:
