@@ -145,10 +145,10 @@ class Search:
     reduction: Annotated[int, Field(ge=2)] = 2
     """One trial in so many goes on at each of asha's rungs."""
     validator: str = "source_and_entropy"
-    """What chooses between trials, without target labels; see raylens/validators/."""
+    """What ranks trials on the way, without target labels; see raylens/validators/."""
     choice: Literal["agreement", "objective"] = "agreement"
     """Which trial is released: of those that took the most steps the one that agrees most with all of them on the
-    target, or the one with the best objective, whatever its steps."""
+    target, if they are three at least; or the one with the best objective, whatever its steps."""
     may_lose: Annotated[float, Field(ge=0)] | None = 0.05
     """AUROC on the source's validation split that an adapted model may lose against the one it started from; one that
     lost more is not released. null releases all."""

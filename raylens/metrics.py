@@ -132,12 +132,12 @@ METRICS = {
     "tn": Metric("non-lenses below the threshold", "count"),
     "fn": Metric("lenses below the threshold", "count"),
     "step": Metric("optimizer steps taken", "count"),
-    "objective": Metric("what trials are chosen by; reads no target label", "search.validator"),
+    "objective": Metric("what trials are ranked by; reads no target label", "search.validator"),
     "warnings": Metric("what looked wrong since the last report", "the method's file"),
     "oracle": Metric("says that the objective reads target labels", "search.oracle"),
     "loss/<term>": Metric("a term of the training loss, weight included; they add up", "the method's file"),
     "monitor/<name>": Metric("a quantity that is watched, not optimised", "the method's file"),
-    "validator/<name>": Metric("a score that chooses between trials", "the validator's file"),
+    "validator/<name>": Metric("a score that ranks trials", "the validator's file"),
     "time/<part>": Metric("seconds spent", "wall clock"),
 }
 FORMULAS: dict[str, Callable[[Counts], np.ndarray]] = {

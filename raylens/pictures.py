@@ -70,7 +70,7 @@ def draw(
         }
         for name, figure in figures.items():
             if warning:
-                figure.supxlabel(warning, color=COLOURS[1])
+                figure.supxlabel(warning, color=COLOURS[1], fontsize="small", wrap=True)
             figure.savefig(folder / f"{name}.png")
     return [folder / f"{name}.png" for name in figures]
 

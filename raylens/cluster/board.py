@@ -13,6 +13,7 @@ import pandas as pd
 
 from raylens import config, find, metrics
 from raylens.checkpoint import Facts
+from raylens.cluster.choice import by_agreement
 from raylens.cluster.launch import task_device
 from raylens.cluster.worker import WORST
 from raylens.config import Run
@@ -117,6 +118,10 @@ class Board:
             if name in measured:
                 rows.append({"trial": name, **_columns(measured[name])})
         self.table, self.measured = pd.DataFrame(rows), measured
+        self.trials, self.refused = (
+            len(found),
+            sum("source AUROC" in (trial.refused or "") for trial in found),
+        )
 
     def write(self, folder: str) -> None:
         """leaderboard.csv, and the full report of each row that was measured as test.json beside it."""
@@ -136,7 +141,9 @@ class Board:
         from rich.table import Table
 
         asked, agreed = self.run.search, self.table["agreement"].notna().any()
-        by = f"agreement, ranked by {asked.validator} on the way" if agreed else asked.validator
+        by = f"agreement, ranked on the way by {asked.validator}" if agreed else asked.validator
+        if by_agreement(self.run) and not agreed:
+            by = f"steps, then {asked.validator}"
         title = f"{self.run.title}: chosen by {by}, without target labels"
         table = Table(title=ORACLE if self.run.search.oracle else title, title_justify="left")
         tested = ("target test AUROC", "minus source only") if self.measured else ()
@@ -163,6 +170,9 @@ class Board:
             table.add_row(*(cell or "" for cell in cells), style=None if row["rank"] else "dim")
         width = None if Console().is_terminal else 200
         Console(width=width, markup=False).print(table)
+        if self.refused:
+            limit = f"lost more than {asked.may_lose:g} AUROC of the source (search.may_lose)"
+            print(f"{self.refused} of {self.trials} models are not released: they {limit}")
 
 
 def _columns(found: Measured | None) -> dict[str, float | None]:

@@ -55,7 +55,7 @@ def gate(run: Run, data: Any) -> Gate | None:
 def ordered(run: Run, found: list[Found], gate: Gate | None, data: Any) -> list[Found]:
     """`found`, the one to be released first; then those that may be, those that may not, and those that failed."""
     found = [gate.checked(trial) if gate and ended(trial) else trial for trial in found]
-    if _by_agreement(run):
+    if by_agreement(run):
         found = _agreed(run, found, data)
     return sorted(found, key=partial(_place, run), reverse=True)
 
@@ -66,12 +66,13 @@ def ended(trial: Found) -> bool:
 
 
 def _place(run: Run, trial: Found) -> tuple:
-    steps = trial.steps if _by_agreement(run) else 0
+    steps = trial.steps if by_agreement(run) else 0
     agrees = -np.inf if trial.agreement is None else trial.agreement
     return ended(trial), trial.refused is None, steps, agrees, trial.objective
 
 
-def _by_agreement(run: Run) -> bool:
+def by_agreement(run: Run) -> bool:
+    """Whether the final choice is by steps and agreement, and not by the objective."""
     adapts = "target" in find.method(run.method.name).streams
     return run.search.choice == "agreement" and adapts and not run.search.oracle
 

@@ -157,7 +157,8 @@ def check_storage(run: Run) -> None:
     import ray
 
     now, grown = ray.cluster_resources(), capacity()
-    there, grows = len(nodes()[0]), any(grown[name] > now.get(name, 0.0) for name in grown)
+    there, growth = (sum(kind.count for kind in kinds) for kinds in nodes())
+    grows = growth > there or any(grown[name] > now.get(name, 0.0) for name in grown)
     if there < 2 and not grows:
         return
     cluster = f"has {there} nodes" if there > 1 else "may grow beyond this one"

@@ -8,7 +8,7 @@ repeated, what was running goes on from its last checkpoint.
                        or start-workers/ where the search had a part of the data
     trials/            Ray Tune's own: a folder a trial, with checkpoints, result.json and TensorBoard events
     whole-TRIAL/       the chosen trial's training on all of the data, where the search had a part of it
-    best/              the chosen trial's last checkpoint; the runners-up are in kept/
+    best/              the chosen trial's last checkpoint, or the start if none is released; the runners-up are in kept/
     leaderboard.csv    every trial, and the baselines
     test.json          every metric on the target's test split of those that were measured there
 """
@@ -91,8 +91,10 @@ def search(run: Run) -> str:
     if share < 1 and not found[0].refused:
         if not exists(f"{folder}/leaderboard.csv"):
             Board(run, found, {}).write(folder)  # what is known is not lost if the next step fails
-        whole = _whole(found[0], facts, method, folder)
-        found.insert(0, gate.checked(whole) if gate else whole)
+        part, whole = found[0], _whole(found[0], facts, method, folder)
+        whole = gate.checked(whole) if gate else whole
+        # The trial on a part of the data stays in the table; it is not released beside, or in place of, the whole.
+        found = [whole, replace(part, refused="not released: trained on a part of the data"), *found[1:]]
     released = [trial for trial in found if choice.ended(trial) and not trial.refused]
     kept = {trial.trial: _keep(trial, folder, rank) for rank, trial in enumerate(released[: run.search.keep])}
     found = [replace(trial, kept=kept.get(trial.trial)) for trial in found]
@@ -104,7 +106,8 @@ def search(run: Run) -> str:
     board.write(folder)
     board.show()
     oracle = {"oracle": ORACLE} if run.search.oracle else {}
-    launch.tell(best=f"{found[0].objective:.4f}", checkpoint=best, **oracle)
+    objective = f"{released[0].objective:.4f}" if released else "none released"
+    launch.tell(best=objective, checkpoint=best, **oracle)
     return best
 
 
@@ -267,6 +270,7 @@ def _whole(trial: Found, facts: Facts, method: type[Method], folder: str) -> Fou
         metrics=metrics,
         checkpoint=path,
         error=None,
+        agreement=None,
     )
 
 

@@ -36,7 +36,8 @@ SHARED = (
 )
 """Data settings that a method shares with the one it starts from."""
 MAY_DIFFER = {"storage", "scale.cpus", "scale.gpus", "search.concurrent", "search.retries"}
-"""Settings that a run may go on with when they have changed: where it runs, not what comes of it."""
+MAY_DIFFER |= {"search.choice", "search.may_lose"}
+"""Settings that a run may go on with when they have changed: where it runs, and who of its trials is released."""
 
 
 def training(run: Run) -> str:
