@@ -86,7 +86,6 @@ class Cell:
         """The defaults, and seeded draws from the method's ranges."""
         random = np.random.RandomState(seeded("draws", self.seed, method) % 2**32)
         spans = config.space(self.run(method))
-        spans.pop("method.target_prior", None)
         return [
             {},
             *(

@@ -236,25 +236,20 @@ def paired(
 
 
 def paired_over_runs(
-    runs: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
-    metric: str = "auroc",
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    threshold: float = 0.5,
+    runs: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], metric: str = "auroc", seed: int = 0
 ) -> tuple[float, float, float]:
-    """The mean over runs (a, b, labels) of what `paired` measures of each, and its interval.
+    """The mean over runs (a, b, labels) of what `paired` measures of each, and its 95 % interval.
 
     Runs are drawn with replacement and rows within each, so the interval knows how runs scatter; of few runs it knows
     little, and is too narrow.
     """
-    found = [_difference(*run, metric, resamples, seed + index, threshold) for index, run in enumerate(runs)]
+    resamples = 1000
+    found = [_difference(*run, metric, resamples, seed + index) for index, run in enumerate(runs)]
     values, drawn = np.array([value for value, _ in found]), np.stack([drawn for _, drawn in found])
     random = np.random.default_rng(seed)
     chosen = random.integers(len(runs), size=(resamples, len(runs)))
     column = random.integers(resamples, size=chosen.shape)
-    return float(values.mean()), *_limits(drawn[chosen, column].mean(1), level)
+    return float(values.mean()), *_limits(drawn[chosen, column].mean(1), 0.95)
 
 
 def _difference(
@@ -264,7 +259,7 @@ def _difference(
     metric: str,
     resamples: int,
     seed: int,
-    threshold: float,
+    threshold: float = 0.5,
 ) -> tuple[float, np.ndarray]:
     """The metric of `a` minus that of `b`, and of each resample (resamples,)."""
     values, drawn = [], []

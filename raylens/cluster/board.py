@@ -118,10 +118,7 @@ class Board:
             if name in measured:
                 rows.append({"trial": name, **_columns(measured[name])})
         self.table, self.measured = pd.DataFrame(rows), measured
-        self.trials, self.refused = (
-            len(found),
-            sum("source AUROC" in (trial.refused or "") for trial in found),
-        )
+        self.refused = sum(trial.refused is not None for trial in found)
 
     def write(self, folder: str) -> None:
         """leaderboard.csv, and the full report of each row that was measured as test.json beside it."""
@@ -141,9 +138,8 @@ class Board:
         from rich.table import Table
 
         asked, agreed = self.run.search, self.table["agreement"].notna().any()
-        by = f"agreement, ranked on the way by {asked.validator}" if agreed else asked.validator
-        if by_agreement(self.run) and not agreed:
-            by = f"steps, then {asked.validator}"
+        by = "agreement" if agreed else asked.validator
+        by = f"steps, then {by}" if by_agreement(self.run) else by
         title = f"{self.run.title}: chosen by {by}, without target labels"
         table = Table(title=ORACLE if self.run.search.oracle else title, title_justify="left")
         tested = ("target test AUROC", "minus source only") if self.measured else ()
@@ -171,8 +167,9 @@ class Board:
         width = None if Console().is_terminal else 200
         Console(width=width, markup=False).print(table)
         if self.refused:
-            limit = f"lost more than {asked.may_lose:g} AUROC of the source (search.may_lose)"
-            print(f"{self.refused} of {self.trials} models are not released: they {limit}")
+            print(
+                f"{self.refused} of {self.table['rank'].count()} models are not released; their warnings say why"
+            )
 
 
 def _columns(found: Measured | None) -> dict[str, float | None]:

@@ -60,6 +60,12 @@ def ordered(run: Run, found: list[Found], gate: Gate | None, data: Any) -> list[
     return sorted(found, key=partial(_place, run), reverse=True)
 
 
+def with_whole(found: list[Found], whole: Found) -> list[Found]:
+    """`found` and the training on all of the data that stands for its first trial, which had a part; in that order."""
+    part = replace(found[0], refused="not released: trained on a part of the data")
+    return sorted([whole, part, *found[1:]], key=lambda trial: (not ended(trial), trial.refused is not None))
+
+
 def ended(trial: Found) -> bool:
     """Whether a trial left a model that did not diverge."""
     return trial.checkpoint is not None and trial.objective > WORST

@@ -28,7 +28,7 @@ from raylens.cluster import choice, launch
 from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists
 from raylens.cluster.progress import Progress
-from raylens.cluster.training import loaded, ready, start_run
+from raylens.cluster.training import loaded, ready, start_run, trained_start
 from raylens.cluster.trial import trainable
 from raylens.cluster.worker import WORST
 from raylens.config import Run
@@ -50,7 +50,7 @@ class Found:
     checkpoint: str | None
     error: str | None
     agreement: float | None = None
-    """With all trials that took the most steps, of those that were asked."""
+    """With all the trials that took the most steps, if it is one of them and was asked; see raylens/ensemble.py."""
     refused: str | None = None
     """Why it is not released."""
     kept: str | None = None
@@ -83,18 +83,16 @@ def search(run: Run) -> str:
     data = ray.put(sets.reside(run, method, share=share))
     if method.start and not run.start:
         run = run.replace(start=_start(run, facts, data if share == 1 else None, method.start, folder))
-    found, gate = tune(run, facts, data, folder, "trials"), choice.gate(run, data)
-    found = choice.ordered(run, found, gate, data)
+    gate = choice.gate(run, data)
+    found = choice.ordered(run, tune(run, facts, data, folder, "trials"), gate, data)
     if not choice.ended(found[0]):
         errors = "; ".join(sorted({trial.error or trial.metrics.get("warnings", "") for trial in found}))
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
     if share < 1 and not found[0].refused:
         if not exists(f"{folder}/leaderboard.csv"):
             Board(run, found, {}).write(folder)  # what is known is not lost if the next step fails
-        part, whole = found[0], _whole(found[0], facts, method, folder)
-        whole = gate.checked(whole) if gate else whole
-        # The trial on a part of the data stays in the table; it is not released beside, or in place of, the whole.
-        found = [whole, replace(part, refused="not released: trained on a part of the data"), *found[1:]]
+        whole = _whole(found[0], facts, method, folder)
+        found = choice.with_whole(found, gate.checked(whole) if gate else whole)
     released = [trial for trial in found if choice.ended(trial) and not trial.refused]
     kept = {trial.trial: _keep(trial, folder, rank) for rank, trial in enumerate(released[: run.search.keep])}
     found = [replace(trial, kept=kept.get(trial.trial)) for trial in found]
@@ -301,15 +299,13 @@ def _start(run: Run, facts: Facts, data: Any, name: str, folder: str) -> str:
 
     Without `data`, where the search has a part of it, by a training on all: the winner starts from it too.
     """
+    if data is None:
+        return trained_start(run, facts, name, folder)
     path = f"{folder}/start"
     if exists(f"{path}/model.safetensors"):
         return path
     first = start_run(run, name)
     print(f"training the {name} model that all trials start from, {first.fit.steps} steps", flush=True)
-    if data is None:
-        held = loaded(first, find.method(name))
-        copy(launch.train(first, facts, held, f"{folder}/start-workers"), path)
-        return path
     (trial,) = tune(first, facts, data, folder, "start-trial")
     if not trial.checkpoint or trial.objective <= WORST:
         reason = trial.error or trial.metrics.get("warnings")

@@ -48,13 +48,7 @@ def training(run: Run) -> str:
     data = loaded(run, method)
     resident = not isinstance(data, Streaming)
     if method.start and not run.start:
-        path = f"{folder}/start"
-        if not exists(f"{path}/model.safetensors"):
-            first = start_run(run, method.start)
-            print(f"training the {method.start} model to start from, {first.fit.steps} steps", flush=True)
-            held = data if resident else loaded(first, find.method(method.start))
-            copy(launch.train(first, facts, held, f"{folder}/start-workers"), path)
-        run = run.replace(start=path)
+        run = run.replace(start=trained_start(run, facts, method.start, folder, data if resident else None))
     print(f"training {run.method.name}, {run.fit.steps} steps, {run.scale.workers} worker(s)", flush=True)
     copy(launch.train(run, facts, data, f"{folder}/workers"), f"{folder}/last")
     return f"{folder}/last"
@@ -141,6 +135,17 @@ def fits(run: Run, facts: Facts) -> None:
             f"{', '.join(held.classes)}, the data has {facts.channels} of {facts.size} x {facts.size} and "
             f"{', '.join(facts.classes)}; convert it with --size, --bands or --classes, or start from another"
         )
+
+
+def trained_start(run: Run, facts: Facts, name: str, folder: str, data: Any = None) -> str:
+    """The checkpoint of the method `name` that a run starts from, trained once; without `data`, it is loaded."""
+    path = f"{folder}/start"
+    if not exists(f"{path}/model.safetensors"):
+        first = start_run(run, name)
+        print(f"training the {name} model to start from, {first.fit.steps} steps", flush=True)
+        held = loaded(first, find.method(name)) if data is None else data
+        copy(launch.train(first, facts, held, f"{folder}/start-workers"), path)
+    return path
 
 
 def start_run(run: Run, name: str) -> Run:

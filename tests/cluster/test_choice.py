@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raylens.cluster import choice
-from raylens.cluster.choice import Gate, ordered
+from raylens.cluster.choice import Gate, ordered, with_whole
 from raylens.cluster.search import Found
 from raylens.cluster.worker import WORST
 
@@ -65,6 +65,20 @@ def test_a_model_that_lost_the_source_is_not_released_and_not_asked(tiny, said):
     assert found[3].refused == "not released: source AUROC 0.900, 1.000 before the adaptation"
     assert found[3].agreement is None
     assert not any(one.refused for one in found[:3])
+
+
+@pytest.mark.parametrize(
+    ("lost", "wanted"),
+    [
+        (None, ["whole", "next", "part", "ruined", "failed"]),
+        ("ruin", ["next", "whole", "part", "ruined", "failed"]),
+    ],
+)
+def test_the_whole_training_stands_for_its_trial_which_is_not_released_beside_it(lost, wanted):
+    trials = [trial("part"), trial("next"), trial("ruined", refused="ruin"), trial("failed", checkpoint=None)]
+    found = with_whole(trials, trial("whole", refused=lost))
+    assert names(found) == wanted
+    assert next(one for one in found if one.trial == "part").refused
 
 
 def test_two_agree_alike_and_are_told_apart_by_their_objective(tiny, said):

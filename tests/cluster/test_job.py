@@ -41,6 +41,8 @@ class Head:
         }
         port = self.address.rpartition(":")[2]
         command = ["ray", "start", "--head", "--block", f"--port={_free_port()}", f"--dashboard-port={port}"]
+        # Another Ray on the machine may have the agent's usual port, and a job needs an agent.
+        command += [f"--dashboard-agent-listen-port={_free_port()}"]
         command += ["--num-cpus=2", f"--temp-dir={self.folder}", "--object-store-memory=500000000"]
         self.log = open(f"{self.folder}/head.log", "w")  # noqa: SIM115
         self.process = subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log)

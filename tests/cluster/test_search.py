@@ -102,7 +102,7 @@ def test_a_search_that_ruins_all_models_releases_the_one_they_started_from(
     best = search(run)
     said = capsys.readouterr().out
     assert f"no trial is released; {best} is the model that they started from" in said
-    assert "2 of 2 models are not released: they lost more than 0.05 AUROC of the source" in said
+    assert "2 of 2 models are not released; their warnings say why" in said
     assert equal(weights(best), weights(tmp_path / "ruin" / "start"))
     board = pd.read_csv(tmp_path / "ruin" / "leaderboard.csv")
     assert list(board["trial"][2:]) == ["source only", "batch norm only"]
@@ -220,7 +220,7 @@ def test_the_winner_of_a_search_on_a_part_trains_on_the_whole(ray_cluster, toy_s
     assert "streaming" in said
     assert checkpoint.read(best).metrics["step"] == 30
     table = pd.read_csv(tmp_path / "part" / "leaderboard.csv")
-    assert table["target/auroc"].notna().tolist() == [True, False, True, True, True], "but for its own part"
+    assert table["target/auroc"].notna().tolist() == [True, True, False, True, True], "but for its own part"
     winner = table["checkpoint"][0]
     assert "/part/whole-adda-" in winner
     assert (tmp_path / "part" / "start-workers").is_dir(), "the start knows all of the source"
