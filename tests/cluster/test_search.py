@@ -292,13 +292,17 @@ def test_a_killed_driver_resumes_without_repeating_what_was_finished(toy_sets, t
         for child in children:  # Ray's agents outlive a killed driver by up to a minute
             if child.is_running():
                 child.kill()
+        assert finished, (tmp_path / "log").read_text()
         done = [path for name in finished for path in folder.glob(f"trials/{name}/checkpoint_*/*")]
         kept = {path: path.stat().st_mtime for path in done}
+        ends = {end: weights(end) for end in _ends(folder)}
         again = [sys.executable, "-m", "raylens.tune", "--resume", str(folder)]
         resumed = subprocess.run(again, capture_output=True, text=True, timeout=600)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.strip().splitlines()[-1] == f"{folder}/best"
     assert {path: path.stat().st_mtime for path in kept} == kept
+    for end, before in ends.items():  # those that the driver had no time to call finished too
+        assert equal(weights(end), before)
     board = pd.read_csv(folder / "leaderboard.csv")
     assert (board["steps"].dropna() == 400).all()
     for result in folder.glob("trials/*/result.json"):
@@ -308,5 +312,15 @@ def test_a_killed_driver_resumes_without_repeating_what_was_finished(toy_sets, t
 
 
 def _finished(folder: Path) -> list[str]:
+    """The trials that the driver has written down as finished."""
+    for state in folder.glob("trials/experiment_state-*.json"):
+        with suppress(json.JSONDecodeError):  # while it is being written
+            trials = [json.loads(trial) for trial, _ in json.loads(state.read_text())["trial_data"]]
+            return [trial["custom_dirname"] for trial in trials if trial["status"] == "TERMINATED"]
+    return []
+
+
+def _ends(folder: Path) -> list[Path]:
+    """The last checkpoints of the trials that have reported their last step."""
     results = folder.glob("trials/*/result.json")
-    return [path.parent.name for path in results if '"step": 400' in path.read_text()]
+    return [path.parent / "checkpoint_000019" for path in results if '"step": 400' in path.read_text()]
