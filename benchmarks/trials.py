@@ -85,7 +85,7 @@ def searched(trials: int, folder: str) -> tuple[float, list[dict]]:
     os.environ["RAYLENS_TRIALS_NOTES"] = notes = f"{folder}/notes"
     launch.connect()
     run = run.replace(**{"scale.gpus": 0})
-    data = ray.put(sets.reside(run, Timed))
+    data = ray.put(sets.reside(run, sets.streams(run, Timed), sets.trained(run, Timed)))
     began = time.time()
     tune(run, facts, data, f"{folder}/runs", "trials")
     return began, [json.loads(line) for line in Path(notes).read_text().splitlines()]

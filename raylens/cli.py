@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 from raylens import config, find
+from raylens import grid as grids
 from raylens.cluster.folders import exists
 from raylens.config import Run
 from raylens.errors import ConfigError, RequestError
+from raylens.grid import Grid
 from raylens.space import written
 
 
@@ -83,10 +85,57 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     layers.append((_flags(rest, known), "the command line"))
     made = config.build(*layers)
     given = {path for values, _ in layers for path in values}
-    fixed = [path for path in given if path in known and known[path].range and path not in made.search.space]
-    if verb == "tune" and fixed:  # a value that was given is meant
-        made = made.replace(**{"search.space": {**made.search.space, **dict.fromkeys(sorted(fixed))}})
-    return made
+    return config.hold(made, given) if verb == "tune" else made
+
+
+def grid(argv: Sequence[str]) -> Grid | None:
+    """The Grid that `python -m raylens.benchmark ...` asks for; None when it asked for help. Raises ConfigError."""
+    about = "python -m raylens.benchmark"
+    parser = Parser(
+        prog=about,
+        description=(
+            "Train every method with every encoder and seed, as one search on Ray, choose in each cell without target "
+            "labels, and write what the choices are worth beside the model that was never adapted, and what the "
+            "choosing gave away: table.md, table.csv, table.png, regret.md, trials.csv."
+        ),
+        epilog=(
+            "Other settings, as of raylens.tune, are those of all cells that know them: --fit.steps 400, "
+            "--search.trials 4, --target-prior 0.01. "
+            f"Example: {about} --methods adda mcc --encoders small ecnn --seeds 0 1 2"
+        ),
+        usage=f"{about} [--from FILE] [--resume RUN] [--methods ...] [--encoders ...] [--seeds ...]"
+        " [--SETTING VALUE ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--from", dest="file", metavar="FILE", help="benchmark file, YAML; flags win")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="folder of a benchmark to go on with, with its settings"
+    )
+    parser.add_argument("--methods", nargs="+", help=f"[{' '.join(grids.adaptations())}]")
+    parser.add_argument("--encoders", nargs="+", help="[small]; python -m raylens.models lists them")
+    parser.add_argument("--seeds", nargs="+", type=int, help="[0 1 2]")
+    if any(word in ("-h", "--help") for word in argv):
+        print(parser.format_help())
+        return None
+    asked, rest = parser.parse_known_args(argv)
+    if asked.resume:
+        given = [f"--{name}" for name in ("from", *grids.OWN) if getattr(asked, name, asked.file)] + rest
+        if given:
+            raise ConfigError(
+                f"--resume takes all settings from {asked.resume}; {given[0]} cannot be changed"
+            )
+        folder = asked.resume.rstrip("/")
+        storage, _, name = folder.rpartition("/")
+        file = (config.written(f"{folder}/grid.yaml"), f"{folder}/grid.yaml")
+        return grids.build(file, ({"storage": storage or ".", "name": name}, "--resume"))
+    layers = [(config.written(asked.file), asked.file)] if asked.file else []
+    own = {name: getattr(asked, name) for name in grids.OWN}
+    known = {
+        path: setting
+        for method in find.names("methods")
+        for path, setting in config.settings(method, "small").items()
+    }
+    return grids.build(*layers, ({**own, **_flags(rest, known)}, "the command line"))
 
 
 def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
@@ -101,9 +150,9 @@ def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, A
                 f"{word!r} on the command line belongs to no setting; settings look like --fit.steps 100"
             )
         name, equals, value = word[2:].partition("=")
-        path = short.get(name, name)
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        path = "data.prior" if (name, value) == ("target-prior", "estimate") else short.get(name, name)
         if value == "true" and path in known and not equals and bool not in config.kinds(known[path].type):
             raise ConfigError(f"--{name} needs a value, {known[path].meaning.lower()}")
         try:

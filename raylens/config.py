@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -82,6 +82,8 @@ class Data:
     """Share of the last class in every source batch; as it comes without it."""
     views: str | None = None
     """Pipeline in place of the one that the method names for its views; see raylens/augment.py."""
+    prior: Literal["given", "estimate"] = "given"
+    """Share of lenses in the target that the method is told: method.target_prior, or an estimate without labels."""
     mode: Literal["auto", "resident", "streaming"] = "auto"
     """Keep the sets in shared memory or stream them from Parquet; by size without a word. Searches keep them."""
     resident_limit: Annotated[float, Field(gt=0)] = 4.0
@@ -301,7 +303,7 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
     known = settings(method, encoder)
     for path in given:
         if path not in known:
-            raise ConfigError(_unknown(path, origins[path], known))
+            raise ConfigError(unknown(path, origins[path], known))
     merged = {path: given.get(path, setting.default) for path, setting in known.items()}
     parts = {name: {} for name in ("method", "encoder", *SECTIONS)}
     top = {}
@@ -317,7 +319,7 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
         raise ConfigError(f"{method} cannot learn the task {run.task.name!r}; it can: {', '.join(tasks)}")
     for path, span in run.search.space.items():
         if path not in known:
-            raise ConfigError(_unknown(path, f"search.space of {origins.get('search.space')}", known))
+            raise ConfigError(unknown(path, f"search.space of {origins.get('search.space')}", known))
         _searchable(run, path, parse(path, span))
     if run.fit.report_every > run.fit.steps:
         raise ConfigError(
@@ -334,6 +336,17 @@ def space(run: Run) -> dict[str, Range]:
     own.update({path: parse(path, span) for path, span in run.search.space.items()})
     types = {path: setting.type for path, setting in known.items()}
     return {path: _whole(span, types[path]) for path, span in own.items() if span is not None}
+
+
+def hold(run: Run, given: Iterable[str]) -> Run:
+    """`run` with a search that leaves the settings that were `given` alone: a value that was given is meant."""
+    known = settings(run.method.name, run.encoder.name)
+    fixed = [path for path in given if path in known and known[path].range and path not in run.search.space]
+    return (
+        run.replace(**{"search.space": {**run.search.space, **dict.fromkeys(sorted(fixed))}})
+        if fixed
+        else run
+    )
 
 
 def kinds(hint: Any) -> set[Any]:
@@ -401,15 +414,19 @@ def dump(run: Run) -> str:
 
 def read(path: str | Path) -> dict[str, Any]:
     """The settings in a run file. Raises ConfigError when it is missing or no YAML."""
+    return flatten(written(path), str(path))
+
+
+def written(path: str | Path) -> Any:
+    """What a run file holds. Raises ConfigError when it is missing or no YAML."""
     try:
-        written = yaml.safe_load(_text(str(path)))
+        return yaml.safe_load(_text(str(path))) or {}
     except FileNotFoundError:
         raise ConfigError(f"there is no run file {path}; jobs/ has some to start from") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the run file {path}: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    return flatten(written or {}, str(path))
 
 
 def _text(path: str) -> str:
@@ -435,7 +452,8 @@ def _validate(cls: type, values: dict[str, Any], name: str, origins: Mapping[str
         raise ConfigError(f"{path}{origin} is {first['input']!r}: {reason[0].lower()}{reason[1:]}") from None
 
 
-def _unknown(path: str, origin: str, known: Mapping[str, Setting]) -> str:
+def unknown(path: str, origin: str, known: Mapping[str, Setting]) -> str:
+    """What to say of a setting that there is not."""
     head, dot, _ = path.partition(".")
     near = [name for name in known if dot and name.startswith(f"{head}.")] or list(known)
     listed = sorted(name.removeprefix(f"{head}.") if dot else name for name in near)

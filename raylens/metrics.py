@@ -18,6 +18,8 @@ from scipy.special import logsumexp, softmax
 from raylens.errors import ConfigError, DataError
 from raylens.records import Outputs
 
+RESAMPLES = 1000
+"""Of a bootstrap."""
 Measure = Callable[[np.ndarray], dict[str, np.ndarray]]  # rows (B, N) -> each metric of each resample (B,)
 
 
@@ -201,7 +203,7 @@ def interval(
     labels: ArrayLike,
     metric: str = "auroc",
     *,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
     threshold: float = 0.5,
@@ -222,7 +224,7 @@ def paired(
     labels: ArrayLike,
     metric: str = "auroc",
     *,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
     threshold: float = 0.5,
@@ -243,12 +245,22 @@ def paired_over_runs(
     Runs are drawn with replacement and rows within each, so the interval knows how runs scatter; of few runs it knows
     little, and is too narrow.
     """
-    resamples = 1000
-    found = [_difference(*run, metric, resamples, seed + index) for index, run in enumerate(runs)]
+    return _mean([_difference(*run, metric, RESAMPLES, seed + index) for index, run in enumerate(runs)], seed)
+
+
+def over_runs(
+    runs: Sequence[tuple[ArrayLike, ArrayLike]], metric: str = "auroc", seed: int = 0
+) -> tuple[float, float, float]:
+    """The mean over runs (scores, labels) of a metric, and its 95 % interval, as that of `paired_over_runs`."""
+    return _mean([_resampled(*run, metric, RESAMPLES, seed + index) for index, run in enumerate(runs)], seed)
+
+
+def _mean(found: Sequence[tuple[float, np.ndarray]], seed: int) -> tuple[float, float, float]:
+    """The mean of what was found for each run, and its interval: of runs that are drawn, and their resamples."""
     values, drawn = np.array([value for value, _ in found]), np.stack([drawn for _, drawn in found])
     random = np.random.default_rng(seed)
-    chosen = random.integers(len(runs), size=(resamples, len(runs)))
-    column = random.integers(resamples, size=chosen.shape)
+    chosen = random.integers(len(drawn), size=(drawn.shape[1], len(drawn)))
+    column = random.integers(drawn.shape[1], size=chosen.shape)
     return float(values.mean()), *_limits(drawn[chosen, column].mean(1), 0.95)
 
 
@@ -262,15 +274,19 @@ def _difference(
     threshold: float = 0.5,
 ) -> tuple[float, np.ndarray]:
     """The metric of `a` minus that of `b`, and of each resample (resamples,)."""
-    values, drawn = [], []
-    for scores in (scores_a, scores_b):
-        scores, checked = _checked(scores, labels)
-        two = scores.ndim == 1
-        measure = _binary(scores, checked, [metric], threshold) if two else _multiclass(scores, checked)
-        values.append(_values(measure, checked)[metric])
-        # The rows drawn follow from the labels and the seed alone, so they are the same for both.
-        drawn.append(_bootstrap(measure, checked, resamples, seed)[metric])
-    return values[0] - values[1], drawn[0] - drawn[1]
+    # The rows drawn follow from the labels and the seed alone, so they are the same for both.
+    a, b = (_resampled(scores, labels, metric, resamples, seed, threshold) for scores in (scores_a, scores_b))
+    return a[0] - b[0], a[1] - b[1]
+
+
+def _resampled(
+    scores: ArrayLike, labels: ArrayLike, metric: str, resamples: int, seed: int, threshold: float = 0.5
+) -> tuple[float, np.ndarray]:
+    """The metric, and that of each resample (resamples,)."""
+    scores, labels = _checked(scores, labels)
+    two = scores.ndim == 1
+    measure = _binary(scores, labels, [metric], threshold) if two else _multiclass(scores, labels)
+    return _values(measure, labels)[metric], _bootstrap(measure, labels, resamples, seed)[metric]
 
 
 def evaluate_outputs(
@@ -278,7 +294,7 @@ def evaluate_outputs(
     classes: tuple[str, ...],
     *,
     threshold: float = 0.5,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
     """All metrics of a labelled split with their 95 % intervals, ready for JSON."""

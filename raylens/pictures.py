@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -14,8 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import beta
 
+from raylens import tables
 from raylens.metrics import Table, draws, evaluate_outputs, softmax64
 from raylens.records import Outputs
+from raylens.tables import Entry
 
 COLOURS = ("#0b5fa5", "#d1495b", "#2e933c", "#8a4fbf", "#e08e1b", "#3fa7a3")
 STYLE = {
@@ -204,3 +207,35 @@ def _calibration(scores: np.ndarray, right: np.ndarray, names: tuple[str, str], 
     histogram.set(yscale="log", xlabel="probability", ylabel="rows", xlim=(0, 1))
     histogram.legend()
     return figure
+
+
+def compared(entries: Sequence[Entry]) -> bytes:
+    """What methods gain over source only, a panel an encoder: a dot a seed, a bar for their mean and its interval.
+
+    A PNG.
+    """
+    table = tables.compared(entries).dropna(subset="difference")
+    encoders, methods = (list(dict.fromkeys(table[name])) for name in ("encoder", "method"))
+    size = (1.6 + 3.2 * len(encoders), 1.3 + 0.36 * len(methods))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, len(encoders), sharex=True, sharey=True, squeeze=False)[0]
+        for panel, encoder in zip(panels, encoders, strict=True):
+            for row in table[table["encoder"] == encoder].itertuples():
+                y, colour = methods.index(row.method), COLOURS[row.difference < 0]
+                seeds = [entry for entry in entries if entry.cell[:2] == (row.method, encoder)]
+                dots = [entry.kept.auroc - entry.start.auroc for entry in seeds]
+                panel.plot(dots, [y] * len(dots), "o", color=colour, alpha=0.35, markersize=4, zorder=2)
+                panel.hlines(
+                    y, row.difference_low, row.difference_high, color=colour, linewidth=2.5, zorder=3
+                )
+                panel.plot(row.difference, y, "D", color=colour, markeredgecolor="w", markersize=7, zorder=4)
+            panel.axvline(0, color="#888888", linewidth=1, linestyle=":")
+            panel.set_title(encoder, fontweight="bold", fontsize=10)
+            panel.grid(axis="y", visible=False)
+        panels[0].set_yticks(range(len(methods)), methods)
+        panels[0].invert_yaxis()
+        figure.supxlabel("AUROC on the target's test split minus source only", fontsize=10)
+        held = io.BytesIO()
+        figure.savefig(held, format="png")
+    return held.getvalue()

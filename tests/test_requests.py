@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from raylens import cli
+from raylens.benchmark import benchmark
 from raylens.cluster import launch
 from raylens.data.shards import ShardWriter
 from raylens.evaluate import evaluate
@@ -54,6 +55,32 @@ def test_an_unknown_setting_is_named_with_those_known(refused):
     line = refused(tune, "adda", "--optimizer.lrr", "1")
     assert "optimizer.lrr" in line
     assert "weight_decay" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--encoders", "smal"], "close to it: small"),
+        (["--methods", "addaa"], "did you mean adda?"),
+        (["--seeds", "one"], "invalid int value: 'one'"),
+        (["--resume", "nowhere"], "there is no run file nowhere/grid.yaml"),
+        (["--resume", "nowhere", "--seeds", "1"], "--seeds cannot be changed"),
+        (["--data.target", "nowhere"], "no data set at"),
+        (["adda"], "'adda' on the command line"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_is_refused(refused, words, said):
+    assert said in refused(benchmark, *words)
+
+
+def test_a_benchmark_needs_labels_to_measure_by(refused, tmp_path):
+    source, target = write(f"{tmp_path}/source"), f"{tmp_path}/target"
+    with ShardWriter(target, bands=("i",), arcsec_per_pixel=0.2) as writer:
+        for split in ("train", "val", "test"):
+            pixels = np.random.default_rng(0).random((8, 1, 32, 32), dtype=np.float32)
+            writer.add(split, pixels, None, [f"{split}-{row}" for row in range(8)])
+    words = ["--data.source", source, "--data.target", target, "--storage", str(tmp_path)]
+    assert "has no labels there" in refused(benchmark, *words)
 
 
 def test_a_mistyped_setting_is_named_with_what_was_given(refused):

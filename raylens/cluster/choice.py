@@ -9,6 +9,7 @@ gives away is measured in docs/results.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ from raylens.loop import collect
 
 if TYPE_CHECKING:
     from raylens.cluster.search import Found
+
+
+Logits = Callable[[list["Found"]], list[np.ndarray]]
+"""What trials say of the target's validation images, (N, K) each."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,11 @@ def gate(run: Run, data: Any) -> Gate | None:
     return Gate(ray.get(task.remote(run, data)), run.search.may_lose)
 
 
-def ordered(run: Run, found: list[Found], gate: Gate | None, data: Any) -> list[Found]:
+def ordered(run: Run, found: list[Found], gate: Gate | None, logits: Logits) -> list[Found]:
     """`found`, the one to be released first; then those that may be, those that may not, and those that failed."""
     found = [gate.checked(trial) if gate and ended(trial) else trial for trial in found]
     if by_agreement(run):
-        found = _agreed(run, found, data)
+        found = _agreed(found, logits)
     return sorted(found, key=partial(_place, run), reverse=True)
 
 
@@ -83,18 +88,26 @@ def by_agreement(run: Run) -> bool:
     return run.search.choice == "agreement" and adapts and not run.search.oracle
 
 
-def _agreed(run: Run, found: list[Found], data: Any) -> list[Found]:
-    """`found` with the agreement of those that took the most steps of all that may be released."""
-    import ray
+def asked(run: Run, data: Any) -> Logits:
+    """Logits on the target's validation images, by Ray tasks."""
 
+    def ask(found: list[Found]) -> list[np.ndarray]:
+        import ray
+
+        task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_logits)
+        return ray.get([task.remote(trial.checkpoint, data) for trial in found])
+
+    return ask
+
+
+def _agreed(found: list[Found], logits: Logits) -> list[Found]:
+    """`found` with the agreement of those that took the most steps of all that may be released."""
     whole = [trial for trial in found if ended(trial) and not trial.refused]
     most = max((trial.steps for trial in whole), default=0)
-    whole = {trial.trial: trial for trial in whole if trial.steps == most}
+    whole = [trial for trial in whole if trial.steps == most]
     if len(whole) < 3:  # two agree alike
         return found
-    task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_logits)
-    logits = ray.get([task.remote(trial.checkpoint, data) for trial in whole.values()])
-    scores = dict(zip(whole, agreement(logits), strict=True))
+    scores = dict(zip((trial.trial for trial in whole), agreement(logits(whole)), strict=True))
     return [replace(trial, agreement=scores.get(trial.trial)) for trial in found]
 
 

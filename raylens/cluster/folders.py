@@ -37,9 +37,12 @@ def exists(path: str) -> bool:
     return fs.get_file_info(inner).type != pyarrow.fs.FileType.NotFound
 
 
-def write(path: str, text: str) -> None:
-    """Write a text file, and the folders above it."""
+def write(path: str, content: str | bytes) -> None:
+    """Write a file, and the folders above it; on a local disk it appears whole or not at all."""
     fs, inner = filesystem(path)
     fs.create_dir(inner.rpartition("/")[0], recursive=True)
-    with fs.open_output_stream(inner) as stream:
-        stream.write(text.encode())
+    local = isinstance(fs, pyarrow.fs.LocalFileSystem)
+    with fs.open_output_stream(f"{inner}.partial" if local else inner) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+    if local:
+        fs.move(f"{inner}.partial", inner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,13 +39,16 @@ def objective(run: Run) -> str:
 
 
 class Progress(Callback):
-    """Follows trials; each is counted as if it had all its steps still to go, so less time may be left than is said.
+    """Follows trials of `runs`, of which `of` tells a trial's.
 
-    `done` are steps by trial that were taken before a search was resumed, `ended` the trials that had ended.
+    Each is counted as if it had all its steps still to go, so less time may be left than is said. `done` are steps by
+    trial that were taken before a search was resumed, `ended` the trials that had ended.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.trials, self.steps, self.objective = run.search.trials, run.fit.steps, objective(run)
+    def __init__(self, runs: Sequence[Run], of: Callable[[Any], Run]) -> None:
+        self.trials, self.of, self.objective = len(runs), of, objective(runs[0])
+        self.steps = sum(run.fit.steps for run in runs) / len(runs)
+        self.comparable = len({(run.method.name, run.encoder.name) for run in runs}) == 1
         self.done: dict[str, int] = {}
         self.ended: set[str] = set()
         self.warned: set[tuple[str, str]] = set()
@@ -68,7 +71,7 @@ class Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
-        early = "" if result.get("step", 0) >= self.steps else ", stopped early"
+        early = "" if result.get("step", 0) >= self.of(trial).fit.steps else ", stopped early"
         self.ended.add(trial.trial_id)
         print(
             f"  {trial} ended at step {result.get('step', 0)}{early}, "
@@ -85,11 +88,12 @@ class Progress(Callback):
         self.told = time.monotonic()
         taken = sum(self.done.values())
         running = sum(steps for trial, steps in self.done.items() if trial not in self.ended)
-        left = (self.trials - len(self.ended)) * self.steps - running
+        left = round((self.trials - len(self.ended)) * self.steps) - running
         since, wait = self.clock.read(taken, left)
+        best = f", best {self.objective} {self.best:.4f}" if self.comparable else ""
         print(
-            f"{since} {len(self.ended)}/{self.trials} trials ended, {taken} steps taken, "
-            f"best {self.objective} {self.best:.4f}{wait and f'{wait} at most'}",
+            f"{since} {len(self.ended)}/{self.trials} trials ended, {taken} steps taken"
+            f"{best}{wait and f'{wait} at most'}",
             flush=True,
         )
 

@@ -27,6 +27,7 @@ from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
 from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists
+from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
 from raylens.cluster.training import loaded, ready, start_run, trained_start
 from raylens.cluster.trial import trainable
@@ -69,7 +70,7 @@ def search(run: Run) -> str:
         )
     run, facts = ready(run, method, streams, test=True)
     folder = f"{run.storage}/{run.title}"
-    share = sets.share(run, method)
+    share = sets.share(run, sets.trained(run, method))
     if share < 1:
         if run.data.mode != "resident":
             launch.check_room(run, method)
@@ -80,11 +81,13 @@ def search(run: Run) -> str:
     else:
         unheard = "; data.mode streaming is for raylens.train" if run.data.mode == "streaming" else ""
         print(f"data: resident, in memory shared by all trials{unheard}", flush=True)
-    data = ray.put(sets.reside(run, method, share=share))
+    data = ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method), share=share))
     if method.start and not run.start:
         run = run.replace(start=_start(run, facts, data if share == 1 else None, method.start, folder))
+    run = informed(run, data)
     gate = choice.gate(run, data)
-    found = choice.ordered(run, tune(run, facts, data, folder, "trials"), gate, data)
+    trials = tune(run, facts, data, folder, "trials")
+    found = choice.ordered(run, trials, gate, choice.asked(run, data))
     if not choice.ended(found[0]):
         errors = "; ".join(sorted({trial.error or trial.metrics.get("warnings", "") for trial in found}))
         raise RuntimeError(f"no trial of {len(found)} came to an end: {errors}")
@@ -113,8 +116,7 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Foun
     """Run or resume the trials in `folder/name`; the best come first."""
     from ray import tune as ray_tune
 
-    progress = Progress(run)
-    nested, pbt = run.scale.workers > 1, run.search.scheduler == "pbt"
+    nested = run.scale.workers > 1
     trial = ray_tune.with_parameters(
         trainable(run, f"{run.method.name.replace(':', '_').replace('.', '_')}_trial"),
         run=run,
@@ -123,7 +125,19 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Foun
     )
     each = {"CPU": run.scale.cpus, **({"GPU": run.scale.gpus} if run.scale.gpus else {})}
     trial = ray_tune.with_resources(trial, {"node:__internal_head__": 0.001} if nested else each)
-    path = f"{folder}/{name}"
+    space = {path: sampler(span) for path, span in config.space(run).items()}
+    progress = Progress([run] * run.search.trials, lambda trial: run)
+    results = tuned(trial, run, f"{folder}/{name}", space, _tune_config(run, nested), progress)
+    found = [of_result(run.replace(**result.config), result) for result in results]
+    return sorted(found, key=lambda trial: -trial.objective)
+
+
+def tuned(
+    trial: Any, run: Run, path: str, space: dict[str, Any], tune_config: Any, progress: Progress
+) -> Any:
+    """Ray Tune's results of `trial` over `space`, kept in the folder `path`; goes on with what is there."""
+    from ray import tune as ray_tune
+
     if ray_tune.Tuner.can_restore(path):
         print(f"going on with {path}", flush=True)
         tuner = ray_tune.Tuner.restore(path, trainable=trial, resume_unfinished=True, resume_errored=True)
@@ -131,13 +145,15 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Foun
         inner._run_config.callbacks = [progress]
         _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
     else:
+        storage, _, name = path.rpartition("/")
+        pbt = run.search.scheduler == "pbt"
         tuner = ray_tune.Tuner(
             trial,
-            param_space={path: sampler(span) for path, span in config.space(run).items()},
-            tune_config=_tune_config(run, nested),
+            param_space=space,
+            tune_config=tune_config,
             run_config=ray_tune.RunConfig(
                 name=name,
-                storage_path=folder,
+                storage_path=storage,
                 verbose=0,
                 callbacks=[progress],
                 failure_config=ray_tune.FailureConfig(max_failures=run.search.retries),
@@ -145,9 +161,7 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Foun
                 checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if pbt else 2),
             ),
         )
-    results = tuner.fit()
-    found = [_found(run, result) for result in results]
-    return sorted(found, key=lambda trial: -trial.objective)
+    return tuner.fit()
 
 
 def _tune_config(run: Run, nested: bool) -> Any:
@@ -181,14 +195,7 @@ def _tune_config(run: Run, nested: bool) -> Any:
         )
     else:
         scheduler = FIFOScheduler()
-    defaults = config.flat(run)
-    draws = np.random.RandomState(run.seed % 2**32)
-    first = [  # the defaults, but for those that lie outside their ranges
-        {
-            path: defaults[path] if holds(span, defaults[path]) else sampler(span).sample(random_state=draws)
-            for path, span in space.items()
-        }
-    ]
+    first = [first_sample(run, np.random.RandomState(run.seed % 2**32))]
     if run.search.searcher == "tpe":
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         searcher = OptunaSearch(seed=run.seed, points_to_evaluate=first)
@@ -211,6 +218,15 @@ def _tune_config(run: Run, nested: bool) -> Any:
         trial_dirname_creator=_name,
         **most,
     )
+
+
+def first_sample(run: Run, random: np.random.RandomState) -> dict[str, Any]:
+    """The defaults of what is searched; where they lie outside their ranges, draws from these."""
+    defaults = config.flat(run)
+    return {
+        path: defaults[path] if holds(span, defaults[path]) else sampler(span).sample(random_state=random)
+        for path, span in config.space(run).items()
+    }
 
 
 def _name(trial: Any) -> str:
@@ -272,11 +288,12 @@ def _whole(trial: Found, facts: Facts, method: type[Method], folder: str) -> Fou
     )
 
 
-def _found(run: Run, result: Any) -> Found:
-    """A trial as it ended. A nested trial's checkpoint is kept by its own training, and named by its reports.
+def of_result(run: Run, result: Any) -> Found:
+    """A trial of the settings `run` as it ended.
 
-    The last checkpoint, not the one with the highest objective: a label-free score is noisier from report to report
-    than training is, and a trial that got worse should say so.
+    A nested trial's checkpoint is kept by its own training, and named by its reports. The last checkpoint, not
+    the one with the highest objective: a label-free score is noisier from report to report than training is, and a
+    trial that got worse should say so.
     """
     metrics, table = dict(result.metrics or {}), result.metrics_dataframe
     if table is not None and "warnings" in table:  # of all reports, not only the last
@@ -285,7 +302,7 @@ def _found(run: Run, result: Any) -> Found:
     path = result.checkpoint.path if result.checkpoint else metrics.get("checkpoint_path")
     return Found(
         trial=Path(result.path).name,
-        run=run.replace(**result.config),
+        run=run,
         objective=float(metrics.get("objective", WORST)),
         steps=int(metrics.get("step", 0)),
         metrics=metrics,

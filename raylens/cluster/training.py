@@ -16,6 +16,7 @@ from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch
 from raylens.cluster.folders import copy, exists, write
+from raylens.cluster.prior import informed
 from raylens.cluster.worker import build
 from raylens.config import Run
 from raylens.data import sets
@@ -49,6 +50,7 @@ def training(run: Run) -> str:
     resident = not isinstance(data, Streaming)
     if method.start and not run.start:
         run = run.replace(start=trained_start(run, facts, method.start, folder, data if resident else None))
+    run = informed(run, data)
     print(f"training {run.method.name}, {run.fit.steps} steps, {run.scale.workers} worker(s)", flush=True)
     copy(launch.train(run, facts, data, f"{folder}/workers"), f"{folder}/last")
     return f"{folder}/last"
@@ -62,6 +64,19 @@ def ready(
     Returns the run with its name, GPUs and paths resolved, and the facts of its data.
     """
     run = started(run.replace(**sets.given(run), name=run.title, storage=launch.storage(run)))
+    check(run)
+    launch.check_writable(run)
+    check_same(run, search=test)
+    fits(run, sets.facts(run, streams, test=test))
+    launch.connect(method=run.method.name, run=run.title)
+    run = placed(run)
+    write(f"{run.storage}/{run.title}/run.yaml", config.dump(run))
+    run = sets.prepare(run, streams)
+    return run, sets.facts(run, streams, test=test)
+
+
+def check(run: Run) -> None:
+    """Raises ConfigError for settings that no search or training can have."""
     find.validator(run.search.validator)
     if run.search.validator == "oracle":
         raise ConfigError(
@@ -73,10 +88,10 @@ def ready(
         )
     if run.data.views is not None and run.data.views not in augment.names():
         raise ConfigError(f"unknown data.views {run.data.views!r}; known here: {', '.join(augment.names())}")
-    launch.check_writable(run)
-    check_same(run, search=test)
-    fits(run, sets.facts(run, streams, test=test))
-    launch.connect(method=run.method.name, run=run.title)
+
+
+def placed(run: Run) -> Run:
+    """`run` with its GPUs. Raises ConfigError for what this cluster has no room for. Needs Ray."""
     launch.check_storage(run)
     run = run.replace(**{"scale.gpus": launch.gpus(run)})
     launch.concurrent(run)
@@ -84,9 +99,7 @@ def ready(
         raise ConfigError(
             "fit.precision 16 needs a GPU, its gradients vanish without one; set it to bf16 or 32"
         )
-    write(f"{run.storage}/{run.title}/run.yaml", config.dump(run))
-    run = sets.prepare(run, streams)
-    return run, sets.facts(run, streams, test=test)
+    return run
 
 
 def check_same(run: Run, *, search: bool) -> None:
@@ -179,10 +192,10 @@ def loaded(run: Run, method: type[Method]) -> Any:
     """The data of a training: resident if it fits, else streaming; says which."""
     import ray
 
-    fits = sets.share(run, method) >= 1
+    fits = sets.share(run, sets.trained(run, method)) >= 1
     if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
         print("data: resident, in memory shared by all workers", flush=True)
-        return ray.put(sets.reside(run, method))
+        return ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method)))
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
     launch.check_room(run, method)
-    return Streaming(sets.reside(run, method, training=False).validation)
+    return Streaming(sets.reside(run, sets.streams(run, method)).validation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -123,18 +124,18 @@ def labelled(manifest: Manifest, split: str) -> bool:
     return any(manifest.splits[split].labels.get(name, 0) for name in manifest.classes)
 
 
-def reside(run: Run, method: type[Method], *, share: float = 1.0, training: bool = True) -> Resident:
-    """Read the streams' train and validation splits through Ray Data, preprocessed; `share` of the train rows.
+def reside(run: Run, streams: Sequence[str], trained: Sequence[str] = (), *, share: float = 1.0) -> Resident:
+    """Read the streams' validation splits, and the train splits of those that are `trained` on, through Ray Data.
 
-    Without `training`, the validation splits alone.
+    Pixels come preprocessed; of the train rows there is a `share`.
 
     Labels of the target are not read, except of its validation split for search.oracle. Rows of the source without a
     label are left out.
     """
     train, validation = {}, {}
-    for stream in streams(run, method):
+    for stream in streams:
         path, labels = getattr(run.data, stream), stream == "source"
-        if training and stream in trained(run, method):
+        if stream in trained:
             train[stream] = read(path, "train", run.data.transform, labels=labels, share=share, seed=run.seed)
         held = read_manifest(path).splits["val"].rows
         validation[stream] = read(
@@ -167,10 +168,10 @@ def read(path: str, split: str, transform: str, *, labels: bool, share: float = 
     )
 
 
-def share(run: Run, method: type[Method]) -> float:
-    """Share of the train rows that a search keeps in memory: all, or what data.resident_limit has room for."""
+def share(run: Run, trained: Sequence[str]) -> float:
+    """Share of the streams' train rows to keep in memory: all, or what data.resident_limit has room for."""
     size = 0.0
-    for stream in trained(run, method):
+    for stream in trained:
         manifest = read_manifest(getattr(run.data, stream))
         size += manifest.splits["train"].rows * manifest.channels * manifest.size**2 * 4 / 1e9
     return min(1.0, run.data.resident_limit / size)

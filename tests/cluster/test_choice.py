@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,16 +20,13 @@ def trial(name: str, steps: int = 600, objective: float = 0.9, source: float = 0
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """Logits that checkpoints say of the target, by trial; noise about one truth."""
+def said():
+    """Logits that trials say of the target; noise about one truth."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(300, 2))
     noise = {"near": 0.1, "far": 1.0, "middle": 0.4, "short": 0.0, "ruined": 0.0}
     made = {name: truth + size * rng.normal(size=truth.shape) for name, size in noise.items()}
-    remote = SimpleNamespace(remote=lambda path, data: made[path.rpartition("/")[2]])
-    monkeypatch.setattr("ray.remote", lambda **how: lambda work: remote)
-    monkeypatch.setattr("ray.get", lambda found: found)
-    return made
+    return lambda found: [made[one.trial] for one in found]
 
 
 def names(found: list[Found]) -> list[str]:
@@ -47,7 +43,7 @@ def test_whole_trials_come_first_by_agreement_then_the_others_by_their_objective
         trial("failed", checkpoint=None, objective=0.98),
         trial("diverged", objective=WORST),
     ]
-    found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, None, None)
+    found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, None, said)
     assert names(found)[:5] == ["near", "middle", "far", "short", "stopped"]
     assert set(names(found)[5:]) == {"failed", "diverged"}
     assert [one.agreement is None for one in found] == [False] * 3 + [True] * 4
@@ -60,7 +56,7 @@ def test_a_model_that_lost_the_source_is_not_released_and_not_asked(tiny, said):
         trial("middle", source=0.96),
         trial("far", source=0.99),
     ]
-    found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, Gate(start=1.0, may_lose=0.05), None)
+    found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, Gate(start=1.0, may_lose=0.05), said)
     assert names(found) == ["near", "middle", "far", "ruined"]
     assert found[3].refused == "not released: source AUROC 0.900, 1.000 before the adaptation"
     assert found[3].agreement is None
@@ -83,7 +79,7 @@ def test_the_whole_training_stands_for_its_trial_which_is_not_released_beside_it
 
 def test_two_agree_alike_and_are_told_apart_by_their_objective(tiny, said):
     trials = [trial("near", objective=0.8), trial("far"), trial("short", steps=200, objective=0.99)]
-    found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, None, None)
+    found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, None, said)
     assert names(found) == ["far", "near", "short"]
     assert all(one.agreement is None for one in found)
 
@@ -94,7 +90,7 @@ def test_two_agree_alike_and_are_told_apart_by_their_objective(tiny, said):
 )
 def test_the_objective_decides_where_agreement_is_not_asked(tiny, said, method, search):
     trials = [trial("near"), trial("far", objective=0.95), trial("short", steps=200, objective=0.99)]
-    found = ordered(tiny.run(method, search=search, scale={"gpus": 0}), trials, None, None)
+    found = ordered(tiny.run(method, search=search, scale={"gpus": 0}), trials, None, said)
     assert names(found) == ["short", "far", "near"]
     assert all(one.agreement is None for one in found)
 

@@ -31,7 +31,8 @@ def result(progress: Progress, name: str, step: int, **more) -> None:
 
 def searched(trials: int, steps: int, oracle: bool = False) -> Progress:
     given = {"search.trials": trials, "fit.steps": steps, "fit.report_every": steps, "search.oracle": oracle}
-    return Progress(config.build({"method.name": "supervised"}, given))
+    run = config.build({"method.name": "supervised"}, given)
+    return Progress([run] * trials, lambda trial: run)
 
 
 def test_time_left_follows_the_pace_since_the_first_reading(clock):

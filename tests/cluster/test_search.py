@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,6 +20,7 @@ from raylens.cluster.search import search
 from raylens.cluster.training import training
 from raylens.cluster.worker import build
 from raylens.config import Run
+from tests.cluster.drivers import killed
 
 pytestmark = pytest.mark.slow
 
@@ -281,23 +278,12 @@ def test_a_killed_driver_resumes_without_repeating_what_was_finished(toy_sets, t
     flags |= {"fit.steps": 400, "fit.report_every": 20}
     command += [word for path, value in flags.items() for word in (f"--{path}", str(value))]
     folder = tmp_path / "killed"
-    with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        while not (finished := _finished(folder)) and driver.poll() is None:
-            time.sleep(0.2)
-        children = psutil.Process(driver.pid).children(recursive=True)
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-        psutil.wait_procs(children, timeout=20)
-        for child in children:  # Ray's agents outlive a killed driver by up to a minute
-            if child.is_running():
-                child.kill()
-        assert finished, (tmp_path / "log").read_text()
-        done = [path for name in finished for path in folder.glob(f"trials/{name}/checkpoint_*/*")]
-        kept = {path: path.stat().st_mtime for path in done}
-        ends = {end: weights(end) for end in _ends(folder)}
-        again = [sys.executable, "-m", "raylens.tune", "--resume", str(folder)]
-        resumed = subprocess.run(again, capture_output=True, text=True, timeout=600)
+    finished = killed(command, folder / "trials", tmp_path / "log")
+    done = [path for name in finished for path in folder.glob(f"trials/{name}/checkpoint_*/*")]
+    kept = {path: path.stat().st_mtime for path in done}
+    ends = {end: weights(end) for end in _ends(folder)}
+    again = [sys.executable, "-m", "raylens.tune", "--resume", str(folder)]
+    resumed = subprocess.run(again, capture_output=True, text=True, timeout=600)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.strip().splitlines()[-1] == f"{folder}/best"
     assert {path: path.stat().st_mtime for path in kept} == kept
@@ -309,15 +295,6 @@ def test_a_killed_driver_resumes_without_repeating_what_was_finished(toy_sets, t
         steps = [json.loads(line)["step"] for line in result.read_text().splitlines()]
         assert set(steps) == set(range(20, 401, 20))
         assert len(steps) - len(set(steps)) <= 1  # at most one report interval was done again
-
-
-def _finished(folder: Path) -> list[str]:
-    """The trials that the driver has written down as finished."""
-    for state in folder.glob("trials/experiment_state-*.json"):
-        with suppress(json.JSONDecodeError):  # while it is being written
-            trials = [json.loads(trial) for trial, _ in json.loads(state.read_text())["trial_data"]]
-            return [trial["custom_dirname"] for trial in trials if trial["status"] == "TERMINATED"]
-    return []
 
 
 def _ends(folder: Path) -> list[Path]:

@@ -11,10 +11,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "raylens"
-VERBS = {"train", "tune", "evaluate", "cli"}
+VERBS = {"train", "tune", "benchmark", "evaluate", "cli"}
 LAYERS = [
-    {"errors", "records", "space", "find", "config", "seeds"},
-    {"augment", "losses", "priors", "ensemble", "ema", "optim", "loop", "metrics", "pictures", "checkpoint"}
+    {"errors", "records", "space", "find", "config", "grid", "seeds"},
+    {
+        "augment",
+        "losses",
+        "priors",
+        "ensemble",
+        "ema",
+        "optim",
+        "loop",
+        "metrics",
+        "tables",
+        "pictures",
+        "checkpoint",
+    }
     | {"models", "tasks", "methods", "validators"},
     {"data", "cluster"},
     VERBS,

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from raylens import cli, config
+from raylens import cli, config, grid
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_run_file_is_a_run_and_begins_with_a_question_and_its_command(path):
-    run = config.build((config.read(path), str(path)))
-    assert run.method.name
+    held = config.written(path)
+    if "methods" in held:
+        assert grid.build((held, str(path))).cells()
+    else:
+        assert config.build((config.read(path), str(path))).method.name
     question, command, *_ = path.read_text().splitlines()
     assert question.startswith("# ")
     assert question.endswith("?")

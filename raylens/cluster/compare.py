@@ -1,0 +1,299 @@
+"""A benchmark, whole: every method with every encoder and seed as one search on Ray, and its tables.
+
+A benchmark lives in one folder, and the same command goes on with it:
+
+    grid.yaml      methods, encoders, seeds and settings
+    starts/        Ray Tune's: a model of the source for each encoder and seed, which all methods start from
+    trials/        Ray Tune's: for each cell the method's defaults, and draws from its ranges
+    outputs/       what each model says of validation and test images, a NumPy archive each
+    trials.csv     every trial: settings, validators' scores, warnings, test AUROC
+    table.*        methods and encoders, over seeds: .md, .csv, .png
+    regret.*       what each way of choosing among a cell's trials gives away: .md, .csv
+
+Nothing is stopped early, so that it can be told what a choice gives away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from raylens import checkpoint, config, find, pictures, tables
+from raylens.checkpoint import Facts
+from raylens.cluster import choice, launch
+from raylens.cluster.choice import Gate
+from raylens.cluster.folders import exists, write
+from raylens.cluster.prior import informed
+from raylens.cluster.progress import Clock, Progress
+from raylens.cluster.search import Found, first_sample, of_result, sampler, tuned
+from raylens.cluster.training import MAY_DIFFER, check, fits, placed, start_run
+from raylens.cluster.trial import direct, nested
+from raylens.config import Run
+from raylens.data import sets
+from raylens.data.outputs import look
+from raylens.data.shards import filesystem
+from raylens.errors import ConfigError
+from raylens.grid import SOURCE_ONLY, Grid
+from raylens.loop import collect
+from raylens.records import Outputs
+from raylens.seeds import seed
+from raylens.tables import Entry, Said
+
+STREAMS = ("source", "target")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training: its run, the facts of its data, and a reference to them."""
+
+    run: Run
+    facts: Facts
+    data: Any
+
+
+def compare(grid: Grid) -> str:
+    """Train, choose and measure every cell of `grid`; prints the tables and returns the folder that they lie in."""
+    cells = ready(grid)
+    first = next(iter(cells.values()))
+    folder = f"{first.storage}/{first.title}"
+    data = _resident(cells.values())
+
+    def job(run: Run) -> Job:
+        return Job(run, *data[_sets(run)])
+
+    bases = {
+        (encoder, number): start_run(run, SOURCE_ONLY).replace(**grid.methods[SOURCE_ONLY])
+        for (method, encoder, number), run in cells.items()
+        if method == SOURCE_ONLY
+    }
+    cells = {cell: run for cell, run in cells.items() if cell.method != SOURCE_ONLY}
+    print(f"{len(bases)} models of the source, which all methods start from", flush=True)
+    named = {place: _name(SOURCE_ONLY, *place) for place in bases}
+    trained = _train({named[place]: job(run) for place, run in bases.items()}, folder, "starts")
+    starts = {place: trained[name] for place, name in named.items()}
+    for (encoder, number), start in starts.items():
+        if not choice.ended(start):
+            reason = start.error or start.metrics.get("warnings")
+            raise RuntimeError(f"the source's model with {encoder}, seed {number}, was not trained: {reason}")
+    jobs, drawn = {}, {cell: [] for cell in cells}
+    for cell, run in cells.items():
+        run = informed(run.replace(start=starts[cell.encoder, cell.seed].checkpoint), data[_sets(run)][1])
+        for draw, sample in enumerate(draws(run)):
+            drawn[cell].append(name := _name(*cell, draw))
+            jobs[name] = job(run.replace(**sample))
+    print(f"{len(jobs)} trials of {len(cells)} cells", flush=True)
+    found = _train(jobs, folder, "trials")
+    said = _said([*starts.values(), *found.values()], data, folder)
+    entries, rows = [], []
+    for cell, run in cells.items():
+        start, trials = starts[cell.encoder, cell.seed], [found[name] for name in drawn[cell]]
+        gate = None
+        if run.search.may_lose is not None:
+            gate = Gate(start.metrics["source/auroc"], run.search.may_lose)
+        order = choice.ordered(run, trials, gate, lambda asked: [said[trial.trial].target for trial in asked])
+        released = order[0].trial if choice.ended(order[0]) and not order[0].refused else None
+        held = {draw: said[name] for draw, name in enumerate(drawn[cell]) if name in said}
+        entries.append(Entry(cell, held, said.get(released), said[start.trial]))
+        rows += [
+            cell._asdict()
+            | {"draw": drawn[cell].index(trial.trial), "released": trial.trial == released}
+            | _row(trial, said.get(trial.trial))
+            for trial in order
+        ]
+    _write(folder, pd.DataFrame(rows), entries)
+    return folder
+
+
+def ready(grid: Grid) -> dict[Any, Run]:
+    """Every cell's run. All that can be refused is refused here; then Ray is reached, and the sets are there."""
+    cells = {
+        cell: run.replace(**sets.given(run), name=grid.title, storage=launch.storage(run))
+        for cell, run in grid.cells().items()
+    }
+    first = next(iter(cells.values()))
+    for cell, run in cells.items():
+        check(run)
+        if cell.seed == grid.seeds[0]:
+            fits(run, sets.facts(run, STREAMS, test=True))
+    if not sets.labelled(target := sets.manifest(first, "target"), "test"):
+        raise ConfigError(
+            f"a benchmark measures on the target's test split, and {target.name} has no labels there"
+        )
+    launch.check_writable(first)
+    _check_same(grid, f"{first.storage}/{grid.title}")
+    launch.connect(benchmark=grid.title)
+    cells = {cell: placed(run) for cell, run in cells.items()}
+    write(f"{first.storage}/{grid.title}/grid.yaml", grid.dump())
+    return {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}
+
+
+def draws(run: Run) -> list[dict[str, Any]]:
+    """The settings of a cell's search.trials trials: the defaults, then seeded draws, the same for every encoder."""
+    random = np.random.RandomState(seed("draws", run.seed, run.method.name) % 2**32)
+    spans = config.space(run)
+    more = range(1, run.search.trials if spans else 1)
+    drawn = [{path: sampler(span).sample(random_state=random) for path, span in spans.items()} for _ in more]
+    return [first_sample(run, random), *drawn]
+
+
+def _check_same(grid: Grid, folder: str) -> None:
+    """Raises ConfigError when the folder holds another benchmark, or a search or a training."""
+    if exists(f"{folder}/run.yaml"):
+        raise ConfigError(f"{folder} is no benchmark; give another --name")
+    if not exists(f"{folder}/grid.yaml"):
+        return
+    fs, path = filesystem(f"{folder}/grid.yaml")
+    with fs.open_input_stream(path) as stream:
+        held = yaml.safe_load(stream.read())
+    here = yaml.safe_load(grid.dump())
+    for key in sorted((held.keys() | here.keys()) - MAY_DIFFER - {"name"}):
+        if held.get(key) != here.get(key):
+            raise ConfigError(
+                f"{folder} is a benchmark with {key} {held.get(key)!r}, and {here.get(key)!r} was given; give another "
+                f"--name, or go on with it by --resume {folder}"
+            )
+
+
+def _name(method: str, encoder: str, number: int, draw: int | None = None) -> str:
+    """A trial's name, and its folder's: `adda-small-seed0-3`."""
+    name = f"{method}-{encoder}-seed{number}" + ("" if draw is None else f"-{draw}")
+    return re.sub(r"[^\w.-]", ".", name)
+
+
+def _sets(run: Run) -> tuple:
+    """What tells resident sets apart."""
+    return run.data.source, run.data.target, run.data.transform, run.data.validation_rows
+
+
+def _resident(runs: Iterable[Run]) -> dict[tuple, tuple[Facts, Any]]:
+    """The facts of the cells' sets and references to them, each read once."""
+    import ray
+
+    data = {}
+    for run in runs:
+        if _sets(run) in data:
+            continue
+        if (share := sets.share(run, STREAMS)) < 1:
+            raise ConfigError(
+                f"a benchmark keeps its sets in memory, and data.resident_limit {run.data.resident_limit:g} has "
+                f"room for {share:.0%} of {run.data.source} and {run.data.target}; raise it, or give smaller sets"
+            )
+        facts = sets.facts(run, STREAMS, test=True)
+        data[_sets(run)] = facts, ray.put(sets.reside(run, STREAMS, STREAMS))
+    print(f"data: {len(data)} pair(s) of sets resident, in memory shared by all trials", flush=True)
+    return data
+
+
+def _train(jobs: Mapping[str, Job], folder: str, name: str) -> dict[str, Found]:
+    """Train or go on with `jobs`, a trial each; how they ended, by their names."""
+    from ray import tune
+    from ray.tune.schedulers import FIFOScheduler
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    run = next(iter(jobs.values())).run
+    each = {"CPU": run.scale.cpus, **({"GPU": run.scale.gpus} if run.scale.gpus else {})}
+    is_nested = run.scale.workers > 1
+    trial = tune.with_parameters(benchmark_trial, jobs=dict(jobs))
+    trial = tune.with_resources(trial, {"node:__internal_head__": 0.001} if is_nested else each)
+    settings = tune.TuneConfig(
+        metric="objective",
+        mode="max",
+        scheduler=FIFOScheduler(),
+        search_alg=BasicVariantGenerator(max_concurrent=launch.concurrent(run)),
+        reuse_actors=not is_nested,
+        trial_name_creator=lambda trial: trial.config["job"],
+        trial_dirname_creator=lambda trial: trial.config["job"],
+    )
+    progress = Progress([job.run for job in jobs.values()], lambda trial: jobs[trial.config["job"]].run)
+    results = tuned(trial, run, f"{folder}/{name}", {"job": tune.grid_search([*jobs])}, settings, progress)
+    return {result.config["job"]: of_result(jobs[result.config["job"]].run, result) for result in results}
+
+
+def benchmark_trial(sample: dict[str, str], jobs: Mapping[str, Job]) -> None:
+    """Trains the job that `sample` names."""
+    import ray
+
+    job = jobs[sample["job"]]
+    if job.run.scale.workers > 1:
+        nested({}, job.run, job.facts, (job.data,))
+    else:
+        direct({}, job.run, job.facts, ray.get(job.data))
+
+
+def _said(trials: Iterable[Found], data: Mapping[tuple, tuple[Facts, Any]], folder: str) -> dict[str, Said]:
+    """What trials that ended say, by their names; those that were asked before are read."""
+    import ray
+
+    trials = {trial.trial: trial for trial in trials if choice.ended(trial)}
+    paths = {name: f"{folder}/outputs/{name}.npz" for name in trials}
+    waiting = {}
+    for name, trial in trials.items():
+        if not exists(paths[name]):
+            scale = trial.run.scale
+            task = ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus, max_retries=2)(_ask)
+            waiting[task.remote(trial.checkpoint, trial.run, data[_sets(trial.run)][1], paths[name])] = name
+    clock, left = Clock(), list(waiting)
+    while left:
+        done, left = ray.wait(left, timeout=20)
+        ray.get(done)
+        since, wait = clock.read(len(waiting) - len(left), len(left))
+        if len(left) % 10 == 0:
+            print(f"{since} {len(waiting) - len(left)}/{len(waiting)} models measured{wait}", flush=True)
+    said = {}
+    for name, path in paths.items():
+        fs, inner = filesystem(path)
+        with fs.open_input_stream(inner) as stream:
+            said[name] = Said.read(stream.read())
+    return said
+
+
+def _ask(path: str, run: Run, data: Any, out: str) -> None:
+    """Write what a checkpoint says of its data; target labels, of the test split alone, go into the archive."""
+    device = launch.task_device()
+    model = checkpoint.read(path).model(device)
+    source, target = (data.validation[stream] for stream in STREAMS)
+    source = collect(model, source.pixels, source.labels, device=device)
+    target = collect(model, target.pixels, None, device=device)
+    scores = {
+        name: float(find.validator(name)(source, Outputs(target.features, target.logits, None, target.ids)))
+        for name in find.names("validators")
+        if name != "oracle"
+    }
+    test = look(model, run.data.target, "test", run.data.transform, device=device)
+    write(out, Said(target.logits, test.logits, test.labels, scores).write())
+
+
+def _row(trial: Found, said: Said | None) -> dict[str, Any]:
+    settings = config.flat(trial.run)
+    return {
+        **{path: settings[path] for path in config.space(trial.run)},
+        "steps": trial.steps,
+        "source/auroc": trial.metrics.get("source/auroc"),
+        "agreement": trial.agreement,
+        **(said.scores if said else {}),
+        "target/auroc": said and said.auroc,
+        "warnings": "; ".join(filter(None, [trial.refused, trial.error or trial.metrics.get("warnings")])),
+        "checkpoint": trial.checkpoint,
+    }
+
+
+def _write(folder: str, trials: pd.DataFrame, entries: list[Entry]) -> None:
+    """Write the tables and the picture, and print them."""
+    made = {"table": tables.compared(entries), "regret": tables.regret(entries)}
+    write(f"{folder}/trials.csv", trials.to_csv(index=False))
+    for name, table in made.items():
+        if len(table):
+            text = tables.markdown(tables.readable(table))
+            write(f"{folder}/{name}.csv", table.to_csv(index=False))
+            write(f"{folder}/{name}.md", text)
+            print(f"\n{text}", flush=True)
+    write(f"{folder}/table.png", pictures.compared(entries))
+    warned = trials["warnings"].astype(bool).sum()
+    if warned:
+        print(f"{warned} of {len(trials)} trials warn; trials.csv says of what")

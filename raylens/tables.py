@@ -1,0 +1,202 @@
+"""The tables of a benchmark: what methods are worth over seeds, and what each way of choosing gives away.
+
+Target test labels are read here, after everything has been chosen.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from raylens import metrics
+from raylens.ensemble import agreement
+from raylens.grid import Cell
+
+METRICS = {"auroc": "AUROC", "auprc": "AUPRC", "tpr_at_fpr_1e-2": "TPR at FPR 1e-2"}
+SOURCE_ONLY = "source only"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says of the target's validation and test images, logits (N, K)."""
+
+    target: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+    """Of the test images, (N,)."""
+    scores: Mapping[str, float]
+    """What each validator gives it."""
+
+    def write(self) -> bytes:
+        """As a NumPy archive."""
+        held = io.BytesIO()
+        arrays = {name: getattr(self, name) for name in ("target", "test", "labels")}
+        np.savez_compressed(held, **arrays, validators=[*self.scores], scores=[*self.scores.values()])
+        return held.getvalue()
+
+    @classmethod
+    def read(cls, held: bytes) -> Said:
+        """The reverse of `write`; nothing is unpickled."""
+        with np.load(io.BytesIO(held), allow_pickle=False) as found:
+            scores = dict(zip(found["validators"].tolist(), found["scores"].tolist(), strict=True))
+            return cls(found["target"], found["test"], found["labels"], scores)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Of the target's test images: of class 1 (N,), or (N, K) of more classes than two."""
+        chances = metrics.softmax64(self.test)
+        return chances[:, 1] if chances.shape[1] == 2 else chances
+
+    @cached_property
+    def auroc(self) -> float:
+        """On the target's test images."""
+        return metrics.classification(metrics.softmax64(self.test), self.labels)["auroc"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell: its trials that ended, the one that is released, and the model that they started from."""
+
+    cell: Cell
+    trials: Mapping[int, Said]
+    """By draw; 0 are the defaults."""
+    released: Said | None
+    """None where no trial may be released: then it is the start."""
+    start: Said
+
+    @property
+    def kept(self) -> Said:
+        return self.start if self.released is None else self.released
+
+    @property
+    def regret(self) -> float:
+        """Test AUROC of the best trial minus that of the one that is released."""
+        return (
+            max((trial.auroc for trial in self.trials.values()), default=self.start.auroc) - self.kept.auroc
+        )
+
+
+def compared(entries: Sequence[Entry]) -> pd.DataFrame:
+    """A row for each encoder and method: means over seeds with 95 % intervals, and less source only.
+
+    `low` and `high` follow each value; `regret` is the mean over seeds, `worst` the largest; `below` counts the seeds
+    on which the released model is below source only, `refused` those on which no trial was released.
+    """
+    rows = []
+    for encoder in dict.fromkeys(entry.cell.encoder for entry in entries):
+        of_encoder = [entry for entry in entries if entry.cell.encoder == encoder]
+        starts = {entry.cell.seed: entry.start for entry in of_encoder}
+        rows.append(
+            {"encoder": encoder, "method": SOURCE_ONLY, "seeds": len(starts), **_measured([*starts.values()])}
+        )
+        for method in dict.fromkeys(entry.cell.method for entry in of_encoder):
+            of_method = [entry for entry in of_encoder if entry.cell.method == method]
+            pairs = [
+                (entry.kept.probabilities, entry.start.probabilities, entry.start.labels)
+                for entry in of_method
+            ]
+            regret = [entry.regret for entry in of_method]
+            rows.append(
+                {"encoder": encoder, "method": method, "seeds": len(of_method)}
+                | _measured([entry.kept for entry in of_method])
+                | _three("difference", metrics.paired_over_runs(pairs))
+                | {"regret": np.mean(regret), "worst": max(regret)}
+                | {"below": sum(entry.kept.auroc < entry.start.auroc for entry in of_method)}
+                | {"refused": sum(entry.released is None for entry in of_method)}
+            )
+    return pd.DataFrame(rows)
+
+
+def _measured(models: Sequence[Said]) -> dict[str, float]:
+    names = METRICS if models[0].probabilities.ndim == 1 else ["auroc"]
+    runs = [(model.probabilities, model.labels) for model in models]
+    found = {}
+    for name in names:
+        found |= _three(name, metrics.over_runs(runs, name))
+    return found
+
+
+def _three(name: str, found: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
+def regret(entries: Sequence[Entry]) -> pd.DataFrame:
+    """What each way of choosing among a cell's trials gives away of the best one's test AUROC, over all cells.
+
+    `below` and `gain` compare the choices with source only: the share that is below it, and the mean difference.
+    """
+    searches = [entry for entry in entries if len(entry.trials) > 1]
+    chosen: dict[str, list[float]] = {}
+    for entry in searches:
+        trials = [*entry.trials.values()]
+        scores = {name: [trial.scores[name] for trial in trials] for name in entry.start.scores}
+        scores["agreement"] = agreement([trial.target for trial in trials])
+        found = {name: trials[int(np.argmax(of))] for name, of in scores.items()}
+        found |= {"the defaults": entry.trials.get(0, entry.start), "as released": entry.kept}
+        for name, model in found.items():
+            chosen.setdefault(name, []).append(model.auroc)
+    best = np.array([entry.regret + entry.kept.auroc for entry in searches])
+    start = np.array([entry.start.auroc for entry in searches])
+    rows = [
+        {
+            "chosen by": name,
+            "searches": len(searches),
+            "regret": (best - aurocs).mean(),
+            "worst": (best - aurocs).max(),
+            "below": (aurocs < start).mean(),
+            "gain": (aurocs - start).mean(),
+        }
+        for name, aurocs in ((name, np.array(aurocs)) for name, aurocs in chosen.items())
+    ]
+    return pd.DataFrame(rows).sort_values("regret", ignore_index=True) if rows else pd.DataFrame()
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for people: each value with its interval in one cell."""
+    cells = {}
+    for name in table:
+        if name.endswith(("_low", "_high")):
+            continue
+        sign = "+" if name in ("difference", "gain") else ""
+        if f"{name}_low" in table:
+            columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+            cells[HEADS.get(name, name)] = [_interval(*row, sign) for row in columns]
+        elif name == "below" and "searches" in table:
+            cells[HEADS[name]] = [f"{value:.0%}" for value in table[name]]
+        else:
+            whole = pd.api.types.is_integer_dtype(table[name]) or name in ("below", "refused")
+            cells[HEADS.get(name, name)] = [_number(value, sign, whole) for value in table[name]]
+    return pd.DataFrame(cells)
+
+
+HEADS = {
+    **METRICS,
+    "difference": "AUROC minus source only",
+    "worst": "worst regret",
+    "below": "below source only",
+    "refused": "none released",
+    "gain": "minus source only",
+}
+
+
+def _interval(value: float, low: float, high: float, sign: str) -> str:
+    return "" if np.isnan(value) else f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _number(value: object, sign: str, whole: bool) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if np.isnan(value) else f"{value:.0f}" if whole else f"{value:{sign}.3f}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of texts as Markdown, its columns aligned."""
+    rows = [[*map(str, table.columns)], *table.astype(str).to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "".join(f"| {' | '.join(map(str.ljust, row, widths))} |\n" for row in rows)

@@ -1,0 +1,115 @@
+"""Benchmarks with a real Ray: every cell is trained once, chosen without target labels, and measured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from raylens import config, grid
+from raylens.cluster.compare import compare, draws
+from raylens.errors import ConfigError
+from raylens.grid import Cell
+from tests.cluster.drivers import killed
+
+SHORT = {"fit.steps": 30, "fit.report_every": 15, "fit.start_steps": 30, "data.batch": 16, "scale.gpus": 0}
+
+
+def planned(toy_sets, storage, **written):
+    settings = {**SHORT, **toy_sets, "storage": str(storage), "name": "table"}
+    return grid.build(({"encoders": {"small": {"encoder.width": 8}}, **written, **settings}, "a test"))
+
+
+def times(folder: Path) -> dict[Path, float]:
+    return {path: path.stat().st_mtime for path in folder.rglob("model.safetensors")}
+
+
+@pytest.mark.slow
+def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tmp_path, capsys):
+    made = planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 1], **{"search.trials": 3})
+    folder = Path(compare(made))
+    assert folder == tmp_path / "table"
+    said = capsys.readouterr().out
+    assert "AUROC minus source only" in said
+    assert "best objective" not in said.partition("trials of")[2], "those of different methods compare with nothing"
+
+    table = pd.read_csv(folder / "table.csv")
+    assert list(table["method"]) == ["source only", "adabn", "mcc"]
+    assert (table["seeds"] == 2).all()
+    trials = pd.read_csv(folder / "trials.csv")
+    assert len(trials) == 2 * (1 + 3), "adabn has nothing to draw"
+    cells = trials.groupby(["method", "seed"])
+    assert (cells["released"].sum() <= 1).all()
+    agreed = trials[trials["method"] == "mcc"].groupby("seed")
+    assert agreed["agreement"].count().eq(3).all()
+    for _, cell in agreed:
+        if cell["released"].any():
+            assert cell.loc[cell["released"], "agreement"].item() == cell["agreement"].max()
+    for seed in (0, 1):
+        starts = {
+            yaml.safe_load((path / "run.yaml").read_text())["start"]
+            for path in folder.glob(f"trials/*seed{seed}*/checkpoint_*")
+        }
+        assert [Path(start).parent.name for start in starts] == [f"supervised-small-seed{seed}"]
+    assert len([*folder.glob("outputs/*.npz")]) == 2 + 8
+    assert (folder / "table.png").stat().st_size > 5000
+    assert (folder / "table.md").read_text() in said
+    regret = pd.read_csv(folder / "regret.csv")
+    assert set(regret["searches"]) == {2}
+
+    before = times(folder)
+    compare(made)
+    assert times(folder) == before
+    assert capsys.readouterr().out.count((folder / "table.md").read_text()) == 1
+    with pytest.raises(ConfigError, match=r"is a benchmark with seeds \[0, 1\], and \[0, 2\] was given"):
+        compare(planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 2], **{"search.trials": 3}))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_benchmark_goes_on_with_what_was_not_finished(toy_sets, tmp_path):
+    settings = {
+        **SHORT,
+        **toy_sets,
+        "search.trials": 3,
+        "encoder.width": 8,
+        "storage": str(tmp_path),
+        "name": "killed",
+    }
+    settings |= {"fit.steps": 200}
+    flags = [word for path, value in settings.items() for word in (f"--{path}", str(value))]
+    command = [sys.executable, "-m", "raylens.benchmark", "--methods", "mcc", "--seeds", "0", "1", *flags]
+    folder = tmp_path / "killed"
+    finished = killed(command, folder / "trials", tmp_path / "log")
+    assert len(finished) < 6
+    kept = {path: at for name in finished for path, at in times(folder / "trials" / name).items()}
+    kept |= times(folder / "starts")
+    again = [sys.executable, "-m", "raylens.benchmark", "--resume", str(folder)]
+    resumed = subprocess.run(again, capture_output=True, text=True, timeout=400)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.strip().splitlines()[-1] == str(folder)
+    now = times(folder)
+    assert {path: now[path] for path in kept} == kept
+    assert (pd.read_csv(folder / "trials.csv")["steps"] == 200).all()
+
+
+def test_draws_are_the_defaults_and_others_the_same_for_every_encoder():
+    made = grid.build(
+        ({"methods": ["adda", "adabn"], "encoders": ["small", "lcnet_050"], "seeds": [0, 1]}, "a test")
+    )
+    cells = made.cells()
+    drawn = {cell: draws(run) for cell, run in cells.items()}
+    assert len(drawn[Cell("adabn", "small", 0)]) == 1
+    ours = drawn[Cell("adda", "small", 0)]
+    run = cells[Cell("adda", "small", 0)]
+    assert len(ours) == 4
+    assert ours[0] == {path: config.flat(run)[path] for path in config.space(run)}
+    assert ours == drawn[Cell("adda", "lcnet_050", 0)]
+    assert ours[1] != drawn[Cell("adda", "small", 1)][1]
+    rates = np.array([sample["optimizer.lr"] for sample in ours])
+    assert len(set(rates)) == 4
