@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from raylens import config, find, metrics
+from raylens import config, find, health, metrics
 from raylens.checkpoint import Facts
 from raylens.cluster.choice import by_agreement
 from raylens.cluster.launch import task_device
@@ -94,7 +94,7 @@ class Board:
     """Trials and baselines as a table."""
 
     def __init__(self, run: Run, found: list[Found], measured: dict[str, Measured]) -> None:
-        self.run, self.searched = run, list(config.space(run))
+        self.run, self.found, self.searched = run, found, list(config.space(run))
         rows = []
         for rank, trial in enumerate(found, 1):
             settings = config.flat(trial.run)
@@ -166,6 +166,8 @@ class Board:
             table.add_row(*(cell or "" for cell in cells), style=None if row["rank"] else "dim")
         width = None if Console().is_terminal else 200
         Console(width=width, markup=False).print(table)
+        if collapsed := health.counted([trial.metrics.get("warnings") or "" for trial in self.found]):
+            print(collapsed)
         if self.refused:
             print(
                 f"{self.refused} of {self.table['rank'].count()} models are not released; their warnings say why"

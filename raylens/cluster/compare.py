@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from raylens import checkpoint, config, find, pictures, tables
+from raylens import checkpoint, config, find, health, pictures, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
 from raylens.cluster.choice import Gate
@@ -294,6 +294,8 @@ def _write(folder: str, trials: pd.DataFrame, entries: list[Entry]) -> None:
             write(f"{folder}/{name}.md", text)
             print(f"\n{text}", flush=True)
     write(f"{folder}/table.png", pictures.compared(entries))
+    if collapsed := health.counted(trials["warnings"]):
+        print(collapsed)
     warned = trials["warnings"].astype(bool).sum()
     if warned:
         print(f"{warned} of {len(trials)} trials warn; trials.csv says of what")

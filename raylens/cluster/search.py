@@ -35,6 +35,7 @@ from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data import sets
 from raylens.errors import ConfigError
+from raylens.health import COLLAPSED
 from raylens.methods.base import Method
 from raylens.space import Choice, LogUniform, Range, holds
 
@@ -296,9 +297,10 @@ def of_result(run: Run, result: Any) -> Found:
     trial that got worse should say so.
     """
     metrics, table = dict(result.metrics or {}), result.metrics_dataframe
-    if table is not None and "warnings" in table:  # of all reports, not only the last
-        said = "; ".join(table["warnings"].dropna().astype(str)).split("; ")
-        metrics["warnings"] = "; ".join(dict.fromkeys(filter(None, said)))
+    if table is not None and "warnings" in table:  # of all reports; a collapse that it came back from is none
+        said, last = "; ".join(table["warnings"].dropna().astype(str)).split("; "), str(metrics["warnings"])
+        kept = (one for one in said if one and (not one.startswith(COLLAPSED) or one in last))
+        metrics["warnings"] = "; ".join(dict.fromkeys(kept))
     path = result.checkpoint.path if result.checkpoint else metrics.get("checkpoint_path")
     return Found(
         trial=Path(result.path).name,

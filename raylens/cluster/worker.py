@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from raylens import checkpoint, find, optim
+from raylens import checkpoint, find, health, optim
 from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data.stream import Resident, Split
@@ -92,7 +92,8 @@ def work(
                 metrics["step"] = step
                 if rank == 0:
                     metrics.update(validate(run, facts, method.result, data, device))
-                metrics["warnings"] = "; ".join(method.symptoms(metrics))
+                warnings = [*method.symptoms(metrics), *health.collapses(metrics, facts.classes)]
+                metrics["warnings"] = "; ".join(warnings)
                 yield Report(metrics, run, facts, method, optimizer, scaler)
                 if world > 1:
                     over_workers(torch.zeros(1, device=device))  # nobody runs ahead of a validation
@@ -112,6 +113,7 @@ def validate(
         found["objective"] = found["source/auroc"]
         return found
     target = _look(model, data.validation["target"], device)
+    found |= health.watched(source, target)
     if run.search.oracle:
         found["objective"] = found["validator/oracle"] = task.metrics(target.logits, target.labels)["auroc"]
         found["oracle"] = "the objective reads target labels (search.oracle): cheating"

@@ -36,7 +36,9 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
     assert folder == tmp_path / "table"
     said = capsys.readouterr().out
     assert "AUROC minus source only" in said
-    assert "best objective" not in said.partition("trials of")[2], "those of different methods compare with nothing"
+    assert "best objective" not in said.partition("trials of")[2], (
+        "those of different methods compare with nothing"
+    )
 
     table = pd.read_csv(folder / "table.csv")
     assert list(table["method"]) == ["source only", "adabn", "mcc"]

@@ -14,7 +14,7 @@ from raylens import config
 from raylens.cluster import gauges, launch
 from raylens.cluster.board import Board
 from raylens.cluster.gauges import Gauges
-from raylens.cluster.search import _found, _tune_config
+from raylens.cluster.search import _tune_config, of_result
 from raylens.config import space
 
 
@@ -106,15 +106,27 @@ def test_what_was_warned_of_at_any_step_is_on_the_leaderboard(tiny):
         ended("/t/a", step=[20, 40, 60], objective=[0.5, 0.6, 0.7], warnings=["cold; dark", "cold", ""]),
         ended("/t/b", step=[20], objective=[0.4], warnings=[""]),
     ]
-    board = Board(run, [_found(run, result) for result in results], {})
+    board = Board(run, [of_result(run, result) for result in results], {})
     assert board.table["warnings"].tolist() == ["cold; dark", ""]
     assert "target/auroc" not in board.table, "nothing was measured"
+
+
+def test_collapsed_trials_are_counted_but_not_those_that_came_back(tiny, capsys):
+    run, lens = search(tiny), "collapsed: all of the target is called lens"
+    results = [
+        ended("/t/a", step=[20, 40], objective=[0.5, 0.6], warnings=["", lens]),
+        ended("/t/b", step=[20, 40], objective=[0.5, 0.7], warnings=[lens, "cold"]),
+    ]
+    board = Board(run, [of_result(run, result) for result in results], {})
+    assert board.table["warnings"].tolist() == [lens, "cold"]
+    board.show()
+    assert "1 of 2 trials collapsed: all of the target is called lens" in capsys.readouterr().out
 
 
 def test_an_error_with_brackets_is_shown_as_it_is(tiny, capsys):
     failed = ended("/t/a", step=[20], objective=[0.5], warnings=[""])
     failed.error = RuntimeError("[/gloo/pair.cc:545] Connection reset [bold]")
-    Board(search(tiny), [_found(search(tiny), failed)], {}).show()
+    Board(search(tiny), [of_result(search(tiny), failed)], {}).show()
     assert "[/gloo/pair.cc:545]" in "".join(capsys.readouterr().out.split())
 
 

@@ -24,6 +24,7 @@ LAYERS = [
         "loop",
         "metrics",
         "tables",
+        "health",
         "pictures",
         "checkpoint",
     }

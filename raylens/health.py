@@ -1,0 +1,61 @@
+"""What tells, without a target label, that a model has collapsed on the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from raylens.records import Outputs
+
+COLLAPSED = "collapsed: "
+"""How a warning of a collapse begins."""
+NEARLY_ALL = 0.98
+"""Share of the target's images beyond which they count as all."""
+ALIKE = 0.02
+"""Spread of the target's features, in that of the source's, below which they are all alike."""
+
+
+def watched(source: Outputs, target: Outputs) -> dict[str, float]:
+    """Monitors of validation images of both domains.
+
+    `target_called_<class>` is the share of the target's images for which a class is the likeliest, by its position;
+    `target_spread` the mean standard deviation of the target's features over that of the source's.
+    """
+    shares = _called(target.logits)
+    spread = target.features.std(0).mean() / max(source.features.std(0).mean(), 1e-12)
+    found = {f"monitor/target_called_{index}": float(share) for index, share in enumerate(shares)}
+    return {**found, "monitor/target_spread": float(spread)}
+
+
+def collapses(metrics: Mapping[str, float], classes: Sequence[str]) -> list[str]:
+    """What has collapsed by the monitors of `watched`, a sentence each.
+
+    Of two classes the first may well be nearly all there is: of a survey's galaxies the non-lenses are.
+    """
+    found = []
+    for index, name in enumerate(classes):
+        common = len(classes) == 2 and index == 0
+        if not common and metrics.get(f"monitor/target_called_{index}", 0.0) > NEARLY_ALL:
+            found.append(f"{COLLAPSED}all of the target is called {name}")
+    if metrics.get("monitor/target_spread", 1.0) < ALIKE:
+        found.append(f"{COLLAPSED}the target's features are all alike")
+    return found
+
+
+def counted(warnings: Sequence[str]) -> str | None:
+    """How many trials collapsed, and how, in a sentence: from the warnings of each, joined by semicolons."""
+    ways = [
+        [warning.removeprefix(COLLAPSED) for warning in one.split("; ") if warning.startswith(COLLAPSED)]
+        for one in warnings
+    ]
+    collapsed = [one for one in ways if one]
+    if not collapsed:
+        return None
+    named = dict.fromkeys(way for one in collapsed for way in one)
+    return f"{len(collapsed)} of {len(ways)} trials collapsed: {'; '.join(named)}"
+
+
+def _called(logits: np.ndarray) -> np.ndarray:
+    """The share of rows (N, K) for which each class is the likeliest, (K,)."""
+    return np.bincount(logits.argmax(1), minlength=logits.shape[1]) / len(logits)
