@@ -26,6 +26,14 @@ def fractions(text: str) -> dict[str, float]:
     return found
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """`0.7,3` as numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 0.7,3") from error
+
+
 def words(text: str) -> tuple[str, ...]:
     """`g,r,i` and, if all are single letters, `gri`."""
     return tuple(part for part in text.split(",") if part) if "," in text or text.isdigit() else (text,)
@@ -102,14 +110,21 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("simulate", help="a preset -> a data set")
     add = verb.add_argument
-    add("preset", metavar="PRESET", help="sim or survey")
+    add("preset", metavar="PRESET", help="sim, survey, or painted: arcs on real cutouts")
     add("--rows", type=int, default=2000)
     add("--seed", type=int, default=0)
     add("--out", required=True)
     add("--prior", type=float, help="fraction of lenses")
-    add("--bands", default="i", help="i or gri")
+    add("--bands", help="i, the default, or gri")
+    add(
+        "--theta-e",
+        type=numbers,
+        metavar="LOW,HIGH",
+        help="Einstein radii, arcsec; the preset's own without it",
+    )
+    add("--onto", metavar="SET", help="real cutouts to paint on, of galaxies that are no lenses")
     add("--splits", type=fractions, help="such as train=0.7,val=0.15,test=0.15")
-    add("--size", type=int, default=64, help="pixels")
+    add("--size", type=int, help="pixels (default: 64)")
     add("--pixel", type=float, help="arcsec per pixel; the preset's own without it")
     add("--device", help="cpu or cuda")
     add("--overwrite", action="store_true", help="replace the set at --out")

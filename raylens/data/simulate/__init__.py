@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from raylens.data.shards import LENS_CLASSES, Manifest, ShardWriter, Split, made_by
-from raylens.data.simulate.presets import BANDS, ZERO_POINT, Preset, preset
+from raylens.data.shards import LENS_CLASSES, Manifest, ShardWriter, Split, made_by, read_manifest
+from raylens.data.simulate.painted import Backgrounds, backgrounds
+from raylens.data.simulate.presets import BANDS, PAINTED, ZERO_POINT, Preset, preset
 from raylens.errors import ConfigError
 from raylens.seeds import seed as seeded
 
@@ -30,9 +31,11 @@ def simulate(
     seed: int,
     out: str,
     prior: float | None = None,
-    bands: str = "i",
-    size: int = 64,
+    bands: str | None = None,
+    size: int | None = None,
     pixel: float | None = None,
+    theta_e: tuple[float, float] | None = None,
+    onto: str | None = None,
     splits: Mapping[str, float] | None = None,
     device: str = "cpu",
     overwrite: bool = False,
@@ -40,13 +43,32 @@ def simulate(
 ) -> str:
     """Write `rows` images of the preset `name` as a shard set at `out`, drawn by Ray tasks; returns `out`.
 
-    The images depend on the preset, the seed and their place alone, not on the number of workers. Raises ConfigError.
+    The images depend on the preset, the seed and their place alone, not on the number of workers. With `onto`, a shard
+    set of real cutouts, arcs are painted on these: bands and size are the set's, splits share no cutout. Raises
+    ConfigError.
     """
-    recipe = preset(name)
+    recipe, cutouts = preset(name), None
+    if (name == PAINTED.name) != (onto is not None):
+        raise ConfigError(f"preset {PAINTED.name} paints --onto a set of cutouts, and no other preset does")
+    if onto is not None:
+        if bands is not None or size is not None:
+            raise ConfigError(
+                f"--bands and --size are those of the cutouts in {onto}; convert it with others"
+            )
+        held = read_manifest(onto)
+        pixel, bands, size = pixel or held.arcsec_per_pixel, "".join(held.bands), held.size
+        if not pixel:
+            raise ConfigError(f"{onto} does not say how many arcsec a pixel is; give --pixel")
+        cutouts = backgrounds(onto, pixel)
+    bands, size = bands or "i", size or 64
     if pixel is not None:
         if not 0.01 <= pixel <= 2:
             raise ConfigError(f"pixel {pixel:g} is no scale in arcsec; give one between 0.01 and 2")
         recipe = replace(recipe, pixel=pixel)
+    if theta_e is not None:
+        if len(theta_e) != 2 or not 0 < theta_e[0] < theta_e[1]:
+            raise ConfigError(f"theta_e {theta_e} is no range of Einstein radii; give two, such as 0.7,3")
+        recipe = replace(recipe, theta_e=theta_e)
     chosen = channels(bands)
     if device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"--device {device} was asked for, and there is no GPU here; use cpu")
@@ -57,8 +79,15 @@ def simulate(
         raise ConfigError(f"prior {prior:g} is no share of lenses; give a number between 0 and 1")
     places = plan(recipe, rows, seed, prior, splits or recipe.splits)
     shares = ",".join(f"{split}={share:g}" for split, share in (splits or recipe.splits).items())
+    radii = "" if theta_e is None else f" --theta-e {theta_e[0]:g},{theta_e[1]:g}"
     flags = f"--rows {rows} --seed {seed} --bands {bands} --prior {prior:g} --size {size} --pixel {recipe.pixel:g}"
-    command = f"python -m raylens.data simulate {name} {flags} --splits {shares} --out {out}"
+    if cutouts is not None:
+        flags = f"--onto {onto} --rows {rows} --seed {seed} --prior {prior:g} --pixel {recipe.pixel:g}"
+        if lacking := [split for split, _ in places if split not in cutouts]:
+            raise ConfigError(
+                f"{onto} has no cutout to paint on in split {lacking[0]!r}; convert it with --splits, or give --splits"
+            )
+    command = f"python -m raylens.data simulate {name} {flags}{radii} --splits {shares} --out {out}"
     made = made_by(command, seed=seed, packages=("torch", "caustics"), recipe=digest(name))
     writer = ShardWriter(
         out,
@@ -72,7 +101,7 @@ def simulate(
     )
     with writer:
         done = 0
-        for split, kinds, pixels, truth in _blocks(recipe, places, seed, chosen, size, device):
+        for split, kinds, pixels, truth in _blocks(recipe, places, seed, chosen, size, device, cutouts):
             labels = (kinds == "lens").astype(np.int64)
             ids = [f"{name}-{seed}-{split}-{done + row}" for row in range(len(kinds))]
             writer.add(split, pixels, labels, ids, truth | {"prior": np.full(len(kinds), prior)})
@@ -113,13 +142,23 @@ def digest(name: str) -> str:
 
 
 def render(
-    recipe: Preset, kinds: np.ndarray, key: tuple, *, bands: list[int], size: int = 64, device: str = "cpu"
+    recipe: Preset,
+    kinds: np.ndarray,
+    key: tuple,
+    *,
+    bands: list[int],
+    size: int = 64,
+    device: str = "cpu",
+    cutouts: Backgrounds | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Images float32 (N, C, size, size), in counts, of those kinds, and their truth by column; no Ray is needed."""
+    """Images float32 (N, C, size, size) of those kinds and their truth by column; no Ray is needed.
+
+    In counts, or on `cutouts` in their units.
+    """
     from raylens.data.simulate import camera, scene  # caustics takes seconds to import
 
     rng = np.random.default_rng(seeded(*key))
-    field = scene.Scene(recipe, rng, bands)
+    field = scene.Scene(recipe, rng, bands, cutouts=cutouts is not None)
     wide = size + 2 * MARGIN
     truth = scene.populate(field, kinds, wide)
     with torch.inference_mode(), torch.device(device):
@@ -131,13 +170,16 @@ def render(
             clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), recipe.pixel
         )
         seen = seen[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
-        images = camera.record(seen, recipe, bands, rng)
+        images = camera.record(seen, recipe, bands, rng) if cutouts is None else seen
+    images = images.cpu().numpy()
+    if cutouts is not None:
+        images, truth["cutout"] = cutouts.paint(images, truth["magnitude"], bands, rng)
     arcs = lensed.cpu().numpy()
     truth["lensed_magnitude"] = np.full(len(kinds), np.nan)
     truth["lensed_magnitude"][arcs > 0] = ZERO_POINT - 2.5 * np.log10(arcs[arcs > 0])
     truth["moffat_beta"] = np.full(len(kinds), np.nan) if beta is None else beta
     truth |= {f"fwhm_{name}": fwhm[:, index] for index, name in enumerate(names)}
-    return images.cpu().numpy(), truth
+    return images, truth
 
 
 def plan(
@@ -178,7 +220,15 @@ def channels(bands: str) -> list[int]:
     return [BANDS.index(band) for band in bands]
 
 
-def _blocks(recipe: Preset, places: list, seed: int, bands: list[int], size: int, device: str):
+def _blocks(
+    recipe: Preset,
+    places: list,
+    seed: int,
+    bands: list[int],
+    size: int,
+    device: str,
+    cutouts: Mapping[str, Backgrounds] | None,
+):
     """Blocks in order, drawn by Ray tasks, a few more than there are CPUs at a time."""
     from raylens.cluster import launch  # before ray, whose settings it makes
 
@@ -187,10 +237,11 @@ def _blocks(recipe: Preset, places: list, seed: int, bands: list[int], size: int
 
     task = ray.remote(num_cpus=1, num_gpus=0 if device == "cpu" else 1)(_block)
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    held = {split: ray.put(found) for split, found in (cutouts or {}).items()}
     waiting = []
     for index, (split, kinds) in enumerate(places):
         key = ("simulate", recipe.name, seed, size, index)
-        waiting.append((split, kinds, task.remote(recipe, kinds, key, bands, size, device)))
+        waiting.append((split, kinds, task.remote(recipe, kinds, key, bands, size, device, held.get(split))))
         if len(waiting) >= ahead:
             split, kinds, reference = waiting.pop(0)
             yield split, kinds, *ray.get(reference)
@@ -198,6 +249,14 @@ def _blocks(recipe: Preset, places: list, seed: int, bands: list[int], size: int
         yield split, kinds, *ray.get(reference)
 
 
-def _block(recipe: Preset, kinds: np.ndarray, key: tuple, bands: list[int], size: int, device: str):
+def _block(
+    recipe: Preset,
+    kinds: np.ndarray,
+    key: tuple,
+    bands: list[int],
+    size: int,
+    device: str,
+    cutouts: Backgrounds | None,
+):
     torch.set_num_threads(1)
-    return render(recipe, kinds, key, bands=bands, size=size, device=device)
+    return render(recipe, kinds, key, bands=bands, size=size, device=device, cutouts=cutouts)

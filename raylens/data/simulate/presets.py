@@ -8,13 +8,15 @@ searches.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raylens.errors import ConfigError
 
 ZERO_POINT = 27.0
 """Magnitude of one count."""
 BANDS = "gri"
+RED, BLUE, YELLOW = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35)
+"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs."""
 
 Span = tuple[float, float]
 """Ends of a uniform distribution."""
@@ -130,7 +132,21 @@ SURVEY = Preset(
     bad_columns=0.02,
 )
 
-PRESETS = {preset.name: preset for preset in (SIM, SURVEY)}
+PAINTED = replace(
+    SURVEY,
+    name="painted",
+    domain="source",
+    prior=1 / 3,
+    splits={"train": 0.8, "val": 0.1, "test": 0.1},
+    kinds={"plain": 0.6, "merger": 0.2, "ring": 0.2},
+    theta_e=(0.7, 3.0),
+    contrast=(2.5, 5.0),
+    faintest=99.0,
+    offcentre=0.3,
+)
+"""Arcs alone, to be painted on real cutouts: see raylens/data/simulate/painted.py."""
+
+PRESETS = {preset.name: preset for preset in (SIM, SURVEY, PAINTED)}
 
 
 def preset(name: str) -> Preset:

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from raylens.data.simulate import physics
-from raylens.data.simulate.presets import BANDS, ZERO_POINT, Preset
+from raylens.data.simulate.presets import BANDS, BLUE, RED, YELLOW, ZERO_POINT, Preset
 
-RED, BLUE, YELLOW = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35)
-"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs."""
 CHUNK = 16
 """Components drawn at a time, so that they stay in the processor's cache."""
 
 
 class Scene:
-    """Components of `rows` images, drawn from a preset's ranges."""
+    """Components of `rows` images, drawn from a preset's ranges; on real `cutouts`, without what lies there already."""
 
-    def __init__(self, preset: Preset, rng: np.random.Generator, bands: list[int]) -> None:
-        self.preset, self.rng, self.bands = preset, rng, bands
+    def __init__(
+        self, preset: Preset, rng: np.random.Generator, bands: list[int], *, cutouts: bool = False
+    ) -> None:
+        self.preset, self.rng, self.bands, self.cutouts = preset, rng, bands, cutouts
         self.parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def uniform(self, span: tuple[float, float], count: int) -> np.ndarray:
@@ -64,6 +64,14 @@ class Scene:
         }
         self.add("sersic", rows, self.fluxes(magnitude, RED), **shape)
         return shape
+
+    def target(
+        self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0
+    ) -> dict:
+        """The galaxy in the middle: an elliptical, or the real one of a cutout. Returns its shape."""
+        if not self.cutouts:
+            return self.galaxy(rows, x, y, magnitude, scale)
+        return {"q": self.uniform((0.55, 0.97), len(rows)), "phi": self.angle(len(rows))}
 
     def spiral(
         self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0
@@ -146,7 +154,8 @@ def populate(scene: Scene, kinds: np.ndarray, size: int) -> dict[str, np.ndarray
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
         _KINDS[kind](scene, rows, x[rows], y[rows], magnitude[rows], truth)
-    scene.neighbours(count, size)
+    if not scene.cutouts:
+        scene.neighbours(count, size)
     return truth
 
 
@@ -158,7 +167,7 @@ def _lens(
 ) -> None:
     preset, count = scene.preset, len(rows)
     theta_e = scene.uniform(preset.theta_e, count)
-    light = scene.galaxy(rows, x, y, magnitude)
+    light = scene.target(rows, x, y, magnitude)
     shear = scene.rng.normal(0, preset.shear, (2, count))
     mass = {
         "lens_x": x,
@@ -222,7 +231,7 @@ def _merger(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
     """Two or three galaxies close together, half of them with a tidal tail."""
-    scene.galaxy(rows, x, y, magnitude)
+    scene.target(rows, x, y, magnitude)
     for often in (1.0, 0.4):
         some = scene.rng.random(len(rows)) < often
         away, turn = scene.uniform((0.8, 2.6), some.sum()), scene.uniform((0, 2 * np.pi), some.sum())
@@ -239,7 +248,7 @@ def _ring(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
     """A ring galaxy: blue, round its own centre, without a counter-image."""
-    scene.galaxy(rows, x, y, magnitude, 0.6)
+    scene.target(rows, x, y, magnitude, 0.6)
     _arc(scene, rows, x, y, magnitude + 2.0, extent=(2.0, 20.0), colour=BLUE)
 
 
@@ -262,6 +271,12 @@ def _arc(
     )
 
 
+def _plain(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
+    """A cutout as it is."""
+
+
 def _star(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
@@ -282,4 +297,5 @@ _KINDS = {
     "merger": _merger,
     "ring": _ring,
     "star": _star,
+    "plain": _plain,
 }
