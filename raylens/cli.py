@@ -104,7 +104,7 @@ def grid(argv: Sequence[str]) -> Grid | None:
             f"Example: {about} --methods adda mcc --encoders small ecnn --seeds 0 1 2"
         ),
         usage=f"{about} [--from FILE] [--resume RUN] [--methods ...] [--encoders ...] [--seeds ...]"
-        " [--SETTING VALUE ...]",
+        " [--where ...] [--SETTING VALUE ...]",
         allow_abbrev=False,
     )
     parser.add_argument("--from", dest="file", metavar="FILE", help="benchmark file, YAML; flags win")
@@ -114,6 +114,12 @@ def grid(argv: Sequence[str]) -> Grid | None:
     parser.add_argument("--methods", nargs="+", help=f"[{' '.join(grids.adaptations())}]")
     parser.add_argument("--encoders", nargs="+", help="[small]; python -m raylens.models lists them")
     parser.add_argument("--seeds", nargs="+", type=int, help="[0 1 2]")
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        metavar="COLUMN=VALUE[,VALUE...]",
+        help="parts of the target's test split to measure each by itself",
+    )
     if any(word in ("-h", "--help") for word in argv):
         print(parser.format_help())
         return None

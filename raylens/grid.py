@@ -3,6 +3,7 @@
     methods: [adda, mcc]            # or {name: {setting: value}}, for its cells alone
     encoders: {small: {}, ecnn: {encoder.width: 3, search.trials: 1}, wide: {encoder.name: small, encoder.width: 32}}
     seeds: [0, 1, 2]
+    where: [source=graded]          # parts of the target's test split, measured each by itself; all of it without
     fit: {steps: 400}               # settings of all cells
 
 A method's or an encoder's setting goes to the cells that have it; of a setting given twice, an encoder's own wins over
@@ -25,7 +26,7 @@ from raylens.errors import ConfigError
 
 SOURCE_ONLY = "supervised"
 """The method that all others are compared with and start from; every benchmark has it, with fit.start_steps."""
-OWN = ("methods", "encoders", "seeds")
+OWN = ("methods", "encoders", "seeds", "where")
 SOLE = {
     "seed": "give seeds",
     "start": "a benchmark trains a model to start from for each encoder and seed",
@@ -53,6 +54,8 @@ class Grid:
     encoders: Mapping[str, Mapping[str, Any]]
     seeds: Sequence[int]
     settings: Mapping[str, Any]
+    where: Sequence[str] = ()
+    """Parts of the target's test split to be measured by themselves, COLUMN=VALUE[,VALUE...]; all of it without."""
 
     def cells(self) -> dict[Cell, Run]:
         """The run of every cell. Raises ConfigError."""
@@ -92,7 +95,7 @@ class Grid:
 
 def build(*layers: tuple[Mapping[str, Any], str]) -> Grid:
     """A grid from layers of written settings, each with its origin, later ones winning. Raises ConfigError."""
-    own: dict[str, Any] = {"methods": adaptations(), "encoders": ["small"], "seeds": [0, 1, 2]}
+    own: dict[str, Any] = {"methods": adaptations(), "encoders": ["small"], "seeds": [0, 1, 2], "where": []}
     settings, origins = {"search.trials": 4}, {}
     for written, origin in layers:
         shared = {key: value for key, value in written.items() if key not in OWN}
@@ -105,7 +108,10 @@ def build(*layers: tuple[Mapping[str, Any], str]) -> Grid:
         raise ConfigError(
             f"methods has nothing to compare with {SOURCE_ONLY}; give {', '.join(adaptations())}"
         )
-    grid = Grid(methods, encoders, _seeds(own["seeds"]), settings)
+    where = [own["where"]] if isinstance(own["where"], str) else own["where"]
+    if not isinstance(where, list | tuple) or not all(isinstance(part, str) for part in where):
+        raise ConfigError(f"where is {where!r}; give parts of the test split, COLUMN=VALUE[,VALUE...]")
+    grid = Grid(methods, encoders, _seeds(own["seeds"]), settings, tuple(where))
     every: dict[str, Setting] = {}
     for (method, of_method), (encoder, of_encoder) in itertools.product(methods.items(), encoders.items()):
         names = of_method.get("method.name", method), of_encoder.get("encoder.name", encoder)

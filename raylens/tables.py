@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,6 +45,10 @@ class Said:
         with np.load(io.BytesIO(held), allow_pickle=False) as found:
             scores = dict(zip(found["validators"].tolist(), found["scores"].tolist(), strict=True))
             return cls(found["target"], found["test"], found["labels"], scores)
+
+    def only(self, rows: np.ndarray) -> Said:
+        """The same of some of the test images, those in the mask `rows` (N,)."""
+        return replace(self, test=self.test[rows], labels=self.labels[rows])
 
     @cached_property
     def probabilities(self) -> np.ndarray:

@@ -54,7 +54,8 @@ def write_toy(out: str, *, shifted: bool, rows: int = 600, prior: float = 0.4, s
     ) as writer:
         for split, begin, end in zip(("train", "val", "test"), edges, edges[1:], strict=False):
             ids = [f"{int(shifted)}-{seed}-{row}" for row in range(begin, end)]
-            writer.add(split, pixels[begin:end], labels[begin:end], ids)
+            halves = np.where(np.arange(begin, end) % 2, "odd", "even")
+            writer.add(split, pixels[begin:end], labels[begin:end], ids, {"half": halves})
     return out
 
 

@@ -10,7 +10,8 @@ A benchmark lives in one folder, and the same command goes on with it:
     table.*        methods and encoders, over seeds: .md, .csv, .png
     regret.*       what each way of choosing among a cell's trials gives away: .md, .csv
 
-Nothing is stopped early, so that it can be told what a choice gives away.
+Tables are made for each part of the test split that is asked for, `table-PART.md`. Nothing is stopped early, so that it
+can be told what a choice gives away.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,10 +38,10 @@ from raylens.cluster.training import MAY_DIFFER, check, fits, placed, start_run
 from raylens.cluster.trial import direct, nested
 from raylens.config import Run
 from raylens.data import sets
-from raylens.data.outputs import look
+from raylens.data.outputs import look, members
 from raylens.data.shards import filesystem
 from raylens.errors import ConfigError
-from raylens.grid import SOURCE_ONLY, Grid
+from raylens.grid import SOURCE_ONLY, Cell, Grid
 from raylens.loop import collect
 from raylens.records import Outputs
 from raylens.seeds import seed
@@ -60,57 +62,40 @@ class Job:
 def compare(grid: Grid) -> str:
     """Train, choose and measure every cell of `grid`; prints the tables and returns the folder that they lie in."""
     cells = ready(grid)
-    first = next(iter(cells.values()))
-    folder = f"{first.storage}/{first.title}"
+    run = next(iter(cells.values()))
+    folder = f"{run.storage}/{run.title}"
     data = _resident(cells.values())
-
-    def job(run: Run) -> Job:
-        return Job(run, *data[_sets(run)])
-
-    bases = {
-        (encoder, number): start_run(run, SOURCE_ONLY).replace(**grid.methods[SOURCE_ONLY])
-        for (method, encoder, number), run in cells.items()
-        if method == SOURCE_ONLY
-    }
+    starts = _starts(grid, cells, data, folder)
     cells = {cell: run for cell, run in cells.items() if cell.method != SOURCE_ONLY}
-    print(f"{len(bases)} models of the source, which all methods start from", flush=True)
-    named = {place: _name(SOURCE_ONLY, *place) for place in bases}
-    trained = _train({named[place]: job(run) for place, run in bases.items()}, folder, "starts")
-    starts = {place: trained[name] for place, name in named.items()}
-    for (encoder, number), start in starts.items():
-        if not choice.ended(start):
-            reason = start.error or start.metrics.get("warnings")
-            raise RuntimeError(f"the source's model with {encoder}, seed {number}, was not trained: {reason}")
     jobs, drawn = {}, {cell: [] for cell in cells}
     for cell, run in cells.items():
-        run = informed(run.replace(start=starts[cell.encoder, cell.seed].checkpoint), data[_sets(run)][1])
+        facts, held = data[_sets(run)]
+        run = informed(run.replace(start=starts[cell.encoder, cell.seed].checkpoint), held)
         for draw, sample in enumerate(draws(run)):
             drawn[cell].append(name := _name(*cell, draw))
-            jobs[name] = job(run.replace(**sample))
+            jobs[name] = Job(run.replace(**sample), facts, held)
     print(f"{len(jobs)} trials of {len(cells)} cells", flush=True)
     found = _train(jobs, folder, "trials")
     said = _said([*starts.values(), *found.values()], data, folder)
-    entries, rows = [], []
-    for cell, run in cells.items():
-        start, trials = starts[cell.encoder, cell.seed], [found[name] for name in drawn[cell]]
-        gate = None
-        if run.search.may_lose is not None:
-            gate = Gate(start.metrics["source/auroc"], run.search.may_lose)
-        order = choice.ordered(run, trials, gate, lambda asked: [said[trial.trial].target for trial in asked])
-        released = order[0].trial if choice.ended(order[0]) and not order[0].refused else None
-        held = {draw: said[name] for draw, name in enumerate(drawn[cell]) if name in said}
-        entries.append(Entry(cell, held, said.get(released), said[start.trial]))
-        rows += [
-            cell._asdict()
-            | {"draw": drawn[cell].index(trial.trial), "released": trial.trial == released}
-            | _row(trial, said.get(trial.trial))
-            for trial in order
-        ]
-    _write(folder, pd.DataFrame(rows), entries)
+    orders = {
+        cell: _chosen(run, [found[name] for name in drawn[cell]], starts[cell.encoder, cell.seed], said)
+        for cell, run in cells.items()
+    }
+    _write_trials(folder, grid, orders, drawn, said)
+    for where in grid.where or [None]:
+        entries = []
+        for cell, (first, *_) in orders.items():
+            rows = _rows(first.run.data.target, where)
+            parts = {name: said[name].only(rows) for name in drawn[cell] if name in said}
+            released = parts.get(first.trial) if _released(first) else None
+            start = said[starts[cell.encoder, cell.seed].trial].only(rows)
+            trials = {draw: parts[name] for draw, name in enumerate(drawn[cell]) if name in parts}
+            entries.append(Entry(cell, trials, released, start))
+        _write(folder, where, entries)
     return folder
 
 
-def ready(grid: Grid) -> dict[Any, Run]:
+def ready(grid: Grid) -> dict[Cell, Run]:
     """Every cell's run. All that can be refused is refused here; then Ray is reached, and the sets are there."""
     cells = {
         cell: run.replace(**sets.given(run), name=grid.title, storage=launch.storage(run))
@@ -130,7 +115,13 @@ def ready(grid: Grid) -> dict[Any, Run]:
     launch.connect(benchmark=grid.title)
     cells = {cell: placed(run) for cell, run in cells.items()}
     write(f"{first.storage}/{grid.title}/grid.yaml", grid.dump())
-    return {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}
+    cells = {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}
+    for target in dict.fromkeys(run.data.target for run in cells.values()):
+        for where in grid.where:
+            rows, labels = members(target, "test", where)
+            if set(np.unique(labels[rows])) != set(np.unique(labels)):
+                raise ConfigError(f"--where {where!r}: the test split of {target} has not all classes there")
+    return cells
 
 
 def draws(run: Run) -> list[dict[str, Any]]:
@@ -188,6 +179,27 @@ def _resident(runs: Iterable[Run]) -> dict[tuple, tuple[Facts, Any]]:
         data[_sets(run)] = facts, ray.put(sets.reside(run, STREAMS, STREAMS))
     print(f"data: {len(data)} pair(s) of sets resident, in memory shared by all trials", flush=True)
     return data
+
+
+def _starts(
+    grid: Grid, cells: Mapping[Cell, Run], data: Mapping[tuple, tuple[Facts, Any]], folder: str
+) -> dict[tuple[str, int], Found]:
+    """The model of the source for each encoder and seed. Raises RuntimeError when one was not trained."""
+    runs = {
+        (cell.encoder, cell.seed): start_run(run, SOURCE_ONLY).replace(**grid.methods[SOURCE_ONLY])
+        for cell, run in cells.items()
+        if cell.method == SOURCE_ONLY
+    }
+    print(f"{len(runs)} models of the source, which all methods start from", flush=True)
+    names = {place: _name(SOURCE_ONLY, *place) for place in runs}
+    found = _train(
+        {names[place]: Job(run, *data[_sets(run)]) for place, run in runs.items()}, folder, "starts"
+    )
+    for name, start in found.items():
+        if not choice.ended(start):
+            reason = start.error or start.metrics.get("warnings")
+            raise RuntimeError(f"the source's model {name} was not trained: {reason}")
+    return {place: found[name] for place, name in names.items()}
 
 
 def _train(jobs: Mapping[str, Job], folder: str, name: str) -> dict[str, Found]:
@@ -253,6 +265,24 @@ def _said(trials: Iterable[Found], data: Mapping[tuple, tuple[Facts, Any]], fold
     return said
 
 
+def _chosen(run: Run, trials: list[Found], start: Found, said: Mapping[str, Said]) -> list[Found]:
+    """A cell's trials, the one to be released first, as in a search."""
+    gate = None
+    if run.search.may_lose is not None:
+        gate = Gate(start.metrics["source/auroc"], run.search.may_lose)
+    return choice.ordered(run, trials, gate, lambda asked: [said[trial.trial].target for trial in asked])
+
+
+def _released(first: Found) -> bool:
+    return choice.ended(first) and first.refused is None
+
+
+@cache
+def _rows(target: str, where: str | None) -> Any:
+    """Which of the labelled test rows of a set are `where` it says; all of them without."""
+    return slice(None) if where is None else members(target, "test", where)[0]
+
+
 def _ask(path: str, run: Run, data: Any, out: str) -> None:
     """Write what a checkpoint says of its data; target labels, of the test split alone, go into the archive."""
     device = launch.task_device()
@@ -269,33 +299,60 @@ def _ask(path: str, run: Run, data: Any, out: str) -> None:
     write(out, Said(target.logits, test.logits, test.labels, scores).write())
 
 
-def _row(trial: Found, said: Said | None) -> dict[str, Any]:
-    settings = config.flat(trial.run)
-    return {
-        **{path: settings[path] for path in config.space(trial.run)},
-        "steps": trial.steps,
-        "source/auroc": trial.metrics.get("source/auroc"),
-        "agreement": trial.agreement,
-        **(said.scores if said else {}),
-        "target/auroc": said and said.auroc,
-        "warnings": "; ".join(filter(None, [trial.refused, trial.error or trial.metrics.get("warnings")])),
-        "checkpoint": trial.checkpoint,
-    }
+def _write_trials(
+    folder: str,
+    grid: Grid,
+    orders: Mapping[Cell, list[Found]],
+    drawn: Mapping[Cell, list[str]],
+    said: Mapping[str, Said],
+) -> None:
+    """trials.csv; and say how many collapsed or warned of something."""
+    rows = []
+    for cell, order in orders.items():
+        for trial in order:
+            settings, held = config.flat(trial.run), said.get(trial.trial)
+            place = {
+                "draw": drawn[cell].index(trial.trial),
+                "released": trial is order[0] and _released(trial),
+            }
+            measured = {
+                f"target/auroc {where}" if where else "target/auroc": held
+                and held.only(_rows(trial.run.data.target, where)).auroc
+                for where in grid.where or [None]
+            }
+            warnings = filter(None, [trial.refused, trial.error or trial.metrics.get("warnings")])
+            rows.append(
+                {
+                    **cell._asdict(),
+                    **place,
+                    **{path: settings[path] for path in config.space(trial.run)},
+                    "steps": trial.steps,
+                    "source/auroc": trial.metrics.get("source/auroc"),
+                    "agreement": trial.agreement,
+                    **(held.scores if held else {}),
+                    **measured,
+                    "warnings": "; ".join(warnings),
+                    "checkpoint": trial.checkpoint,
+                }
+            )
+    table = pd.DataFrame(rows)
+    write(f"{folder}/trials.csv", table.to_csv(index=False))
+    if collapsed := health.counted(table["warnings"]):
+        print(collapsed)
+    if warned := int(table["warnings"].astype(bool).sum()):
+        print(f"{warned} of {len(table)} trials warn; trials.csv says of what")
 
 
-def _write(folder: str, trials: pd.DataFrame, entries: list[Entry]) -> None:
-    """Write the tables and the picture, and print them."""
+def _write(folder: str, where: str | None, entries: list[Entry]) -> None:
+    """Write the tables and the picture of all the test images or of a part of them, and print the tables."""
+    end = "" if where is None else "-" + re.sub(r"[^\w.-]", ".", where)
     made = {"table": tables.compared(entries), "regret": tables.regret(entries)}
-    write(f"{folder}/trials.csv", trials.to_csv(index=False))
+    if where:
+        print(f"\n{where}")
     for name, table in made.items():
         if len(table):
             text = tables.markdown(tables.readable(table))
-            write(f"{folder}/{name}.csv", table.to_csv(index=False))
-            write(f"{folder}/{name}.md", text)
+            write(f"{folder}/{name}{end}.csv", table.to_csv(index=False))
+            write(f"{folder}/{name}{end}.md", text)
             print(f"\n{text}", flush=True)
-    write(f"{folder}/table.png", pictures.compared(entries))
-    if collapsed := health.counted(trials["warnings"]):
-        print(collapsed)
-    warned = trials["warnings"].astype(bool).sum()
-    if warned:
-        print(f"{warned} of {len(trials)} trials warn; trials.csv says of what")
+    write(f"{folder}/table{end}.png", pictures.compared(entries))

@@ -61,21 +61,45 @@ def some(data: str, split: str, transform: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _rows(data: str, split: str, where: str | None, transform: str) -> Iterator[dict[str, np.ndarray]]:
-    column, _, values = (where or "").partition("=")
-    known = read_manifest(data).columns
-    if where and (column not in known or not values):
-        raise ConfigError(
-            f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}"
-        )
+def members(data: str, split: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which of a split's labelled rows, in the order of `look`, are `where` COLUMN=VALUE[,VALUE...]; and all labels.
+
+    Raises ConfigError when there is no such column.
+    """
+    column, values = _condition(data, where)
+    masks, labels = [], []
     for file in split_files(data, split):
         fs, path = filesystem(file)
         with fs.open_input_file(path) as opened:
-            table = pq.ParquetFile(opened).read(columns=["pixels", "label", *([column] if where else [])])
-        if where:
-            wanted = pa.array(values.split(","))
-            table = table.filter(pc.is_in(table.column(column).cast(pa.string()), wanted)).drop_columns(
-                [column]
-            )
+            table = pq.ParquetFile(opened).read(columns=["label", column])
+        table = table.filter(pc.is_valid(table["label"]))
+        masks.append(_meets(table, column, values).to_numpy(zero_copy_only=False))
+        labels.append(table["label"].to_numpy())
+    return np.concatenate(masks), np.concatenate(labels)
+
+
+def _rows(data: str, split: str, where: str | None, transform: str) -> Iterator[dict[str, np.ndarray]]:
+    column, values = _condition(data, where) if where else (None, [])
+    for file in split_files(data, split):
+        fs, path = filesystem(file)
+        with fs.open_input_file(path) as opened:
+            table = pq.ParquetFile(opened).read(columns=["pixels", "label", *([column] if column else [])])
+        if column:
+            table = table.filter(_meets(table, column, values)).drop_columns([column])
         if len(table):
             yield prepared(table, transform)
+
+
+def _condition(data: str, where: str) -> tuple[str, list[str]]:
+    """The column and the values of COLUMN=VALUE[,VALUE...]."""
+    column, _, values = where.partition("=")
+    known = read_manifest(data).columns
+    if column not in known or not values:
+        raise ConfigError(
+            f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}"
+        )
+    return column, values.split(",")
+
+
+def _meets(table: pa.Table, column: str, values: list[str]) -> pa.ChunkedArray:
+    return pc.is_in(table[column].cast(pa.string()), pa.array(values))

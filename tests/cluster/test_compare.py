@@ -13,15 +13,17 @@ import yaml
 
 from raylens import config, grid
 from raylens.cluster.compare import compare, draws
+from raylens.data.shards import read_split
 from raylens.errors import ConfigError
 from raylens.grid import Cell
+from raylens.tables import Said
 from tests.cluster.drivers import killed
 
 SHORT = {"fit.steps": 30, "fit.report_every": 15, "fit.start_steps": 30, "data.batch": 16, "scale.gpus": 0}
 
 
 def planned(toy_sets, storage, **written):
-    settings = {**SHORT, **toy_sets, "storage": str(storage), "name": "table"}
+    settings = {**SHORT, **toy_sets, "storage": str(storage), "name": written.pop("name", "table")}
     return grid.build(({"encoders": {"small": {"encoder.width": 8}}, **written, **settings}, "a test"))
 
 
@@ -68,8 +70,28 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
     compare(made)
     assert times(folder) == before
     assert capsys.readouterr().out.count((folder / "table.md").read_text()) == 1
+    assert (trials["target/auroc"] > 0).all()
     with pytest.raises(ConfigError, match=r"is a benchmark with seeds \[0, 1\], and \[0, 2\] was given"):
         compare(planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 2], **{"search.trials": 3}))
+
+
+@pytest.mark.slow
+def test_parts_of_the_test_split_are_measured_by_themselves(ray_cluster, toy_sets, tmp_path):
+    parts = {"where": ["half=odd", "half=odd,even"], "methods": ["adabn"], "seeds": [0]}
+    folder = Path(compare(planned(toy_sets, tmp_path, **parts)))
+    trials = pd.read_csv(folder / "trials.csv")
+    (trial,) = trials.to_dict("records")
+    said = Said.read((folder / "outputs" / "adabn-small-seed0-0.npz").read_bytes())
+    assert len(said.labels) == 120
+    assert trial["target/auroc half=odd,even"] == pytest.approx(said.auroc)
+    odd = read_split(toy_sets["data.target"], "test", ("half",))["half"] == "odd"
+    assert trial["target/auroc half=odd"] == pytest.approx(said.only(odd).auroc)
+    table = pd.read_csv(folder / "table-half.odd.csv").set_index("method")
+    assert table.loc["adabn", "auroc"] == pytest.approx(said.only(odd).auroc)
+    assert not (folder / "table.csv").exists()
+    parts["where"] = ["halb=odd"]
+    with pytest.raises(ConfigError, match="'halb=odd' is not COLUMN=VALUE"):
+        compare(planned(toy_sets, tmp_path, **parts, name="other"))
 
 
 @pytest.mark.slow
