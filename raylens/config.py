@@ -64,6 +64,8 @@ class Data:
     """Shard set with labels; without one the preset `sim` is simulated."""
     target: str | None = None
     """Shard set to adapt to; without one the preset `survey` is simulated."""
+    test: str | None = None
+    """Labelled shard set whose test split is measured; the target's own without it."""
     source_rows: Count = 6000
     """Images to simulate when no source is given."""
     target_rows: Count = 15000

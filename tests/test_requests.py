@@ -73,6 +73,12 @@ def test_a_benchmark_that_cannot_be_is_refused(refused, words, said):
     assert said in refused(benchmark, *words)
 
 
+def test_names_of_a_benchmark_that_make_one_folder_are_refused(refused, tmp_path):
+    file = tmp_path / "two.yaml"
+    file.write_text("methods: {'adda, a': {method.name: adda}, 'adda; a': {method.name: adda}}")
+    assert "make the same folder" in refused(benchmark, "--from", str(file), "--storage", str(tmp_path))
+
+
 def test_a_benchmark_needs_labels_to_measure_by(refused, tmp_path):
     source, target = write(f"{tmp_path}/source"), f"{tmp_path}/target"
     with ShardWriter(target, bands=("i",), arcsec_per_pixel=0.2) as writer:

@@ -18,7 +18,7 @@ from raylens.cluster.launch import task_device
 from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data import sets
-from raylens.data.shards import filesystem, read_manifest
+from raylens.data.shards import filesystem
 
 if TYPE_CHECKING:
     from raylens.cluster.search import Found
@@ -41,16 +41,17 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     """Measure checkpoints, and the model they started from, as it is and with the target's batch-norm statistics."""
     import ray
 
-    if not sets.labelled(read_manifest(run.data.target), "test"):
-        print(f"the test split of {run.data.target} has no labels, so nothing is measured there", flush=True)
+    tested = run.data.test or run.data.target
+    if not sets.labelled(sets.tested(run), "test"):
+        print(f"the test split of {tested} has no labels, so nothing is measured there", flush=True)
         return {}
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_outputs)
-    asked = {path: task.remote(path, run.data.target, None) for path in kept}
+    asked = {path: task.remote(path, tested, None) for path in kept}
     if start:
-        asked[SOURCE_ONLY] = task.remote(start, run.data.target, None)
+        asked[SOURCE_ONLY] = task.remote(start, tested, None)
         if "target" in sets.trained(run, find.method(run.method.name)):
             # A reference that is an argument by itself reaches the task as the data.
-            asked[BATCH_NORM_ONLY] = task.remote(start, run.data.target, data)
+            asked[BATCH_NORM_ONLY] = task.remote(start, tested, data)
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
     found = {}
     for name, output in outputs.items():
@@ -71,8 +72,8 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     return found
 
 
-def _outputs(path: str, target: str, data: Any) -> Any:
-    """Outputs of a checkpoint on the target's test split; with `data`, by batch norm of its training images."""
+def _outputs(path: str, tested: str, data: Any) -> Any:
+    """Outputs of a checkpoint on a test split; with `data`, by batch norm of the target's training images."""
     from raylens import checkpoint
     from raylens.data.outputs import look
     from raylens.models import adapt_batch_norm
@@ -82,7 +83,7 @@ def _outputs(path: str, target: str, data: Any) -> Any:
     model = found.model(device)
     if data is not None:
         adapt_batch_norm(model, data.train["target"].pixels, device=device)
-    return look(model, target, "test", found.run.data.transform, device=device)
+    return look(model, tested, "test", found.run.data.transform, device=device)
 
 
 def _scores(run: Run, facts: Facts, output: Any) -> Any:

@@ -85,7 +85,7 @@ def compare(grid: Grid) -> str:
     for where in grid.where or [None]:
         entries = []
         for cell, (first, *_) in orders.items():
-            rows = _rows(first.run.data.target, where)
+            rows = _rows(_tested(first.run), where)
             parts = {name: said[name].only(rows) for name in drawn[cell] if name in said}
             released = parts.get(first.trial) if _released(first) else None
             start = said[starts[cell.encoder, cell.seed].trial].only(rows)
@@ -102,13 +102,15 @@ def ready(grid: Grid) -> dict[Cell, Run]:
         for cell, run in grid.cells().items()
     }
     first = next(iter(cells.values()))
+    if len({_name(*cell) for cell in cells}) < len(cells):
+        raise ConfigError("two names of methods or encoders make the same folder; give others")
     for cell, run in cells.items():
         check(run)
         if cell.seed == grid.seeds[0]:
             fits(run, sets.facts(run, STREAMS, test=True))
-    if not sets.labelled(target := sets.manifest(first, "target"), "test"):
+    if not sets.labelled(held := sets.tested(first), "test"):
         raise ConfigError(
-            f"a benchmark measures on the target's test split, and {target.name} has no labels there"
+            f"a benchmark measures on the target's test split, and {held.name} has no labels there; give data.test"
         )
     launch.check_writable(first)
     _check_same(grid, f"{first.storage}/{grid.title}")
@@ -116,11 +118,11 @@ def ready(grid: Grid) -> dict[Cell, Run]:
     cells = {cell: placed(run) for cell, run in cells.items()}
     write(f"{first.storage}/{grid.title}/grid.yaml", grid.dump())
     cells = {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}
-    for target in dict.fromkeys(run.data.target for run in cells.values()):
+    for path in dict.fromkeys(_tested(run) for run in cells.values()):
         for where in grid.where:
-            rows, labels = members(target, "test", where)
+            rows, labels = members(path, "test", where)
             if set(np.unique(labels[rows])) != set(np.unique(labels)):
-                raise ConfigError(f"--where {where!r}: the test split of {target} has not all classes there")
+                raise ConfigError(f"--where {where!r}: the test split of {path} has not all classes there")
     return cells
 
 
@@ -277,10 +279,14 @@ def _released(first: Found) -> bool:
     return choice.ended(first) and first.refused is None
 
 
+def _tested(run: Run) -> str:
+    return run.data.test or run.data.target
+
+
 @cache
-def _rows(target: str, where: str | None) -> Any:
+def _rows(path: str, where: str | None) -> Any:
     """Which of the labelled test rows of a set are `where` it says; all of them without."""
-    return slice(None) if where is None else members(target, "test", where)[0]
+    return slice(None) if where is None else members(path, "test", where)[0]
 
 
 def _ask(path: str, run: Run, data: Any, out: str) -> None:
@@ -295,7 +301,7 @@ def _ask(path: str, run: Run, data: Any, out: str) -> None:
         for name in find.names("validators")
         if name != "oracle"
     }
-    test = look(model, run.data.target, "test", run.data.transform, device=device)
+    test = look(model, _tested(run), "test", run.data.transform, device=device)
     write(out, Said(target.logits, test.logits, test.labels, scores).write())
 
 
@@ -317,7 +323,7 @@ def _write_trials(
             }
             measured = {
                 f"target/auroc {where}" if where else "target/auroc": held
-                and held.only(_rows(trial.run.data.target, where)).auroc
+                and held.only(_rows(_tested(trial.run), where)).auroc
                 for where in grid.where or [None]
             }
             warnings = filter(None, [trial.refused, trial.error or trial.metrics.get("warnings")])

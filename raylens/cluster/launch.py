@@ -163,7 +163,7 @@ def check_storage(run: Run) -> None:
         return
     cluster = f"has {there} nodes" if there > 1 else "may grow beyond this one"
     paths = {"storage": run.storage, "start": run.start}
-    paths |= {"data.source": run.data.source, "data.target": run.data.target}
+    paths |= {"data.source": run.data.source, "data.target": run.data.target, "data.test": run.data.test}
     for setting, path in paths.items():
         if path is not None and ("://" not in path or path.startswith("file://")):
             raise ConfigError(

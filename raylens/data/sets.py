@@ -29,7 +29,8 @@ def absolute(path: str) -> str:
 
 def given(run: Run) -> dict[str, str]:
     """The paths that a run was given, absolute, by setting."""
-    paths = {"data.source": run.data.source, "data.target": run.data.target, "start": run.start}
+    paths = {"data.source": run.data.source, "data.target": run.data.target, "data.test": run.data.test}
+    paths["start"] = run.start
     return {setting: absolute(path) for setting, path in paths.items() if path is not None}
 
 
@@ -69,6 +70,11 @@ def manifest(run: Run, stream: str) -> Manifest:
         )
 
 
+def tested(run: Run) -> Manifest:
+    """The manifest of the set whose test split is measured. Raises DataError when it is not there."""
+    return manifest(run, "target") if run.data.test is None else read_manifest(absolute(run.data.test))
+
+
 def prepare(run: Run, streams: tuple[str, ...]) -> Run:
     """`run` with an absolute path for each stream's set; sets that were not given are simulated. Needs Ray."""
     paths = {}
@@ -104,10 +110,12 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
                 _holds_classes(where, held, split)
         if stream == "target" and run.search.oracle:
             _holds_classes(where, held, "val")
-        if stream == "target" and test:
-            _holds_rows(where, held, "test")
-            if labelled(held, "test"):
-                _holds_classes(where, held, "test")
+    if test:
+        held, where = tested(run), run.data.test or run.data.target or "the simulated target"
+        _fits(where, held, getattr(run.data, streams[0]) or f"the simulated {streams[0]}", source)
+        _holds_rows(where, held, "test")
+        if labelled(held, "test"):
+            _holds_classes(where, held, "test")
     return Facts(
         classes=source.classes,
         channels=source.channels,

@@ -18,6 +18,7 @@ from raylens.errors import ConfigError
 from raylens.grid import Cell
 from raylens.tables import Said
 from tests.cluster.drivers import killed
+from tests.conftest import write_toy
 
 SHORT = {"fit.steps": 30, "fit.report_every": 15, "fit.start_steps": 30, "data.batch": 16, "scale.gpus": 0}
 
@@ -76,15 +77,16 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
 
 
 @pytest.mark.slow
-def test_parts_of_the_test_split_are_measured_by_themselves(ray_cluster, toy_sets, tmp_path):
-    parts = {"where": ["half=odd", "half=odd,even"], "methods": ["adabn"], "seeds": [0]}
+def test_parts_of_another_test_split_are_measured_by_themselves(ray_cluster, toy_sets, tmp_path):
+    other = write_toy(f"{tmp_path}/other", shifted=True, rows=300, seed=5)
+    parts = {"where": ["half=odd", "half=odd,even"], "methods": ["adabn"], "seeds": [0], "data.test": other}
     folder = Path(compare(planned(toy_sets, tmp_path, **parts)))
     trials = pd.read_csv(folder / "trials.csv")
     (trial,) = trials.to_dict("records")
     said = Said.read((folder / "outputs" / "adabn-small-seed0-0.npz").read_bytes())
-    assert len(said.labels) == 120
+    np.testing.assert_array_equal(said.labels, read_split(other, "test")["label"])
     assert trial["target/auroc half=odd,even"] == pytest.approx(said.auroc)
-    odd = read_split(toy_sets["data.target"], "test", ("half",))["half"] == "odd"
+    odd = read_split(other, "test", ("half",))["half"] == "odd"
     assert trial["target/auroc half=odd"] == pytest.approx(said.only(odd).auroc)
     table = pd.read_csv(folder / "table-half.odd.csv").set_index("method")
     assert table.loc["adabn", "auroc"] == pytest.approx(said.only(odd).auroc)

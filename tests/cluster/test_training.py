@@ -59,6 +59,24 @@ def test_a_target_without_any_label_is_taken(tiny, tmp_path):
         check(run.replace(**{"search.oracle": True}))
 
 
+def test_another_set_may_be_measured_on_and_is_checked_as_the_target_would_be(tiny, tmp_path):
+    paths = {
+        "data.source": write_set(tmp_path / "source"),
+        "data.target": write_set(tmp_path / "target", labelled=False),
+        "data.test": write_set(tmp_path / "labelled"),
+    }
+    run = tiny.run("adda").replace(**paths)
+    assert check(run).classes == ("a", "b")
+    assert sets.labelled(sets.tested(run), "test")
+    one_class = write_set(tmp_path / "one", lacking="test")
+    with pytest.raises(DataError, match=r"the test split of .*one has no row of b"):
+        check(run.replace(**{"data.test": one_class}))
+    with pytest.raises(DataError, match=r"other has 1 channel\(s\) of 24 x 24"):
+        check(run.replace(**{"data.test": write_set(tmp_path / "other", size=24)}))
+    with pytest.raises(DataError, match="no data set at"):
+        check(run.replace(**{"data.test": str(tmp_path / "nowhere")}))
+
+
 def test_what_will_be_simulated_is_checked_before_it_is(tiny, tmp_path):
     run = tiny.run("adda").replace(
         **{"data.source": write_set(tmp_path / "source"), "storage": str(tmp_path)}
