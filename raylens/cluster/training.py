@@ -86,6 +86,10 @@ def check(run: Run) -> None:
         raise ConfigError(
             f"search.scheduler pbt cannot copy trials of {run.scale.workers} workers; set scale.workers to 1"
         )
+    if run.data.target_balance is not None and not (run.start or find.method(run.method.name).start):
+        raise ConfigError(
+            "data.target_balance needs a model to start from, whose guesses are balanced; give --start"
+        )
     if run.data.views is not None and run.data.views not in augment.names():
         raise ConfigError(f"unknown data.views {run.data.views!r}; known here: {', '.join(augment.names())}")
 
@@ -196,6 +200,10 @@ def loaded(run: Run, method: type[Method]) -> Any:
     if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
         print("data: resident, in memory shared by all workers", flush=True)
         return ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method)))
+    if run.data.target_balance is not None:
+        raise ConfigError(
+            "data.target_balance needs the target in memory; set data.mode to resident, or leave it out"
+        )
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
     launch.check_room(run, method)
     return Streaming(sets.reside(run, sets.streams(run, method)).validation)
