@@ -27,6 +27,7 @@ from raylens.methods.base import Method
 SHARED = (
     "source",
     "target",
+    "test",
     "transform",
     "batch",
     "balance",
