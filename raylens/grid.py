@@ -7,7 +7,8 @@
     fit: {steps: 400}               # settings of all cells
 
 A method's or an encoder's setting goes to the cells that have it; of a setting given twice, an encoder's own wins over
-that of all cells, and a method's over both.
+that of all cells, and a method's over both. The models of the source, which methods start from, have the encoder's and
+the data's settings, fit.start_steps, and what `methods` says of supervised.
 """
 
 from __future__ import annotations
@@ -30,12 +31,22 @@ OWN = ("methods", "encoders", "seeds", "where")
 SOLE = {
     "seed": "give seeds",
     "start": "a benchmark trains a model to start from for each encoder and seed",
-    "search.scheduler": "a benchmark stops no trial early",
+    "data.mode": "a benchmark keeps its sets in memory",
     "search.oracle": "a benchmark chooses without target labels, and prints what that gives away",
+    "search.scheduler": "a benchmark stops no trial early",
+    "search.grace": "a benchmark stops no trial early",
+    "search.reduction": "a benchmark stops no trial early",
+    "search.searcher": "a benchmark draws at random",
+    "search.keep": "a benchmark keeps all trials",
 }
 NOT_SHARED = {**SOLE, "method.name": "give methods", "encoder.name": "give encoders"}
 ALIKE = ("scale.", "storage", "name", "search.retries", "search.concurrent")
 """Settings that cells cannot differ in, or their beginnings."""
+OF_START = {
+    f"data.{name}" for name in ("source", "target", "test", "source_rows", "target_rows", "target_lenses")
+}
+OF_START |= {"data.bands", "data.transform", "data.validation_rows", "data.resident_limit", "fit.start_steps"}
+"""Settings that a method shares with the model that it starts from, beside those of encoder and task."""
 
 
 class Cell(NamedTuple):
@@ -65,11 +76,14 @@ class Grid:
     def run(self, cell: Cell) -> Run:
         """The run of one cell: the shared settings that its method and encoder know, and their own."""
         names = {"method.name": cell.method, "encoder.name": cell.encoder}
-        given = {**names, **self.settings, **self.encoders[cell.encoder], **self.methods[cell.method]}
+        layers = [names, self.settings, self.encoders[cell.encoder], self.methods[cell.method]]
+        given = {path: value for layer in layers for path, value in layer.items()}
         known = config.settings(given["method.name"], given["encoder.name"])
         given = {path: value for path, value in given.items() if path in known}
-        if isinstance(spans := given.get("search.space"), Mapping):
-            given["search.space"] = {path: span for path, span in spans.items() if path in known}
+        spans = [layer["search.space"] for layer in layers if "search.space" in layer]
+        if all(isinstance(span, Mapping) for span in spans):  # ranges add up, path by path
+            joined = {path: span for held in spans for path, span in held.items()}
+            given["search.space"] = {path: span for path, span in joined.items() if path in known}
         steps, every = (given.get(path, known[path].default) for path in ("fit.steps", "fit.report_every"))
         if isinstance(steps, int) and isinstance(every, int) and 0 < steps < every:
             given["fit.report_every"] = steps  # of a method that takes fewer steps than the others
@@ -86,7 +100,7 @@ class Grid:
 
     def dump(self) -> str:
         """As YAML, to be read by `build` again."""
-        own = {name: getattr(self, name) for name in OWN}
+        own = {name: getattr(self, name) for name in OWN if getattr(self, name)}
         plain = {
             key: dict(value) if isinstance(value, Mapping) else list(value) for key, value in own.items()
         }
@@ -98,6 +112,10 @@ def build(*layers: tuple[Mapping[str, Any], str]) -> Grid:
     own: dict[str, Any] = {"methods": adaptations(), "encoders": ["small"], "seeds": [0, 1, 2], "where": []}
     settings, origins = {"search.trials": 4}, {}
     for written, origin in layers:
+        if not isinstance(written, Mapping):
+            raise ConfigError(
+                f"{origin} should hold methods, encoders, seeds and settings, not {str(written)[:60]!r}"
+            )
         shared = {key: value for key, value in written.items() if key not in OWN}
         own |= {key: written[key] for key in OWN if written.get(key) is not None}
         for path, value in config.flatten(shared, origin).items():
@@ -112,23 +130,7 @@ def build(*layers: tuple[Mapping[str, Any], str]) -> Grid:
     if not isinstance(where, list | tuple) or not all(isinstance(part, str) for part in where):
         raise ConfigError(f"where is {where!r}; give parts of the test split, COLUMN=VALUE[,VALUE...]")
     grid = Grid(methods, encoders, _seeds(own["seeds"]), settings, tuple(where))
-    every: dict[str, Setting] = {}
-    for (method, of_method), (encoder, of_encoder) in itertools.product(methods.items(), encoders.items()):
-        names = of_method.get("method.name", method), of_encoder.get("encoder.name", encoder)
-        every |= config.settings(*map(str, names))
-    for path, origin in origins.items():
-        if path in NOT_SHARED:
-            raise ConfigError(f"{path} in {origin} is no setting of a benchmark: {NOT_SHARED[path]}")
-        _check(path, origin, every)
-    if isinstance(spans := settings.get("search.space"), Mapping):
-        for path in spans:
-            _check(path, f"search.space of {origins['search.space']}", every)
-    for kind, entries, other in (("methods", methods, "encoder.name"), ("encoders", encoders, "method.name")):
-        for name, values in entries.items():
-            for path in values:
-                _check(path, f"{kind}.{name}", every)
-                if path in SOLE or path == other or path.startswith(ALIKE):
-                    raise ConfigError(f"{path} in {kind}.{name} is the same for all cells")
+    _check(grid, origins)
     grid.cells()
     return grid
 
@@ -157,6 +159,39 @@ def _seeds(written: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _check(path: str, origin: str, known: Mapping[str, Setting]) -> None:
-    if path not in known:
-        raise ConfigError(config.unknown(path, origin, known))
+def _check(grid: Grid, origins: Mapping[str, str]) -> None:
+    """Raises ConfigError for a setting that no cell knows, or that is given where it cannot be."""
+    known: dict[str, dict[str, Setting]] = {}  # by method and by encoder
+    every: dict[str, Setting] = {}
+    for (method, of_method), (encoder, of_encoder) in itertools.product(
+        grid.methods.items(), grid.encoders.items()
+    ):
+        names = of_method.get("method.name", method), of_encoder.get("encoder.name", encoder)
+        here = config.settings(*map(str, names))
+        every |= here
+        for place in (f"methods.{method}", f"encoders.{encoder}"):
+            known.setdefault(place, {}).update(here)
+    for path, origin in origins.items():
+        if path in NOT_SHARED:
+            raise ConfigError(f"{path} in {origin} is no setting of a benchmark: {NOT_SHARED[path]}")
+    _check_known({path: grid.settings[path] for path in origins}, origins, every)
+    for kind, entries in (("methods", grid.methods), ("encoders", grid.encoders)):
+        for name, values in entries.items():
+            place = f"{kind}.{name}"
+            _check_known(values, dict.fromkeys(values, place), known[place])
+            for path in values:
+                if path in SOLE:
+                    raise ConfigError(f"{path} in {place} is no setting of a benchmark: {SOLE[path]}")
+                if path.startswith(ALIKE) or (kind == "encoders" and path == "method.name"):
+                    raise ConfigError(f"{path} in {place} is the same for all cells")
+                if kind == "methods" and (path in OF_START or path.startswith(("encoder.", "task."))):
+                    raise ConfigError(f"{path} in {place} is shared with the model that methods start from")
+
+
+def _check_known(values: Mapping[str, Any], origins: Mapping[str, str], known: Mapping[str, Setting]) -> None:
+    for path, value in values.items():
+        if path not in known:
+            raise ConfigError(config.unknown(path, origins[path], known))
+        if path == "search.space" and isinstance(value, Mapping):
+            spans = dict.fromkeys(value, f"search.space of {origins[path]}")
+            _check_known(dict.fromkeys(value), spans, known)

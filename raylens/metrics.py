@@ -243,24 +243,40 @@ def paired_over_runs(
     """The mean over runs (a, b, labels) of what `paired` measures of each, and its 95 % interval.
 
     Runs are drawn with replacement and rows within each, so the interval knows how runs scatter; of few runs it knows
-    little, and is too narrow.
+    little, and is too narrow. Runs with the same labels are of the same rows, which are drawn once for all.
     """
-    return _mean([_difference(*run, metric, RESAMPLES, seed + index) for index, run in enumerate(runs)], seed)
+    seeds = _seeds([labels for *_, labels in runs], seed)
+    return _mean(
+        [_difference(*run, metric, RESAMPLES, at) for run, at in zip(runs, seeds, strict=True)], seeds
+    )
 
 
 def over_runs(
     runs: Sequence[tuple[ArrayLike, ArrayLike]], metric: str = "auroc", seed: int = 0
 ) -> tuple[float, float, float]:
     """The mean over runs (scores, labels) of a metric, and its 95 % interval, as that of `paired_over_runs`."""
-    return _mean([_resampled(*run, metric, RESAMPLES, seed + index) for index, run in enumerate(runs)], seed)
+    seeds = _seeds([labels for _, labels in runs], seed)
+    return _mean(
+        [_resampled(*run, metric, RESAMPLES, at) for run, at in zip(runs, seeds, strict=True)], seeds
+    )
 
 
-def _mean(found: Sequence[tuple[float, np.ndarray]], seed: int) -> tuple[float, float, float]:
-    """The mean of what was found for each run, and its interval: of runs that are drawn, and their resamples."""
+def _seeds(labels: Sequence[ArrayLike], seed: int) -> list[int]:
+    """A seed for each run's rows: the same where all runs have the same."""
+    same = all(np.array_equal(one, labels[0]) for one in labels)
+    return [seed if same else seed + index for index in range(len(labels))]
+
+
+def _mean(found: Sequence[tuple[float, np.ndarray]], seeds: Sequence[int]) -> tuple[float, float, float]:
+    """The mean of what was found for each run, and its interval: of runs that are drawn, and their resamples.
+
+    Runs whose rows were drawn by the same seed take the same resample.
+    """
     values, drawn = np.array([value for value, _ in found]), np.stack([drawn for _, drawn in found])
-    random = np.random.default_rng(seed)
-    chosen = random.integers(len(drawn), size=(drawn.shape[1], len(drawn)))
-    column = random.integers(drawn.shape[1], size=chosen.shape)
+    random, (runs, resamples) = np.random.default_rng(seeds[0]), drawn.shape
+    chosen = random.integers(runs, size=(resamples, runs))
+    apart = runs if len(set(seeds)) > 1 else 1
+    column = np.broadcast_to(random.integers(resamples, size=(resamples, apart)), chosen.shape)
     return float(values.mean()), *_limits(drawn[chosen, column].mean(1), 0.95)
 
 

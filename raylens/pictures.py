@@ -9,13 +9,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import beta
 
-from raylens import tables
 from raylens.metrics import Table, draws, evaluate_outputs, softmax64
 from raylens.records import Outputs
 from raylens.tables import Entry
@@ -209,12 +209,12 @@ def _calibration(scores: np.ndarray, right: np.ndarray, names: tuple[str, str], 
     return figure
 
 
-def compared(entries: Sequence[Entry]) -> bytes:
+def compared(table: pd.DataFrame, entries: Sequence[Entry]) -> bytes:
     """What methods gain over source only, a panel an encoder: a dot a seed, a bar for their mean and its interval.
 
-    A PNG.
+    `table` is that of `tables.compared`. A PNG.
     """
-    table = tables.compared(entries).dropna(subset="difference")
+    table = table.dropna(subset="difference")
     encoders, methods = (list(dict.fromkeys(table[name])) for name in ("encoder", "method"))
     size = (1.6 + 3.2 * len(encoders), 1.3 + 0.36 * len(methods))
     with matplotlib.rc_context(STYLE):

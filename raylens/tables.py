@@ -1,6 +1,6 @@
 """The tables of a benchmark: what methods are worth over seeds, and what each way of choosing gives away.
 
-Target test labels are read here, after everything has been chosen.
+Target test labels are used here alone, on models that were chosen without them.
 """
 
 from __future__ import annotations
@@ -72,24 +72,25 @@ class Entry:
     released: Said | None
     """None where no trial may be released: then it is the start."""
     start: Said
+    failed: int = 0
+    """Trials that did not come to an end."""
 
     @property
     def kept(self) -> Said:
         return self.start if self.released is None else self.released
 
     @property
-    def regret(self) -> float:
-        """Test AUROC of the best trial minus that of the one that is released."""
-        return (
-            max((trial.auroc for trial in self.trials.values()), default=self.start.auroc) - self.kept.auroc
-        )
+    def best(self) -> float:
+        """The best test AUROC of what might have been kept: of the trials, and of the start."""
+        return max(model.auroc for model in (self.start, *self.trials.values()))
 
 
 def compared(entries: Sequence[Entry]) -> pd.DataFrame:
     """A row for each encoder and method: means over seeds with 95 % intervals, and less source only.
 
     `low` and `high` follow each value; `regret` is the mean over seeds, `worst` the largest; `below` counts the seeds
-    on which the released model is below source only, `refused` those on which no trial was released.
+    on which the released model is below source only, `refused` those on which no trial was released. `failed`
+    counts trials.
     """
     rows = []
     for encoder in dict.fromkeys(entry.cell.encoder for entry in entries):
@@ -104,7 +105,7 @@ def compared(entries: Sequence[Entry]) -> pd.DataFrame:
                 (entry.kept.probabilities, entry.start.probabilities, entry.start.labels)
                 for entry in of_method
             ]
-            regret = [entry.regret for entry in of_method]
+            regret = [entry.best - entry.kept.auroc for entry in of_method]
             rows.append(
                 {"encoder": encoder, "method": method, "seeds": len(of_method)}
                 | _measured([entry.kept for entry in of_method])
@@ -112,6 +113,7 @@ def compared(entries: Sequence[Entry]) -> pd.DataFrame:
                 | {"regret": np.mean(regret), "worst": max(regret)}
                 | {"below": sum(entry.kept.auroc < entry.start.auroc for entry in of_method)}
                 | {"refused": sum(entry.released is None for entry in of_method)}
+                | {"failed": sum(entry.failed for entry in of_method)}
             )
     return pd.DataFrame(rows)
 
@@ -132,31 +134,27 @@ def _three(name: str, found: tuple[float, float, float]) -> dict[str, float]:
 def regret(entries: Sequence[Entry]) -> pd.DataFrame:
     """What each way of choosing among a cell's trials gives away of the best one's test AUROC, over all cells.
 
-    `below` and `gain` compare the choices with source only: the share that is below it, and the mean difference.
+    The best may be the start: a choice that ends below it gives that away too. `below` and `gain` compare the choices
+    with source only: the share that is below it, and the mean difference.
     """
-    searches = [entry for entry in entries if len(entry.trials) > 1]
-    chosen: dict[str, list[float]] = {}
-    for entry in searches:
+    chosen: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
         trials = [*entry.trials.values()]
+        if len(trials) < 2:
+            continue
         scores = {name: [trial.scores[name] for trial in trials] for name in entry.start.scores}
-        scores["agreement"] = agreement([trial.target for trial in trials])
-        found = {name: trials[int(np.argmax(of))] for name, of in scores.items()}
+        if len(trials) > 2:  # two agree alike
+            scores["agreement"] = agreement([trial.target for trial in trials])
+        finite = {name: np.where(np.isfinite(of), of, -np.inf) for name, of in scores.items()}
+        found = {name: trials[int(np.argmax(of))] for name, of in finite.items()}
         found |= {"the defaults": entry.trials.get(0, entry.start), "as released": entry.kept}
         for name, model in found.items():
-            chosen.setdefault(name, []).append(model.auroc)
-    best = np.array([entry.regret + entry.kept.auroc for entry in searches])
-    start = np.array([entry.start.auroc for entry in searches])
-    rows = [
-        {
-            "chosen by": name,
-            "searches": len(searches),
-            "regret": (best - aurocs).mean(),
-            "worst": (best - aurocs).max(),
-            "below": (aurocs < start).mean(),
-            "gain": (aurocs - start).mean(),
-        }
-        for name, aurocs in ((name, np.array(aurocs)) for name, aurocs in chosen.items())
-    ]
+            chosen.setdefault(name, []).append((entry.best - model.auroc, model.auroc - entry.start.auroc))
+    rows = []
+    for name, pairs in chosen.items():
+        lost, gained = np.array(pairs).T
+        row = {"chosen by": name, "searches": len(pairs), "regret": lost.mean(), "worst": lost.max()}
+        rows.append(row | {"below": (gained < 0).mean(), "gain": gained.mean()})
     return pd.DataFrame(rows).sort_values("regret", ignore_index=True) if rows else pd.DataFrame()
 
 
@@ -173,7 +171,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         elif name == "below" and "searches" in table:
             cells[HEADS[name]] = [f"{value:.0%}" for value in table[name]]
         else:
-            whole = pd.api.types.is_integer_dtype(table[name]) or name in ("below", "refused")
+            whole = pd.api.types.is_integer_dtype(table[name]) or name in ("below", "refused", "failed")
             cells[HEADS.get(name, name)] = [_number(value, sign, whole) for value in table[name]]
     return pd.DataFrame(cells)
 
@@ -184,6 +182,7 @@ HEADS = {
     "worst": "worst regret",
     "below": "below source only",
     "refused": "none released",
+    "failed": "failed trials",
     "gain": "minus source only",
 }
 

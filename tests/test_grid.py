@@ -88,6 +88,22 @@ def test_the_name_follows_all_that_shapes_the_outcome_and_not_the_storage():
     assert built(name="mine").title == "mine"
 
 
+def test_ranges_of_all_cells_and_of_a_method_add_up():
+    shared = {"optimizer.lr": {"log_uniform": [1e-5, 1e-4]}}
+    made = built(
+        methods={"mcc": {"search.space": {"method.weight": None}}}, seeds=[0], search={"space": shared}
+    )
+    space = config.space(made.cells()[Cell("mcc", "small", 0)])
+    assert set(space) >= {"optimizer.lr"}
+    assert space["optimizer.lr"].high == 1e-4
+    assert "method.weight" not in space
+
+
+def test_what_is_no_mapping_is_refused():
+    with pytest.raises(ConfigError, match="a file should hold methods, encoders, seeds and settings"):
+        grid.build((["adda"], "a file"))
+
+
 def test_later_layers_win():
     made = grid.build(
         ({"seeds": [5], "fit": {"steps": 300}}, "a file"), ({"seeds": None, "fit.steps": 200}, "flags")
@@ -113,6 +129,16 @@ def test_later_layers_win():
         ({"fit": {"stepz": 3}}, "did you mean fit.steps"),
         ({"methods": ["mcc"], "method": {"gate": 0.6}}, "unknown key 'method.gate'"),
         ({"methods": {"adda": {"weigth": 3}}}, "unknown key 'weigth' in methods.adda"),
+        ({"methods": {"adda": {}, "mcc": {"method.gate": 0.6}}}, "unknown key 'method.gate' in methods.mcc"),
+        ({"methods": {"adda": {"search.space": {"method.gaate": None}}}}, "search.space of methods.adda"),
+        ({"methods": {"adda": {"data.target_lenses": 0.1}}}, "shared with the model that methods start from"),
+        ({"methods": {"adda": {"data.transform": "log"}}}, "shared with the model that methods start from"),
+        ({"methods": {"adda": {"encoder.width": 32}}}, "shared with the model that methods start from"),
+        ({"methods": {"adda": {"fit.start_steps": 5}}}, "shared with the model that methods start from"),
+        ({"methods": {"adda": {"seed": 5}}}, "seed in methods.adda is no setting of a benchmark"),
+        ({"search": {"searcher": "tpe"}}, "draws at random"),
+        ({"data": {"mode": "streaming"}}, "keeps its sets in memory"),
+        ({"where": [3]}, "where is"),
         (
             {"encoders": {"small": {"scale.cpus": 2}}},
             "scale.cpus in encoders.small is the same for all cells",

@@ -17,6 +17,7 @@ from raylens.metrics import (
     explain,
     interval,
     multiclass,
+    over_runs,
     paired,
     paired_over_runs,
     softmax64,
@@ -163,6 +164,17 @@ def test_the_mean_over_runs_has_an_interval_that_knows_their_scatter():
     assert narrow[1] - narrow[0] < 0.2 * (high - low)
     _, *limits = paired_over_runs([(scores, noisy[1], labels)])
     np.testing.assert_allclose(limits, paired(scores, noisy[1], labels)[1:], atol=0.01)
+
+
+def test_the_same_rows_in_all_runs_do_not_make_an_interval_narrower():
+    scores, labels = gaussians(rows=300)
+    shuffled = np.random.default_rng(0).permutation(300)
+    alone = interval(scores, labels)
+    value, *same = over_runs([(scores, labels)] * 4)
+    assert value == pytest.approx(binary(scores, labels)["auroc"])
+    np.testing.assert_allclose(same, alone, atol=0.01)
+    _, low, high = over_runs([(scores, labels), (scores[shuffled], labels[shuffled])] * 2)
+    assert high - low < 0.8 * (alone[1] - alone[0]), "other labels are other rows"
 
 
 @pytest.mark.parametrize(

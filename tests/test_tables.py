@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,23 +66,51 @@ def test_where_no_trial_is_released_the_start_is_what_counts(entries):
     assert (weak["below"], weak["refused"]) == (2, 1)
     last = entries[-1]
     assert last.kept is last.start
-    assert last.regret == pytest.approx(max(one.auroc for one in last.trials.values()) - last.start.auroc)
+    assert last.best == last.start.auroc, "all trials are worse"
+    lost = [entry.best - entry.trials[0].auroc for entry in entries[3:5]]
+    assert weak["regret"] == pytest.approx(sum(lost) / 3)
+    assert weak["worst"] == pytest.approx(max(lost))
+
+
+def test_a_choice_below_the_start_gives_that_away_too(entries):
+    table = tables.regret(entries).set_index("chosen by")
+    lost = [entry.best - entry.kept.auroc for entry in entries]
+    assert table.loc["as released", "regret"] == pytest.approx(np.mean(lost))
+    assert (table["regret"] >= 0).all()
+
+
+def test_a_score_that_is_no_number_is_not_chosen():
+    trials = {0: model(2.0, 1), 1: replace(model(0.1, 2), scores={"good": np.nan, "bad": 0.0})}
+    table = tables.regret([Entry(Cell("mcc", "small", 0), trials, trials[0], model(1.0))]).set_index(
+        "chosen by"
+    )
+    assert table.loc["good", "regret"] == 0
+    assert "agreement" not in table.index, "two agree alike"
+
+
+def test_failed_trials_are_counted():
+    table = tables.compared([entry("mcc", [2.0], 0, 0), replace(entry("mcc", [2.0], 0, 1), failed=2)])
+    assert table["failed"].iloc[1] == 2
+    assert "failed trials" in tables.readable(table)
 
 
 def test_regret_is_what_each_choice_gives_away(entries):
     table = tables.regret(entries).set_index("chosen by")
-    best = [max(one.auroc for one in entry.trials.values()) for entry in entries]
+    best = [max(entry.start.auroc, *(one.auroc for one in entry.trials.values())) for entry in entries]
     assert set(table.index) == {"good", "bad", "agreement", "the defaults", "as released"}
     defaults = [entry.trials[0].auroc for entry in entries]
     assert table.loc["the defaults", "regret"] == pytest.approx(np.mean(np.subtract(best, defaults)))
     assert table.loc["the defaults", "worst"] == pytest.approx(np.max(np.subtract(best, defaults)))
-    assert table.loc["good", "regret"] == pytest.approx(0, abs=0.02)
+    weak = [entry.start.auroc - max(one.auroc for one in entry.trials.values()) for entry in entries[3:]]
+    assert table.loc["good", "regret"] == pytest.approx(np.sum(weak) / 6, abs=0.02)
     assert table.loc["bad", "regret"] > table.loc["good", "regret"]
     starts = np.array([entry.start.auroc for entry in entries])
     kept = np.array([entry.kept.auroc for entry in entries])
     assert table.loc["as released", "below"] == pytest.approx((kept < starts).mean())
     assert table.loc["as released", "gain"] == pytest.approx((kept - starts).mean())
-    assert (table["searches"] == 6).all()
+    assert table["searches"].to_dict() == {"agreement": 3} | dict.fromkeys(
+        set(table.index) - {"agreement"}, 6
+    )
 
 
 def test_a_default_that_failed_counts_as_the_start():

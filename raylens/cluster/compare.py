@@ -6,7 +6,8 @@ A benchmark lives in one folder, and the same command goes on with it:
     starts/        Ray Tune's: a model of the source for each encoder and seed, which all methods start from
     trials/        Ray Tune's: for each cell the method's defaults, and draws from its ranges
     outputs/       what each model says of validation and test images, a NumPy archive each
-    trials.csv     every trial: settings, validators' scores, warnings, test AUROC
+    workers/       Ray Train's, of trials of several workers
+    trials.csv     every trial: what was searched, validators' scores, warnings, test AUROC
     table.*        methods and encoders, over seeds: .md, .csv, .png
     regret.*       what each way of choosing among a cell's trials gives away: .md, .csv
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -31,7 +32,7 @@ from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
 from raylens.cluster.choice import Gate
 from raylens.cluster.folders import exists, write
-from raylens.cluster.prior import informed
+from raylens.cluster.prior import SETTING, asks, estimated
 from raylens.cluster.progress import Clock, Progress
 from raylens.cluster.search import Found, first_sample, of_result, sampler, tuned
 from raylens.cluster.training import MAY_DIFFER, check, fits, placed, start_run
@@ -61,16 +62,25 @@ class Job:
 
 def compare(grid: Grid) -> str:
     """Train, choose and measure every cell of `grid`; prints the tables and returns the folder that they lie in."""
+    grid = _located(grid)
     cells = ready(grid)
     run = next(iter(cells.values()))
     folder = f"{run.storage}/{run.title}"
     data = _resident(cells.values())
+    write(f"{folder}/grid.yaml", grid.dump())
     starts = _starts(grid, cells, data, folder)
     cells = {cell: run for cell, run in cells.items() if cell.method != SOURCE_ONLY}
-    jobs, drawn = {}, {cell: [] for cell in cells}
+    jobs, drawn, priors = {}, {cell: [] for cell in cells}, {}
     for cell, run in cells.items():
         facts, held = data[_sets(run)]
-        run = informed(run.replace(start=starts[cell.encoder, cell.seed].checkpoint), held)
+        start = starts[cell.encoder, cell.seed]
+        if find.method(run.method.name).start:
+            run = run.replace(start=start.checkpoint)
+        if asks(run):
+            if (start.trial, _sets(run)) not in priors:
+                print(f"{start.trial}: ", end="")
+                priors[start.trial, _sets(run)] = estimated(run, held)
+            run = run.replace(**{SETTING: priors[start.trial, _sets(run)]})
         for draw, sample in enumerate(draws(run)):
             drawn[cell].append(name := _name(*cell, draw))
             jobs[name] = Job(run.replace(**sample), facts, held)
@@ -90,9 +100,22 @@ def compare(grid: Grid) -> str:
             released = parts.get(first.trial) if _released(first) else None
             start = said[starts[cell.encoder, cell.seed].trial].only(rows)
             trials = {draw: parts[name] for draw, name in enumerate(drawn[cell]) if name in parts}
-            entries.append(Entry(cell, trials, released, start))
+            entries.append(Entry(cell, trials, released, start, len(drawn[cell]) - len(trials)))
         _write(folder, where, entries)
     return folder
+
+
+def _located(grid: Grid) -> Grid:
+    """`grid` with its name and absolute paths, so that it is the same wherever it is resumed."""
+
+    def located(values: Mapping[str, Any]) -> dict[str, Any]:
+        held = {
+            path for path in ("data.source", "data.target", "data.test") if isinstance(values.get(path), str)
+        }
+        return {path: sets.absolute(value) if path in held else value for path, value in values.items()}
+
+    encoders = {name: located(values) for name, values in grid.encoders.items()}
+    return replace(grid, settings={**located(grid.settings), "name": grid.title}, encoders=encoders)
 
 
 def ready(grid: Grid) -> dict[Cell, Run]:
@@ -101,6 +124,11 @@ def ready(grid: Grid) -> dict[Cell, Run]:
         cell: run.replace(**sets.given(run), name=grid.title, storage=launch.storage(run))
         for cell, run in grid.cells().items()
     }
+    for cell, run in cells.items():
+        if (first := find.method(run.method.name).start) not in (None, SOURCE_ONLY):
+            raise ConfigError(
+                f"{cell.method} starts from {first}, and a benchmark trains {SOURCE_ONLY} alone for it"
+            )
     first = next(iter(cells.values()))
     if len({_name(*cell) for cell in cells}) < len(cells):
         raise ConfigError("two names of methods or encoders make the same folder; give others")
@@ -116,7 +144,6 @@ def ready(grid: Grid) -> dict[Cell, Run]:
     _check_same(grid, f"{first.storage}/{grid.title}")
     launch.connect(benchmark=grid.title)
     cells = {cell: placed(run) for cell, run in cells.items()}
-    write(f"{first.storage}/{grid.title}/grid.yaml", grid.dump())
     cells = {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}
     for path in dict.fromkeys(_tested(run) for run in cells.values()):
         for where in grid.where:
@@ -127,7 +154,7 @@ def ready(grid: Grid) -> dict[Cell, Run]:
 
 
 def draws(run: Run) -> list[dict[str, Any]]:
-    """The settings of a cell's search.trials trials: the defaults, then seeded draws, the same for every encoder."""
+    """The settings of a cell's search.trials trials: the defaults, then draws that follow from seed and method."""
     random = np.random.RandomState(seed("draws", run.seed, run.method.name) % 2**32)
     spans = config.space(run)
     more = range(1, run.search.trials if spans else 1)
@@ -145,7 +172,7 @@ def _check_same(grid: Grid, folder: str) -> None:
     with fs.open_input_stream(path) as stream:
         held = yaml.safe_load(stream.read())
     here = yaml.safe_load(grid.dump())
-    for key in sorted((held.keys() | here.keys()) - MAY_DIFFER - {"name"}):
+    for key in sorted((held.keys() | here.keys()) - MAY_DIFFER - {"name", "where", "data.resident_limit"}):
         if held.get(key) != here.get(key):
             raise ConfigError(
                 f"{folder} is a benchmark with {key} {held.get(key)!r}, and {here.get(key)!r} was given; give another "
@@ -168,17 +195,18 @@ def _resident(runs: Iterable[Run]) -> dict[tuple, tuple[Facts, Any]]:
     """The facts of the cells' sets and references to them, each read once."""
     import ray
 
-    data = {}
-    for run in runs:
-        if _sets(run) in data:
-            continue
-        if (share := sets.share(run, STREAMS)) < 1:
-            raise ConfigError(
-                f"a benchmark keeps its sets in memory, and data.resident_limit {run.data.resident_limit:g} has "
-                f"room for {share:.0%} of {run.data.source} and {run.data.target}; raise it, or give smaller sets"
-            )
-        facts = sets.facts(run, STREAMS, test=True)
-        data[_sets(run)] = facts, ray.put(sets.reside(run, STREAMS, STREAMS))
+    distinct = {_sets(run): run for run in runs}
+    size = sum(sets.gigabytes(run, STREAMS) for run in distinct.values())
+    limit = max(run.data.resident_limit for run in distinct.values())
+    if size > limit:
+        raise ConfigError(
+            f"a benchmark keeps the sets of all its seeds in memory, {size:.1f} GB, and data.resident_limit is "
+            f"{limit:g}; raise it, or give smaller sets or fewer seeds"
+        )
+    data = {
+        key: (sets.facts(run, STREAMS, test=True), ray.put(sets.reside(run, STREAMS, STREAMS)))
+        for key, run in distinct.items()
+    }
     print(f"data: {len(data)} pair(s) of sets resident, in memory shared by all trials", flush=True)
     return data
 
@@ -198,7 +226,7 @@ def _starts(
         {names[place]: Job(run, *data[_sets(run)]) for place, run in runs.items()}, folder, "starts"
     )
     for name, start in found.items():
-        if not choice.ended(start):
+        if not choice.ended(start):  # a part of its steps would not do for a model that all are compared with
             reason = start.error or start.metrics.get("warnings")
             raise RuntimeError(f"the source's model {name} was not trained: {reason}")
     return {place: found[name] for place, name in names.items()}
@@ -226,7 +254,9 @@ def _train(jobs: Mapping[str, Job], folder: str, name: str) -> dict[str, Found]:
     )
     progress = Progress([job.run for job in jobs.values()], lambda trial: jobs[trial.config["job"]].run)
     results = tuned(trial, run, f"{folder}/{name}", {"job": tune.grid_search([*jobs])}, settings, progress)
-    return {result.config["job"]: of_result(jobs[result.config["job"]].run, result) for result in results}
+    found = {result.config["job"]: of_result(jobs[result.config["job"]].run, result) for result in results}
+    # What failed half-way is nothing to be measured or chosen; the same command trains it on.
+    return {name: replace(trial, checkpoint=None) if trial.error else trial for name, trial in found.items()}
 
 
 def benchmark_trial(sample: dict[str, str], jobs: Mapping[str, Job]) -> None:
@@ -332,6 +362,7 @@ def _write_trials(
                     **cell._asdict(),
                     **place,
                     **{path: settings[path] for path in config.space(trial.run)},
+                    **({SETTING: settings[SETTING]} if SETTING in settings else {}),
                     "steps": trial.steps,
                     "source/auroc": trial.metrics.get("source/auroc"),
                     "agreement": trial.agreement,
@@ -361,4 +392,4 @@ def _write(folder: str, where: str | None, entries: list[Entry]) -> None:
             write(f"{folder}/{name}{end}.csv", table.to_csv(index=False))
             write(f"{folder}/{name}{end}.md", text)
             print(f"\n{text}", flush=True)
-    write(f"{folder}/table{end}.png", pictures.compared(entries))
+    write(f"{folder}/table{end}.png", pictures.compared(made["table"], entries))

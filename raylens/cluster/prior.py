@@ -23,8 +23,16 @@ def informed(run: Run, data: Any) -> Run:
 
     `data` is a reference to resident sets, or Streaming. Raises ConfigError when there is no model to estimate from.
     """
-    if run.data.prior != "estimate" or SETTING not in config.flat(run):
-        return run
+    return run.replace(**{SETTING: estimated(run, data)}) if asks(run) else run
+
+
+def asks(run: Run) -> bool:
+    """Whether `run` is to be told an estimate."""
+    return run.data.prior == "estimate" and SETTING in config.flat(run)
+
+
+def estimated(run: Run, data: Any) -> float:
+    """The share of lenses in the target by the predictions of the model that `run` starts from; says it. Needs Ray."""
     if run.start is None:
         raise ConfigError(
             "data.prior estimate needs a model to start from; give --start, or method.target_prior"
@@ -33,13 +41,12 @@ def informed(run: Run, data: Any) -> Run:
 
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_estimate)
     found, other = ray.get(task.remote(run, data))
-    share = float(np.clip(found.shares[-1], LEAST, 1 - LEAST))
     print(
-        f"share of lenses in the target, estimated: {share:.4f} [{found.low[-1]:.4f}, {found.high[-1]:.4f}] "
-        f"(MLLS), {other:.4f} (BBSE)",
+        f"share of lenses in the target, estimated: {found.shares[-1]:.4f} [{found.low[-1]:.4f}, "
+        f"{found.high[-1]:.4f}] (MLLS), {other:.4f} (BBSE)",
         flush=True,
     )
-    return run.replace(**{SETTING: share})
+    return float(np.clip(found.shares[-1], LEAST, 1 - LEAST))
 
 
 def _estimate(run: Run, data: Any) -> tuple[Prior, float]:

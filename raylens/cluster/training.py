@@ -87,7 +87,8 @@ def check(run: Run) -> None:
         raise ConfigError(
             f"search.scheduler pbt cannot copy trials of {run.scale.workers} workers; set scale.workers to 1"
         )
-    if run.data.target_balance is not None and not (run.start or find.method(run.method.name).start):
+    method = find.method(run.method.name)
+    if run.data.target_balance is not None and "target" in method.streams and not (run.start or method.start):
         raise ConfigError(
             "data.target_balance needs a model to start from, whose guesses are balanced; give --start"
         )
@@ -110,6 +111,10 @@ def placed(run: Run) -> Run:
 def check_same(run: Run, *, search: bool) -> None:
     """Raises ConfigError when the run's folder holds a run with other settings, or of the other verb."""
     folder = f"{run.storage}/{run.title}"
+    if exists(f"{folder}/grid.yaml"):
+        raise ConfigError(
+            f"{folder} is a benchmark: go on with it by raylens.benchmark, or give another --name"
+        )
     searched = exists(f"{folder}/trials")
     if search is not searched and (searched or exists(f"{folder}/workers")):
         verbs = ("a search", "raylens.tune") if searched else ("a training", "raylens.train")
@@ -144,6 +149,11 @@ def started(run: Run) -> Run:
 def fits(run: Run, facts: Facts) -> None:
     """Raises ConfigError when the method cannot be built, or the start was trained on other images or classes."""
     build(run, facts)
+    if run.data.prior == "estimate" and len(facts.classes) != 2:
+        raise ConfigError(
+            f"data.prior estimate is of a share of lenses, and the data has the classes {', '.join(facts.classes)}; "
+            "set it to given"
+        )
     if not run.start:
         return
     held = checkpoint.read(run.start).facts
@@ -193,6 +203,14 @@ def start_run(run: Run, name: str) -> Run:
     )
 
 
+def unbalanced(run: Run) -> None:
+    """Raises ConfigError when the target's batches are to be balanced: streamed, they cannot be."""
+    if run.data.target_balance is not None:
+        raise ConfigError(
+            "data.target_balance needs the target in memory; set data.mode to resident, or leave it out"
+        )
+
+
 def loaded(run: Run, method: type[Method]) -> Any:
     """The data of a training: resident if it fits, else streaming; says which."""
     import ray
@@ -201,10 +219,7 @@ def loaded(run: Run, method: type[Method]) -> Any:
     if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
         print("data: resident, in memory shared by all workers", flush=True)
         return ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method)))
-    if run.data.target_balance is not None:
-        raise ConfigError(
-            "data.target_balance needs the target in memory; set data.mode to resident, or leave it out"
-        )
+    unbalanced(run)
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
     launch.check_room(run, method)
     return Streaming(sets.reside(run, sets.streams(run, method)).validation)

@@ -178,11 +178,13 @@ def read(path: str, split: str, transform: str, *, labels: bool, share: float = 
 
 def share(run: Run, trained: Sequence[str]) -> float:
     """Share of the streams' train rows to keep in memory: all, or what data.resident_limit has room for."""
-    size = 0.0
-    for stream in trained:
-        manifest = read_manifest(getattr(run.data, stream))
-        size += manifest.splits["train"].rows * manifest.channels * manifest.size**2 * 4 / 1e9
-    return min(1.0, run.data.resident_limit / size)
+    return min(1.0, run.data.resident_limit / gigabytes(run, trained))
+
+
+def gigabytes(run: Run, trained: Sequence[str]) -> float:
+    """What the streams' train rows take in memory."""
+    manifests = [read_manifest(getattr(run.data, stream)) for stream in trained]
+    return sum(held.splits["train"].rows * held.channels * held.size**2 * 4 / 1e9 for held in manifests)
 
 
 def _fits(where: str, held: Manifest, first: str, source: Manifest) -> None:

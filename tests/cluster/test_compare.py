@@ -71,7 +71,9 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
     compare(made)
     assert times(folder) == before
     assert capsys.readouterr().out.count((folder / "table.md").read_text()) == 1
-    assert (trials["target/auroc"] > 0).all()
+    for trial in trials.to_dict("records"):
+        name = f"{trial['method']}-small-seed{trial['seed']}-{trial['draw']}"
+        assert trial["target/auroc"] == Said.read((folder / "outputs" / f"{name}.npz").read_bytes()).auroc
     with pytest.raises(ConfigError, match=r"is a benchmark with seeds \[0, 1\], and \[0, 2\] was given"):
         compare(planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 2], **{"search.trials": 3}))
 
@@ -90,6 +92,8 @@ def test_parts_of_another_test_split_are_measured_by_themselves(ray_cluster, toy
     assert trial["target/auroc half=odd"] == pytest.approx(said.only(odd).auroc)
     table = pd.read_csv(folder / "table-half.odd.csv").set_index("method")
     assert table.loc["adabn", "auroc"] == pytest.approx(said.only(odd).auroc)
+    start = Said.read((folder / "outputs" / "supervised-small-seed0.npz").read_bytes())
+    assert table.loc["source only", "auroc"] == pytest.approx(start.only(odd).auroc)
     assert not (folder / "table.csv").exists()
     parts["where"] = ["halb=odd"]
     with pytest.raises(ConfigError, match="'halb=odd' is not COLUMN=VALUE"):

@@ -77,6 +77,22 @@ def test_another_set_may_be_measured_on_and_is_checked_as_the_target_would_be(ti
         check(run.replace(**{"data.test": str(tmp_path / "nowhere")}))
 
 
+def test_the_folder_of_a_benchmark_is_no_run(tiny, tmp_path):
+    run = tiny.run("adda", storage=str(tmp_path), name="table")
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "grid.yaml").write_text("seeds: [0]")
+    for search in (True, False):
+        with pytest.raises(ConfigError, match="table is a benchmark: go on with it by"):
+            check_same(run, search=search)
+
+
+def test_an_estimated_share_is_of_two_classes(tiny):
+    run = tiny.run("mcc", data={"prior": "estimate"})
+    fits(run, tiny.facts())
+    with pytest.raises(ConfigError, match="estimate is of a share of lenses"):
+        fits(run, tiny.facts(("no_sub", "cdm", "axion")))
+
+
 def test_what_will_be_simulated_is_checked_before_it_is(tiny, tmp_path):
     run = tiny.run("adda").replace(
         **{"data.source": write_set(tmp_path / "source"), "storage": str(tmp_path)}

@@ -48,7 +48,9 @@ class Backgrounds:
         unit = self.light[rows] / WITHIN / counts
         brightest = self.pixels.max((0, 2, 3))[:, None, None]
         images = np.minimum(cutouts + arcs * unit[..., None, None], brightest)
-        return images.astype(np.float32), self.ids[rows]
+        if np.issubdtype(self.pixels.dtype, np.integer):
+            images = np.rint(images)  # fractions would tell what was painted on
+        return images.astype(self.pixels.dtype), self.ids[rows]
 
 
 def _turned(image: np.ndarray, turn: int) -> np.ndarray:

@@ -77,6 +77,16 @@ def test_pictures_saturate():
     assert images.max() == 255.0
 
 
+def test_whole_numbers_stay_whole():
+    """Else fractions would tell what was painted on, and no real picture has them."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 200, (5, 3, 64, 64)).astype(np.uint8)
+    held = Backgrounds(pixels, np.arange(5), np.full((5, 3), 3000.0))
+    images, _ = held.paint(rng.random((8, 3, 64, 64)), np.full(8, 20.0), GRI, rng)
+    assert images.dtype == np.uint8
+    assert (images.max((1, 2, 3)) > 0).all()
+
+
 def test_eight_orientations_are_all_there_are():
     image = np.arange(9.0).reshape(1, 3, 3)
     seen = {_turned(image, turn).tobytes() for turn in range(8)}
