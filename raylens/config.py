@@ -156,8 +156,8 @@ class Search:
     """Which trial is released: of those that took the most steps the one that agrees most with all of them on the
     target, if they are three at least; or the one with the best objective, whatever its steps."""
     may_lose: Annotated[float, Field(ge=0)] | None = 0.05
-    """AUROC on the source's validation split that an adapted model may lose against the one it started from; one that
-    lost more is not released. null releases all."""
+    """AUROC on the source's validation split that an adapted model may lose against the one it started from, with the
+    target's batch norm; one that lost more is not released. null releases all."""
     oracle: bool = False
     """Choose by target validation labels. That is cheating, and every output says so."""
     keep: Count = 3

@@ -30,7 +30,6 @@ import yaml
 from raylens import checkpoint, config, find, health, pictures, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
-from raylens.cluster.choice import Gate
 from raylens.cluster.folders import exists, write
 from raylens.cluster.prior import SETTING, asks, estimated
 from raylens.cluster.progress import Clock, Progress
@@ -87,10 +86,16 @@ def compare(grid: Grid) -> str:
     print(f"{len(jobs)} trials of {len(cells)} cells", flush=True)
     found = _train(jobs, folder, "trials")
     said = _said([*starts.values(), *found.values()], data, folder)
-    orders = {
-        cell: _chosen(run, [found[name] for name in drawn[cell]], starts[cell.encoder, cell.seed], said)
-        for cell, run in cells.items()
-    }
+    orders, gates = {}, {}
+    for cell, run in cells.items():
+        start = starts[cell.encoder, cell.seed]
+        key = start.trial, run.search.may_lose, find.method(run.method.name).streams
+        if key not in gates:
+            gates[key] = choice.gate(run.replace(start=start.checkpoint), data[_sets(run)][1])
+        trials = [found[name] for name in drawn[cell]]
+        orders[cell] = choice.ordered(
+            run, trials, gates[key], lambda asked: [said[one.trial].target for one in asked]
+        )
     _write_trials(folder, grid, orders, drawn, said)
     for where in grid.where or [None]:
         entries = []
@@ -295,14 +300,6 @@ def _said(trials: Iterable[Found], data: Mapping[tuple, tuple[Facts, Any]], fold
         with fs.open_input_stream(inner) as stream:
             said[name] = Said.read(stream.read())
     return said
-
-
-def _chosen(run: Run, trials: list[Found], start: Found, said: Mapping[str, Said]) -> list[Found]:
-    """A cell's trials, the one to be released first, as in a search."""
-    gate = None
-    if run.search.may_lose is not None:
-        gate = Gate(start.metrics["source/auroc"], run.search.may_lose)
-    return choice.ordered(run, trials, gate, lambda asked: [said[trial.trial].target for trial in asked])
 
 
 def _released(first: Found) -> bool:

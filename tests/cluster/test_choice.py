@@ -7,10 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from raylens import checkpoint
 from raylens.cluster import choice
 from raylens.cluster.choice import Gate, ordered, with_whole
 from raylens.cluster.search import Found
-from raylens.cluster.worker import WORST
+from raylens.cluster.worker import WORST, work
+from raylens.data.stream import Split
+from raylens.loop import collect
+from raylens.models import adapt_batch_norm
 
 
 def trial(name: str, steps: int = 600, objective: float = 0.9, source: float = 0.99, **fields) -> Found:
@@ -58,7 +62,7 @@ def test_a_model_that_lost_the_source_is_not_released_and_not_asked(tiny, said):
     ]
     found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, Gate(start=1.0, may_lose=0.05), said)
     assert names(found) == ["near", "middle", "far", "ruined"]
-    assert found[3].refused == "not released: source AUROC 0.900, 1.000 before the adaptation"
+    assert found[3].refused == "not released: source AUROC 0.900, 1.000 before it was trained"
     assert found[3].agreement is None
     assert not any(one.refused for one in found[:3])
 
@@ -75,6 +79,26 @@ def test_the_whole_training_stands_for_its_trial_which_is_not_released_beside_it
     found = with_whole(trials, trial("whole", refused=lost))
     assert names(found) == wanted
     assert next(one for one in found if one.trial == "part").refused
+
+
+def test_what_the_targets_batch_norm_costs_by_itself_is_no_loss(tiny, tmp_path):
+    first, data = tiny.run(), tiny.resident(rows=200)
+    method = tiny.method(first)
+    *_, last = work(first.replace(**{"fit.steps": 30, "fit.report_every": 30}), tiny.facts(), data)
+    checkpoint.save(tmp_path, first, tiny.facts(), last.method.result, {})
+    noise = Split(np.random.default_rng(0).normal(0, 10, (200, 1, 32, 32)).astype(np.float32))
+    data = replace(data, train={**data.train, "target": noise})
+    task, held = method.task, data.validation["source"]
+
+    def auroc(model):
+        return task.metrics(collect(model, held.pixels, None).logits, held.labels)["auroc"]
+
+    alone = auroc(checkpoint.read(tmp_path).model())
+    adapted = checkpoint.read(tmp_path).model()
+    adapt_batch_norm(adapted, data.train["target"].pixels)
+    assert auroc(adapted) < alone, "or the test shows nothing"
+    assert choice._source_auroc(tiny.run("adda", start=str(tmp_path)), data) == auroc(adapted)
+    assert choice._source_auroc(tiny.run(start=str(tmp_path)), data) == alone
 
 
 def test_two_agree_alike_and_are_told_apart_by_their_objective(tiny, said):
