@@ -225,7 +225,7 @@ def _starts(
         for cell, run in cells.items()
         if cell.method == SOURCE_ONLY
     }
-    print(f"{len(runs)} models of the source, which all methods start from", flush=True)
+    print(f"{len(runs)} model(s) of the source, which methods start from", flush=True)
     names = {place: _name(SOURCE_ONLY, *place) for place in runs}
     found = _train(
         {names[place]: Job(run, *data[_sets(run)]) for place, run in runs.items()}, folder, "starts"
