@@ -29,6 +29,7 @@ from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists
 from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
+from raylens.cluster.recover import Recovered
 from raylens.cluster.training import loaded, ready, start_run, trained_start, unbalanced
 from raylens.cluster.trial import trainable
 from raylens.cluster.worker import WORST
@@ -144,7 +145,7 @@ def tuned(
         print(f"going on with {path}", flush=True)
         tuner = ray_tune.Tuner.restore(path, trainable=trial, resume_unfinished=True, resume_errored=True)
         inner = tuner._local_tuner
-        inner._run_config.callbacks = [progress]
+        inner._run_config.callbacks = [progress, Recovered()]
         _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
     else:
         storage, _, name = path.rpartition("/")

@@ -1,0 +1,67 @@
+"""A resumed search whose record of its trials is older than what was deleted since."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from raylens import config
+from raylens.cluster.progress import Progress
+from raylens.cluster.search import tuned
+
+
+def counts(sample, folder):
+    """Counts to 6, a checkpoint a step, and fails at 4 as long as the file `folder`/fail is there."""
+    from ray import tune
+
+    latest, step = tune.get_checkpoint(), 0
+    if latest:
+        with latest.as_directory() as held:
+            step = json.loads(Path(held, "step.json").read_text())
+    with Path(folder, "begun").open("a") as begun:
+        begun.write(f"{step}\n")
+    while step < 6:
+        if step == 4 and Path(folder, "fail").exists():
+            raise OSError("as if the driver had been killed here")
+        step += 1
+        with tempfile.TemporaryDirectory() as out:
+            Path(out, "step.json").write_text(json.dumps(step))
+            tune.report({"step": step, "objective": 0.5}, checkpoint=tune.Checkpoint.from_directory(out))
+
+
+@pytest.mark.parametrize(("left", "begun"), [(True, 4), (False, 0)])
+def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, left, begun):
+    from ray import tune
+
+    run = config.build(
+        {"method.name": "supervised", "search.retries": 0, "fit.steps": 6, "fit.report_every": 1}
+    )
+    (tmp_path / "fail").touch()
+
+    def tried():
+        progress = Progress([run], lambda trial: run)
+        settings = tune.TuneConfig(metric="objective", mode="max")
+        trial = tune.with_parameters(counts, folder=str(tmp_path))
+        (result,) = tuned(trial, run, f"{tmp_path}/trials", {}, settings, progress)
+        return result
+
+    first = tried()
+    assert first.error is not None
+    at = Path(first.path)
+    assert sorted(path.name for path in at.glob("checkpoint_*")) == ["checkpoint_000002", "checkpoint_000003"]
+    for path in at.glob("checkpoint_*"):
+        path.rename(at / f"deleted-{path.name}")
+    if left:
+        (at / "deleted-checkpoint_000003").rename(at / "checkpoint_000007")
+    (tmp_path / "fail").unlink()
+
+    second = tried()
+    assert second.error is None
+    assert (tmp_path / "begun").read_text().split() == ["0", str(begun)]
+    assert second.metrics["step"] == 6
+    last = "checkpoint_000009" if left else "checkpoint_000005"
+    assert Path(second.checkpoint.path).name == last
+    assert Path(second.checkpoint.path, "step.json").read_text() == "6"
