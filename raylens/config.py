@@ -152,9 +152,10 @@ class Search:
     """One trial in so many goes on at each of asha's rungs."""
     validator: str = "source_and_entropy"
     """What ranks trials on the way, without target labels; see raylens/validators/."""
-    choice: Literal["agreement", "objective"] = "agreement"
-    """Which trial is released: of those that took the most steps the one that agrees most with all of them on the
-    target, if they are three at least; or the one with the best objective, whatever its steps."""
+    choice: Literal["average", "agreement", "objective"] = "average"
+    """What is released: a model with the average weights of all trials that took the most steps; of these the one that
+    agrees most with all of them on the target, if they are three at least; or the one with the best objective,
+    whatever its steps."""
     may_lose: Annotated[float, Field(ge=0)] | None = 0.05
     """AUROC on the source's validation split that an adapted model may lose against the one it started from, with the
     target's batch norm; one that lost more is not released. null releases all."""

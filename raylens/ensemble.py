@@ -1,15 +1,20 @@
-"""Choosing among trials by their agreement with all of them together.
+"""What all trials of a search know together: which of them agrees most with all, and the average of their weights.
 
 Hu et al., EnsV: Realistic Unsupervised Model Selection by Ensembling, NeurIPS 2024. The candidate that agrees most with
 the ensemble of all candidates is never the worst of them, whatever their methods. Differs from the authors' code: ranks
 in place of predicted classes, which where one image in a hundred is a lens agree for nothing.
+
+Wortsman et al., Model soups, ICML 2022 (arXiv 2203.05482): models that were trained on from one model have weights that
+may be averaged, and the average is about as good as the ensemble of all. It is their uniform soup: the greedy one needs
+labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from scipy.stats import rankdata
 
 from raylens import metrics
@@ -32,3 +37,11 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     if a.std() == 0 or b.std() == 0:
         return 0.0  # a model that says the same of every image agrees with nobody
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def average(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of state dicts of one shape, batch-norm statistics included; of whole numbers, the first one's."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }

@@ -136,6 +136,7 @@ METRICS = {
     "step": Metric("optimizer steps taken", "count"),
     "objective": Metric("what trials are ranked by; reads no target label", "search.validator"),
     "warnings": Metric("what looked wrong since the last report", "the method's file"),
+    "averaged": Metric("trials whose weights were averaged", "Wortsman et al. 2022"),
     "oracle": Metric("says that the objective reads target labels", "search.oracle"),
     "loss/<term>": Metric("a term of the training loss, weight included; they add up", "the method's file"),
     "monitor/<name>": Metric("a quantity that is watched, not optimised", "the method's file"),

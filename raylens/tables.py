@@ -19,6 +19,8 @@ from raylens.grid import Cell
 
 METRICS = {"auroc": "AUROC", "auprc": "AUPRC", "tpr_at_fpr_1e-2": "TPR at FPR 1e-2"}
 SOURCE_ONLY = "source only"
+BATCH_NORM = "adabn"
+"""The method that trains nothing; what others gain over it is what their training is worth."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Entry:
 
 
 def compared(entries: Sequence[Entry]) -> pd.DataFrame:
-    """A row for each encoder and method: means over seeds with 95 % intervals, and less source only.
+    """A row for each encoder and method: means over seeds with 95 % intervals, and less source only and less adabn.
 
     `low` and `high` follow each value; `regret` is the mean over seeds, `worst` the largest; `below` counts the seeds
     on which the released model is below source only, `refused` those on which no trial was released. `failed`
@@ -96,20 +98,18 @@ def compared(entries: Sequence[Entry]) -> pd.DataFrame:
     for encoder in dict.fromkeys(entry.cell.encoder for entry in entries):
         of_encoder = [entry for entry in entries if entry.cell.encoder == encoder]
         starts = {entry.cell.seed: entry.start for entry in of_encoder}
+        bases = {entry.cell.seed: entry.kept for entry in of_encoder if entry.cell.method == BATCH_NORM}
         rows.append(
             {"encoder": encoder, "method": SOURCE_ONLY, "seeds": len(starts), **_measured([*starts.values()])}
         )
         for method in dict.fromkeys(entry.cell.method for entry in of_encoder):
             of_method = [entry for entry in of_encoder if entry.cell.method == method]
-            pairs = [
-                (entry.kept.probabilities, entry.start.probabilities, entry.start.labels)
-                for entry in of_method
-            ]
             regret = [entry.best - entry.kept.auroc for entry in of_method]
             rows.append(
                 {"encoder": encoder, "method": method, "seeds": len(of_method)}
                 | _measured([entry.kept for entry in of_method])
-                | _three("difference", metrics.paired_over_runs(pairs))
+                | _three("difference", _paired(of_method, starts))
+                | (_three("trained", _paired(of_method, bases)) if bases and method != BATCH_NORM else {})
                 | {"regret": np.mean(regret), "worst": max(regret)}
                 | {"below": sum(entry.kept.auroc < entry.start.auroc for entry in of_method)}
                 | {"refused": sum(entry.released is None for entry in of_method)}
@@ -125,6 +125,14 @@ def _measured(models: Sequence[Said]) -> dict[str, float]:
     for name in names:
         found |= _three(name, metrics.over_runs(runs, name))
     return found
+
+
+def _paired(entries: Sequence[Entry], others: Mapping[int, Said]) -> tuple[float, float, float]:
+    """What is kept less `others` by seed, of the same test images."""
+    pairs = [(entry.kept, others[entry.cell.seed]) for entry in entries]
+    return metrics.paired_over_runs(
+        [(kept.probabilities, other.probabilities, other.labels) for kept, other in pairs]
+    )
 
 
 def _three(name: str, found: tuple[float, float, float]) -> dict[str, float]:
@@ -164,7 +172,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for name in table:
         if name.endswith(("_low", "_high")):
             continue
-        sign = "+" if name in ("difference", "gain") else ""
+        sign = "+" if name in ("difference", "trained", "gain") else ""
         if f"{name}_low" in table:
             columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
             cells[HEADS.get(name, name)] = [_interval(*row, sign) for row in columns]
@@ -179,6 +187,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 HEADS = {
     **METRICS,
     "difference": "AUROC minus source only",
+    "trained": f"AUROC minus {BATCH_NORM}",
     "worst": "worst regret",
     "below": "below source only",
     "refused": "none released",

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 
-from raylens.ensemble import agreement
+from raylens.ensemble import agreement, average
 
 
 def candidates(*noises: float, classes: int = 2, rows: int = 400) -> list[np.ndarray]:
@@ -31,6 +32,19 @@ def test_of_two_classes_it_is_the_rank_correlation_with_the_median_rank():
 def test_scale_and_shift_of_the_logits_do_not_count():
     logits = candidates(0.5, 0.5, 0.5)
     np.testing.assert_allclose(agreement(logits), agreement([logits[0], 9 * logits[1], logits[2] + [0, 4]]))
+
+
+def test_the_average_is_the_mean_of_weights_and_statistics_and_keeps_whole_numbers():
+    layers = [torch.nn.BatchNorm1d(3) for _ in range(3)]
+    for number, layer in enumerate(layers):
+        layer.running_mean.fill_(number)
+        layer.weight.data.fill_(2.0 * number)
+        layer.num_batches_tracked.fill_(10 + number)
+    found = average([layer.state_dict() for layer in layers])
+    assert found["running_mean"].tolist() == [1.0] * 3
+    assert found["weight"].tolist() == [2.0] * 3
+    assert found["num_batches_tracked"] == 10
+    assert layers[0].weight[0] == 0, "what was averaged stays as it was"
 
 
 def test_the_ruined_are_last_even_if_some_are_turned_round():

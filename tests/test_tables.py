@@ -61,6 +61,17 @@ def test_a_row_is_the_mean_over_seeds_and_its_difference_from_source_only(entrie
     assert np.isnan(base["difference"])
 
 
+def test_methods_are_compared_with_one_that_trains_nothing(entries):
+    plain = [entry("adabn", [1.5], 0, seed) for seed in range(3)]
+    table = tables.compared([*entries, *plain]).set_index("method")
+    strong, base = table.loc["strong"], table.loc["adabn"]
+    assert strong["trained"] == pytest.approx(strong["auroc"] - base["auroc"])
+    assert strong["trained_low"] < strong["trained"] < strong["difference"]
+    assert np.isnan(base["trained"])
+    assert "AUROC minus adabn" in tables.readable(table)
+    assert "trained" not in tables.compared(entries)
+
+
 def test_where_no_trial_is_released_the_start_is_what_counts(entries):
     weak = tables.compared(entries).set_index("method").loc["weak"]
     assert (weak["below"], weak["refused"]) == (2, 1)

@@ -108,7 +108,7 @@ class Board:
                     "source/auroc": trial.metrics.get("source/auroc"),
                     **(_columns(measured.get(trial.kept)) if measured else {}),
                     "steps": trial.steps,
-                    **{path: settings[path] for path in self.searched},
+                    **{path: None if trial.averaged else settings[path] for path in self.searched},
                     "warnings": "; ".join(
                         filter(None, [trial.refused, trial.error or trial.metrics.get("warnings")])
                     ),
@@ -141,7 +141,8 @@ class Board:
         asked, agreed = self.run.search, self.table["agreement"].notna().any()
         by = "agreement" if agreed else asked.validator
         by = f"steps, then {by}" if by_agreement(self.run) else by
-        title = f"{self.run.title}: chosen by {by}, without target labels"
+        chosen = "the average of trials, then by" if self.found[0].averaged else "chosen by"
+        title = f"{self.run.title}: {chosen} {by}, without target labels"
         table = Table(title=ORACLE if self.run.search.oracle else title, title_justify="left")
         tested = ("target test AUROC", "minus source only") if self.measured else ()
         agrees = ("agreement",) if agreed else ()

@@ -1,27 +1,31 @@
-"""Which of a search's trials is released: told by all of them together, and without target labels.
+"""Which model a search releases: told by all of its trials together, and without target labels.
 
 Trials that took the most steps come first: what was stopped on the way was stopped for a reason, and half a training
-does not compare with a whole one. Among them, if they are three at least, the one that agrees most with all of them is
-chosen (raylens/ensemble.py). A model that lost more of the source than search.may_lose has come to harm, whatever else
-is said of it, and is not released; if that holds for all, the start is. What it lost is told against the start with
-the target's batch norm: that costs some of the source by itself, more with some encoders than with others, and does no
-harm. What all this gives away is measured in docs/results.md.
+does not compare with a whole one. All of them started from one model, and a model with the average of their weights is
+released, if they are two at least. They follow in the order in which they agree with all of them together, if they are
+three at least (raylens/ensemble.py). A model that lost more of the source than search.may_lose has come to harm,
+whatever else is said of it, and is not released; if that holds for all, the start is. What it lost is told against the
+start with the target's batch norm: that costs some of the source by itself, more with some encoders than with others,
+and does no harm. What all this gives away is measured in docs/results.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raylens import checkpoint, find
+from raylens import checkpoint, find, health
+from raylens.checkpoint import Facts
+from raylens.cluster.folders import copy
 from raylens.cluster.launch import task_device
-from raylens.cluster.worker import WORST
+from raylens.cluster.worker import WORST, validate
 from raylens.config import Run
-from raylens.ensemble import agreement
+from raylens.ensemble import agreement, average
 from raylens.loop import collect
 from raylens.models import adapt_batch_norm
 
@@ -68,10 +72,58 @@ def ordered(run: Run, found: list[Found], gate: Gate | None, logits: Logits) -> 
     return sorted(found, key=partial(_place, run), reverse=True)
 
 
+@dataclass(frozen=True)
+class Averaging:
+    """An average that is being made: of these trials, in the folder `out`."""
+
+    trials: list[Found]
+    out: str
+    metrics: Any
+    """A reference to them."""
+
+
+def averaging(run: Run, found: list[Found], facts: Facts, data: Any, stem: str) -> Averaging | None:
+    """Begin to average the weights of those of `found` that took the most steps, in `stem`average-of-N. Needs Ray.
+
+    None where it is not asked for, or where there is nothing to average.
+    """
+    trials = _compared(found)
+    if run.search.choice != "average" or not by_agreement(run) or not run.start or len(trials) < 2:
+        return None
+    import ray
+
+    out = f"{stem}average-of-{len(trials)}"
+    task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_average)
+    return Averaging(trials, out, task.remote([_source(trial) for trial in trials], facts, data, out))
+
+
+def with_average(found: list[Found], begun: Averaging | None, gate: Gate | None) -> list[Found]:
+    """`found` with the average before all trials; behind those that may be released, if it may not."""
+    if begun is None:
+        return found
+    import ray
+
+    first, metrics = begun.trials[0], ray.get(begun.metrics)
+    made = replace(
+        first,
+        trial=begun.out.rpartition("/")[2],
+        objective=float(metrics["objective"]),
+        metrics=metrics,
+        checkpoint=begun.out,
+        agreement=None,
+        averaged=len(begun.trials),
+    )
+    return _released_first([gate.checked(made) if gate else made, *found])
+
+
 def with_whole(found: list[Found], whole: Found) -> list[Found]:
     """`found` and the training on all of the data that stands for its first trial, which had a part; in that order."""
     part = replace(found[0], refused="not released: trained on a part of the data")
-    return sorted([whole, part, *found[1:]], key=lambda trial: (not ended(trial), trial.refused is not None))
+    return _released_first([whole, part, *found[1:]])
+
+
+def _released_first(found: list[Found]) -> list[Found]:
+    return sorted(found, key=lambda trial: (not ended(trial), trial.refused is not None))
 
 
 def ended(trial: Found) -> bool:
@@ -88,7 +140,7 @@ def _place(run: Run, trial: Found) -> tuple:
 def by_agreement(run: Run) -> bool:
     """Whether the final choice is by steps and agreement, and not by the objective."""
     adapts = "target" in find.method(run.method.name).streams
-    return run.search.choice == "agreement" and adapts and not run.search.oracle
+    return run.search.choice != "objective" and adapts and not run.search.oracle
 
 
 def asked(run: Run, data: Any) -> Logits:
@@ -105,13 +157,40 @@ def asked(run: Run, data: Any) -> Logits:
 
 def _agreed(found: list[Found], logits: Logits) -> list[Found]:
     """`found` with the agreement of those that took the most steps of all that may be released."""
-    whole = [trial for trial in found if ended(trial) and not trial.refused]
-    most = max((trial.steps for trial in whole), default=0)
-    whole = [trial for trial in whole if trial.steps == most]
+    whole = _compared(found)
     if len(whole) < 3:  # two agree alike
         return found
     scores = dict(zip((trial.trial for trial in whole), agreement(logits(whole)), strict=True))
     return [replace(trial, agreement=scores.get(trial.trial)) for trial in found]
+
+
+def _compared(found: list[Found]) -> list[Found]:
+    """Those that took the most steps of all that may be released."""
+    whole = [trial for trial in found if ended(trial) and not trial.refused]
+    most = max((trial.steps for trial in whole), default=0)
+    return [trial for trial in whole if trial.steps == most]
+
+
+def _source(trial: Found) -> tuple[str, str]:
+    return trial.trial, trial.checkpoint
+
+
+def _average(trials: Sequence[tuple[str, str]], facts: Facts, data: Any, out: str) -> dict[str, float | str]:
+    """Write the average of `trials`, names and checkpoints, as a checkpoint with the first one's settings; its metrics.
+
+    What state its training was in is not there: it may be started from, and not be resumed.
+    """
+    device = task_device()
+    found = [checkpoint.read(path) for _, path in trials]
+    model, steps = found[0].model(), int(found[0].metrics["step"])
+    model.load_state_dict(average([one.model().state_dict() for one in found]))
+    metrics = {"step": steps, **validate(found[0].run, facts, model.to(device), data, device)}
+    metrics["warnings"] = "; ".join(health.collapses(metrics, facts.classes))
+    metrics["averaged"] = ", ".join(name for name, _ in trials)
+    with tempfile.TemporaryDirectory(prefix="raylens-") as made:
+        checkpoint.save(made, found[0].run, facts, model, metrics, step=steps)
+        copy(made, out)
+    return metrics
 
 
 def _logits(path: str, data: Any) -> np.ndarray:

@@ -5,6 +5,7 @@ A benchmark lives in one folder, and the same command goes on with it:
     grid.yaml      methods, encoders, seeds and settings
     starts/        Ray Tune's: a model of the source for each encoder and seed, which all methods start from
     trials/        Ray Tune's: for each cell the method's defaults, and draws from its ranges
+    averages/      a cell's trials averaged, which is what is released
     outputs/       what each model says of validation and test images, a NumPy archive each
     workers/       Ray Train's, of trials of several workers
     trials.csv     every trial: what was searched, validators' scores, warnings, test AUROC
@@ -86,7 +87,7 @@ def compare(grid: Grid) -> str:
     print(f"{len(jobs)} trials of {len(cells)} cells", flush=True)
     found = _train(jobs, folder, "trials")
     said = _said([*starts.values(), *found.values()], data, folder)
-    orders, gates = {}, {}
+    orders, gates, averages = {}, {}, {}
     for cell, run in cells.items():
         start = starts[cell.encoder, cell.seed]
         key = start.trial, run.search.may_lose, find.method(run.method.name).streams
@@ -96,6 +97,10 @@ def compare(grid: Grid) -> str:
         orders[cell] = choice.ordered(
             run, trials, gates[key], lambda asked: [said[one.trial].target for one in asked]
         )
+        stem = f"{folder}/averages/{_name(*cell)}-"
+        averages[cell] = choice.averaging(trials[0].run, orders[cell], *data[_sets(run)], stem), gates[key]
+    orders = {cell: choice.with_average(order, *averages[cell]) for cell, order in orders.items()}
+    said |= _said([order[0] for order in orders.values() if order[0].averaged], data, folder)
     _write_trials(folder, grid, orders, drawn, said)
     for where in grid.where or [None]:
         entries = []
@@ -345,7 +350,7 @@ def _write_trials(
         for trial in order:
             settings, held = config.flat(trial.run), said.get(trial.trial)
             place = {
-                "draw": drawn[cell].index(trial.trial),
+                "draw": None if trial.averaged else drawn[cell].index(trial.trial),
                 "released": trial is order[0] and _released(trial),
             }
             measured = {
@@ -358,7 +363,7 @@ def _write_trials(
                 {
                     **cell._asdict(),
                     **place,
-                    **{path: settings[path] for path in config.space(trial.run)},
+                    **{path: None if trial.averaged else settings[path] for path in config.space(trial.run)},
                     **({SETTING: settings[SETTING]} if SETTING in settings else {}),
                     "steps": trial.steps,
                     "source/auroc": trial.metrics.get("source/auroc"),

@@ -7,8 +7,9 @@ repeated, what was running goes on from its last checkpoint.
     start/             checkpoint of the model that trials start from, where the method needs one; start-trial/ made it,
                        or start-workers/ where the search had a part of the data
     trials/            Ray Tune's own: a folder a trial, with checkpoints, result.json and TensorBoard events
-    whole-TRIAL/       the chosen trial's training on all of the data, where the search had a part of it
-    best/              the chosen trial's last checkpoint, or the start if none is released; the runners-up are in kept/
+    average-of-N/      the average of the trials that took the most steps, unless the search had a part of the data
+    whole-TRIAL/       the chosen trial's training on all of the data, where it had
+    best/              the checkpoint that was chosen, or the start if none is released; the runners-up are in kept/
     leaderboard.csv    every trial, and the baselines
     test.json          every metric on the target's test split of those that were measured there
 """
@@ -56,6 +57,8 @@ class Found:
     """With all the trials that took the most steps, if it is one of them and was asked; see raylens/ensemble.py."""
     refused: str | None = None
     """Why it is not released."""
+    averaged: int = 0
+    """Of how many trials it is the average; then its settings are those of the first of them."""
     kept: str | None = None
     """Where its checkpoint was copied to, of those that are kept."""
 
@@ -99,6 +102,9 @@ def search(run: Run) -> str:
             Board(run, found, {}).write(folder)  # what is known is not lost if the next step fails
         whole = _whole(found[0], facts, method, folder)
         found = choice.with_whole(found, gate.checked(whole) if gate else whole)
+    elif share == 1:
+        begun = choice.averaging(run, found, facts, data, f"{folder}/")
+        found = choice.with_average(found, begun, gate)
     released = [trial for trial in found if choice.ended(trial) and not trial.refused]
     kept = {trial.trial: _keep(trial, folder, rank) for rank, trial in enumerate(released[: run.search.keep])}
     found = [replace(trial, kept=kept.get(trial.trial)) for trial in found]

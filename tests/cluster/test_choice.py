@@ -9,7 +9,7 @@ import pytest
 
 from raylens import checkpoint
 from raylens.cluster import choice
-from raylens.cluster.choice import Gate, ordered, with_whole
+from raylens.cluster.choice import Averaging, Gate, averaging, ordered, with_average, with_whole
 from raylens.cluster.search import Found
 from raylens.cluster.worker import WORST, work
 from raylens.data.stream import Split
@@ -99,6 +99,74 @@ def test_what_the_targets_batch_norm_costs_by_itself_is_no_loss(tiny, tmp_path):
     assert auroc(adapted) < alone, "or the test shows nothing"
     assert choice._source_auroc(tiny.run("adda", start=str(tmp_path)), data) == auroc(adapted)
     assert choice._source_auroc(tiny.run(start=str(tmp_path)), data) == alone
+
+
+def test_the_average_is_a_checkpoint_with_the_mean_of_the_weights(tiny, tmp_path):
+    run, data, models = tiny.run(), tiny.resident(rows=200), []
+    for number in (1, 2):
+        *_, last = work(run.replace(**{"seed": number, "fit.steps": 4}), tiny.facts(), data)
+        checkpoint.save(tmp_path / str(number), run, tiny.facts(), last.method.result, {}, step=4)
+        models.append(last.method.result.state_dict())
+    held = [(f"trial-{number}", str(tmp_path / str(number))) for number in (1, 2)]
+    metrics = choice._average(held, tiny.facts(), data, str(tmp_path / "out"))
+    found = checkpoint.read(tmp_path / "out")
+    for name, value in found.model().state_dict().items():
+        if value.is_floating_point():
+            wanted = (models[0][name] + models[1][name]) / 2
+            np.testing.assert_allclose(value, wanted, rtol=1e-6, atol=1e-7)
+    assert found.metrics["averaged"] == "trial-1, trial-2"
+    assert found.metrics["step"] == 4
+    assert found.metrics["source/auroc"] == metrics["source/auroc"]
+    assert found.metrics["objective"] == metrics["objective"]
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """Tasks that answer with what they were given."""
+    monkeypatch.setattr("ray.get", lambda found: found)
+    monkeypatch.setattr(
+        "ray.remote", lambda **_: lambda task: type("Task", (), {"remote": lambda self, *given: given})()
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "search", "start", "wanted"),
+    [
+        (["near", "far", "short"], {}, "x", ["near", "far"]),
+        (["near", "ruined", "far"], {}, "x", ["near", "far"]),
+        (["near", "short"], {}, "x", None),
+        (["near", "far"], {"choice": "agreement"}, "x", None),
+        (["near", "far"], {"oracle": True}, "x", None),
+        (["near", "far"], {}, None, None),
+    ],
+)
+def test_all_that_took_the_most_steps_and_may_be_released_are_averaged(
+    tiny, fake_ray, given, search, start, wanted
+):
+    kinds = {"short": {"steps": 200}, "ruined": {"refused": "ruin"}}
+    trials = [trial(name, **kinds.get(name, {})) for name in given]
+    run = tiny.run("adda", search=search, scale={"gpus": 0}, start=start)
+    begun = averaging(run, trials, "facts", "data", "/runs/x/")
+    if wanted is None:
+        assert begun is None
+    else:
+        held = [(name, f"/runs/{name}") for name in wanted]
+        assert begun.metrics == (held, "facts", "data", "/runs/x/average-of-2")
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [(0.97, ["average-of-2", "near", "far", "ruined"]), (0.9, ["near", "far", "average-of-2", "ruined"])],
+)
+def test_the_average_comes_before_all_trials_unless_it_lost_the_source(fake_ray, source, wanted):
+    trials = [trial("near", agreement=0.9), trial("far", agreement=0.8), trial("ruined", refused="ruin")]
+    metrics = {"objective": 0.5, "source/auroc": source}
+    begun = Averaging(trials[:2], "/runs/x/average-of-2", metrics)
+    found = with_average(trials, begun, Gate(start=1.0, may_lose=0.05))
+    assert names(found) == wanted
+    made = found[wanted.index("average-of-2")]
+    assert (made.averaged, made.objective, made.agreement, made.steps) == (2, 0.5, None, 600)
+    assert with_average(trials, None, None) == trials
 
 
 def test_two_agree_alike_and_are_told_apart_by_their_objective(tiny, said):

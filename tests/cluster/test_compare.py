@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from raylens import config, grid
+from raylens import checkpoint, config, grid
 from raylens.cluster.compare import compare, draws
 from raylens.data.shards import read_split
 from raylens.errors import ConfigError
@@ -47,21 +47,28 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
     assert list(table["method"]) == ["source only", "adabn", "mcc"]
     assert (table["seeds"] == 2).all()
     trials = pd.read_csv(folder / "trials.csv")
-    assert len(trials) == 2 * (1 + 3), "adabn has nothing to draw"
     cells = trials.groupby(["method", "seed"])
     assert (cells["released"].sum() <= 1).all()
+    averages = trials[trials["draw"].isna()]
+    assert averages["optimizer.lr"].isna().all()
+    assert (averages["method"] == "mcc").all()
+    trials = trials[trials["draw"].notna()].astype({"draw": int})
+    assert len(trials) == 2 * (1 + 3), "adabn has nothing to draw"
     agreed = trials[trials["method"] == "mcc"].groupby("seed")
     assert agreed["agreement"].count().eq(3).all()
-    for _, cell in agreed:
-        if cell["released"].any():
-            assert cell.loc[cell["released"], "agreement"].item() == cell["agreement"].max()
+    assert len(averages) == 2
+    for row in averages.to_dict("records"):
+        assert row["released"]
+        assert checkpoint.read(row["checkpoint"]).metrics["averaged"].count("mcc-small") == 3
+        said = Said.read((folder / "outputs" / f"{Path(row['checkpoint']).name}.npz").read_bytes())
+        assert row["target/auroc"] == said.auroc
     for seed in (0, 1):
         starts = {
             yaml.safe_load((path / "run.yaml").read_text())["start"]
             for path in folder.glob(f"trials/*seed{seed}*/checkpoint_*")
         }
         assert [Path(start).parent.name for start in starts] == [f"supervised-small-seed{seed}"]
-    assert len([*folder.glob("outputs/*.npz")]) == 2 + 8
+    assert len([*folder.glob("outputs/*.npz")]) == 2 + 8 + len(averages)
     assert (folder / "table.png").stat().st_size > 5000
     assert (folder / "table.md").read_text() in said
     regret = pd.read_csv(folder / "regret.csv")
