@@ -60,8 +60,8 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
     for row in averages.to_dict("records"):
         assert row["released"]
         assert checkpoint.read(row["checkpoint"]).metrics["averaged"].count("mcc-small") == 3
-        said = Said.read((folder / "outputs" / f"{Path(row['checkpoint']).name}.npz").read_bytes())
-        assert row["target/auroc"] == said.auroc
+        model = Said.read((folder / "outputs" / f"{Path(row['checkpoint']).name}.npz").read_bytes())
+        assert row["target/auroc"] == model.auroc
     for seed in (0, 1):
         starts = {
             yaml.safe_load((path / "run.yaml").read_text())["start"]
