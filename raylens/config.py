@@ -82,8 +82,6 @@ class Data:
     """Target images per worker and step; as many as source images without it."""
     balance: Share | None = None
     """Share of the last class in every source batch; as it comes without it."""
-    target_balance: Share | None = None
-    """Share of the target's batches for images that the start calls the last class; as they come without it."""
     views: str | None = None
     """Pipeline in place of the one that the method names for its views; see raylens/augment.py."""
     prior: Literal["given", "estimate"] = "given"
@@ -216,7 +214,7 @@ class Run:
         return build({**flat(self), **values})
 
 
-VARIED = ("data.batch", "data.target_batch", "data.balance", "data.target_balance", "data.views", "fit.clip")
+VARIED = ("data.batch", "data.target_batch", "data.balance", "data.views", "fit.clip")
 """Settings beside those of method, encoder and optimizer in which trials of a search may differ."""
 TOP = ("seed", "storage", "name", "start")
 

@@ -31,7 +31,7 @@ from raylens.cluster.folders import addressed, copy, exists
 from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
 from raylens.cluster.recover import Recovered
-from raylens.cluster.training import loaded, ready, start_run, trained_start, unbalanced
+from raylens.cluster.training import loaded, ready, start_run, trained_start
 from raylens.cluster.trial import trainable
 from raylens.cluster.worker import WORST
 from raylens.config import Run
@@ -79,7 +79,6 @@ def search(run: Run) -> str:
     if share < 1:
         if run.data.mode != "resident":
             launch.check_room(run, method)
-            unbalanced(run)
         print(
             f"data: {share:.1%} of the rows resident for the search; the winner trains on all of them",
             flush=True,

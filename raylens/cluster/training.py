@@ -87,11 +87,6 @@ def check(run: Run) -> None:
         raise ConfigError(
             f"search.scheduler pbt cannot copy trials of {run.scale.workers} workers; set scale.workers to 1"
         )
-    method = find.method(run.method.name)
-    if run.data.target_balance is not None and "target" in method.streams and not (run.start or method.start):
-        raise ConfigError(
-            "data.target_balance needs a model to start from, whose guesses are balanced; give --start"
-        )
     if run.data.views is not None and run.data.views not in augment.names():
         raise ConfigError(f"unknown data.views {run.data.views!r}; known here: {', '.join(augment.names())}")
 
@@ -203,14 +198,6 @@ def start_run(run: Run, name: str) -> Run:
     )
 
 
-def unbalanced(run: Run) -> None:
-    """Raises ConfigError when the target's batches are to be balanced: streamed, they cannot be."""
-    if run.data.target_balance is not None:
-        raise ConfigError(
-            "data.target_balance needs the target in memory; set data.mode to resident, or leave it out"
-        )
-
-
 def loaded(run: Run, method: type[Method]) -> Any:
     """The data of a training: resident if it fits, else streaming; says which."""
     import ray
@@ -219,7 +206,6 @@ def loaded(run: Run, method: type[Method]) -> Any:
     if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
         print("data: resident, in memory shared by all workers", flush=True)
         return ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method)))
-    unbalanced(run)
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
     launch.check_room(run, method)
     return Streaming(sets.reside(run, sets.streams(run, method)).validation)

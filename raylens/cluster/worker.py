@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -82,8 +81,6 @@ def work(
     optimizer = optim.build(run.optimizer, method.groups())
     scaler = torch.amp.GradScaler(device.type, enabled=run.fit.precision == "16" and device.type == "cuda")
     start = checkpoint.resume(resume, method, optimizer, scaler) if resume else 0
-    if run.data.target_balance is not None and "target" in type(method).streams:
-        data = replace(data, guesses=_guesses(run, data.train["target"], device))
     replica = method
     trained = any(parameter.requires_grad for parameter in method.parameters())
     if trained and dist.is_available() and dist.is_initialized():
@@ -126,12 +123,6 @@ def validate(
     found[f"validator/{run.search.validator}"] = score
     found["objective"] = score if math.isfinite(score) else WORST
     return found
-
-
-def _guesses(run: Run, target: Split, device: torch.device | str) -> np.ndarray:
-    """The classes (N,) that the model which the run starts from guesses for the target's training images."""
-    model = checkpoint.read(run.start).model(device)
-    return collect(model, target.pixels, None, device=device).logits.argmax(1)
 
 
 def _look(model: Model, split: Split, device: torch.device | str) -> Outputs:

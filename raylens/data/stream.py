@@ -42,16 +42,11 @@ class Resident:
 
     train: Mapping[str, Split]
     validation: Mapping[str, Split]
-    guesses: np.ndarray | None = None
-    """Classes (N,) that a model guesses for the target's training images, for data.target_balance."""
 
     def batches(
         self, run: Run, method: type[Method], *, rank: int = 0, world: int = 1, start: int = 0
     ) -> Iterator[dict[str, Images]]:
         """Batches by stream from step `start` on, without end; close it to stop its thread."""
-        balances = {"source": run.data.balance}
-        if self.guesses is not None and len(np.unique(self.guesses)) > 1:
-            balances["target"] = run.data.target_balance
         orders = {
             name: Order(
                 rows=len(self.train[name]),
@@ -59,8 +54,8 @@ class Resident:
                 key=(run.seed, "order", name),
                 rank=rank,
                 world=world,
-                labels=self.guesses if name == "target" else self.train[name].labels,
-                balance=balances.get(name),
+                labels=self.train[name].labels,
+                balance=run.data.balance if name == "source" else None,
             )
             for name in method.streams
         }

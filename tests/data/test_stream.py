@@ -3,7 +3,6 @@
 import threading
 import time
 from contextlib import closing
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -98,19 +97,6 @@ def test_views_differ_by_step_rank_stream_and_seed(tiny):
 def test_balance_is_the_sources_alone(tiny, data):
     found = batches(data, tiny.run("adda", data={"balance": 0.5, "batch": 8}), 10)
     assert all(batch["source"].labels.sum() == 4 for batch in found)
-
-
-def test_a_target_is_balanced_by_what_a_model_guesses_of_it(tiny, data):
-    guesses = (np.arange(len(data.train["target"])) % 10 == 0).astype(np.int64)
-    run = tiny.run("adda", data={"target_balance": 0.5, "batch": 8})
-    found = batches(replace(data, guesses=guesses), run, 10)
-    assert all(guesses[batch["target"].ids].sum() == 4 for batch in found)
-    assert all(batch["target"].labels is None for batch in found)
-    unsure = batches(replace(data, guesses=np.zeros_like(guesses)), run, 10)
-    assert (
-        np.concatenate([batch["target"].ids for batch in unsure]).tolist()
-        == np.concatenate([batch["target"].ids for batch in batches(data, run, 10)]).tolist()
-    ), "nothing to balance"
 
 
 def test_sets_of_unequal_lengths_smaller_than_a_batch_never_end(tiny):
