@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Is it worth telling a method how many lenses to expect, or balancing its batches, at 1 lens in 3, 11 and 101?
+# Is it worth telling a method how many lenses to expect, at 1 lens in 3, 11 and 101?
 #   bash jobs/priors.sh
 # jobs/priors.yaml at each of the shares, all measured on one survey of 12,000 images, a quarter of them lenses, so that
 # intervals are narrow at each share. Last result: docs/results.md.

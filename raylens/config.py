@@ -151,9 +151,9 @@ class Search:
     validator: str = "source_and_entropy"
     """What ranks trials on the way, without target labels; see raylens/validators/."""
     choice: Literal["average", "agreement", "objective"] = "average"
-    """What is released: a model with the average weights of all trials that took the most steps; of these the one that
-    agrees most with all of them on the target, if they are three at least; or the one with the best objective,
-    whatever its steps."""
+    """What is released: a model with the average weights of all trials that took the most steps, if all of the data
+    was searched on; of these the one that agrees most with all of them on the target, if they are three at least; or
+    the one with the best objective, whatever its steps."""
     may_lose: Annotated[float, Field(ge=0)] | None = 0.05
     """AUROC on the source's validation split that an adapted model may lose against the one it started from, with the
     target's batch norm; one that lost more is not released. null releases all."""

@@ -11,7 +11,7 @@ labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -39,9 +39,13 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def average(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def average(states: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The mean of state dicts of one shape, batch-norm statistics included; of whole numbers, the first one's."""
-    return {
-        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
-        for name, value in states[0].items()
-    }
+    mean: dict[str, torch.Tensor] = {}
+    for count, state in enumerate(states, 1):
+        for name, value in state.items():
+            if name not in mean:
+                mean[name] = value.clone()
+            elif value.is_floating_point():
+                mean[name] += (value - mean[name]) / count
+    return mean

@@ -20,7 +20,7 @@ from raylens.grid import Cell
 METRICS = {"auroc": "AUROC", "auprc": "AUPRC", "tpr_at_fpr_1e-2": "TPR at FPR 1e-2"}
 SOURCE_ONLY = "source only"
 BATCH_NORM = "adabn"
-"""The method that trains nothing; what others gain over it is what their training is worth."""
+"""The method, by its name in the table, that trains nothing: over it others gain what their training is worth."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Said:
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: its trials that ended, the one that is released, and the model that they started from."""
+    """One cell: its trials that ended, what is released, and the model that they started from."""
 
     cell: Cell
     trials: Mapping[int, Said]
     """By draw; 0 are the defaults."""
     released: Said | None
-    """None where no trial may be released: then it is the start."""
+    """A trial or the average of several; None where none may be released: then it is the start."""
     start: Said
     failed: int = 0
     """Trials that did not come to an end."""
@@ -83,7 +83,7 @@ class Entry:
 
     @property
     def best(self) -> float:
-        """The best test AUROC of what might have been kept: of the trials, and of the start."""
+        """The best test AUROC of the trials and of the start; an average that is better has a regret below 0."""
         return max(model.auroc for model in (self.start, *self.trials.values()))
 
 
@@ -104,12 +104,13 @@ def compared(entries: Sequence[Entry]) -> pd.DataFrame:
         )
         for method in dict.fromkeys(entry.cell.method for entry in of_encoder):
             of_method = [entry for entry in of_encoder if entry.cell.method == method]
+            over = _paired(of_method, bases) if bases and method != BATCH_NORM else (np.nan,) * 3
             regret = [entry.best - entry.kept.auroc for entry in of_method]
             rows.append(
                 {"encoder": encoder, "method": method, "seeds": len(of_method)}
                 | _measured([entry.kept for entry in of_method])
                 | _three("difference", _paired(of_method, starts))
-                | (_three("trained", _paired(of_method, bases)) if bases and method != BATCH_NORM else {})
+                | (_three("over_adabn", over) if bases else {})
                 | {"regret": np.mean(regret), "worst": max(regret)}
                 | {"below": sum(entry.kept.auroc < entry.start.auroc for entry in of_method)}
                 | {"refused": sum(entry.released is None for entry in of_method)}
@@ -128,7 +129,7 @@ def _measured(models: Sequence[Said]) -> dict[str, float]:
 
 
 def _paired(entries: Sequence[Entry], others: Mapping[int, Said]) -> tuple[float, float, float]:
-    """What is kept less `others` by seed, of the same test images."""
+    """The AUROC of what is kept less that of `others` by seed, on the same test images."""
     pairs = [(entry.kept, others[entry.cell.seed]) for entry in entries]
     return metrics.paired_over_runs(
         [(kept.probabilities, other.probabilities, other.labels) for kept, other in pairs]
@@ -172,7 +173,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for name in table:
         if name.endswith(("_low", "_high")):
             continue
-        sign = "+" if name in ("difference", "trained", "gain") else ""
+        sign = "+" if name in ("difference", "over_adabn", "gain") else ""
         if f"{name}_low" in table:
             columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
             cells[HEADS.get(name, name)] = [_interval(*row, sign) for row in columns]
@@ -187,7 +188,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 HEADS = {
     **METRICS,
     "difference": "AUROC minus source only",
-    "trained": f"AUROC minus {BATCH_NORM}",
+    "over_adabn": f"AUROC minus {BATCH_NORM}",
     "worst": "worst regret",
     "below": "below source only",
     "refused": "none released",

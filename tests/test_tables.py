@@ -65,11 +65,11 @@ def test_methods_are_compared_with_one_that_trains_nothing(entries):
     plain = [entry("adabn", [1.5], 0, seed) for seed in range(3)]
     table = tables.compared([*entries, *plain]).set_index("method")
     strong, base = table.loc["strong"], table.loc["adabn"]
-    assert strong["trained"] == pytest.approx(strong["auroc"] - base["auroc"])
-    assert strong["trained_low"] < strong["trained"] < strong["difference"]
-    assert np.isnan(base["trained"])
+    assert strong["over_adabn"] == pytest.approx(strong["auroc"] - base["auroc"])
+    assert strong["over_adabn_low"] < strong["over_adabn"] < strong["difference"]
+    assert np.isnan(base["over_adabn"])
     assert "AUROC minus adabn" in tables.readable(table)
-    assert "trained" not in tables.compared(entries)
+    assert "over_adabn" not in tables.compared(entries)
 
 
 def test_where_no_trial_is_released_the_start_is_what_counts(entries):

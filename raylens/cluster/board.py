@@ -168,7 +168,8 @@ class Board:
             table.add_row(*(cell or "" for cell in cells), style=None if row["rank"] else "dim")
         width = None if Console().is_terminal else 200
         Console(width=width, markup=False).print(table)
-        if collapsed := health.counted([trial.metrics.get("warnings") or "" for trial in self.found]):
+        trials = [trial for trial in self.found if not trial.averaged]
+        if collapsed := health.counted([trial.metrics.get("warnings") or "" for trial in trials]):
             print(collapsed)
         if self.refused:
             print(

@@ -1,12 +1,12 @@
 """Which model a search releases: told by all of its trials together, and without target labels.
 
 Trials that took the most steps come first: what was stopped on the way was stopped for a reason, and half a training
-does not compare with a whole one. All of them started from one model, and a model with the average of their weights is
-released, if they are two at least. They follow in the order in which they agree with all of them together, if they are
-three at least (raylens/ensemble.py). A model that lost more of the source than search.may_lose has come to harm,
-whatever else is said of it, and is not released; if that holds for all, the start is. What it lost is told against the
-start with the target's batch norm: that costs some of the source by itself, more with some encoders than with others,
-and does no harm. What all this gives away is measured in docs/results.md.
+does not compare with a whole one. All of them started from one model, and a model with the average of their weights
+comes before them, if they are two at least. They follow in the order in which they agree with all of them together, if
+they are three at least (raylens/ensemble.py). A model that lost more of the source than search.may_lose has come to
+harm, whatever else is said of it, and is not released; if that holds for all, the start is. What it lost is told
+against the start with the target's batch norm: that costs some of the source by itself, more with some encoders than
+with others, and does no harm. What all this gives away is measured in docs/results.md.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Averaging:
 
     trials: list[Found]
     out: str
-    metrics: Any
-    """A reference to them."""
+    pending: Any
+    """A reference to its metrics."""
 
 
 def averaging(run: Run, found: list[Found], facts: Facts, data: Any, stem: str) -> Averaging | None:
@@ -94,7 +94,8 @@ def averaging(run: Run, found: list[Found], facts: Facts, data: Any, stem: str) 
 
     out = f"{stem}average-of-{len(trials)}"
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_average)
-    return Averaging(trials, out, task.remote([_source(trial) for trial in trials], facts, data, out))
+    held = [(trial.trial, trial.checkpoint) for trial in trials]
+    return Averaging(trials, out, task.remote(held, facts, data, out))
 
 
 def with_average(found: list[Found], begun: Averaging | None, gate: Gate | None) -> list[Found]:
@@ -103,7 +104,7 @@ def with_average(found: list[Found], begun: Averaging | None, gate: Gate | None)
         return found
     import ray
 
-    first, metrics = begun.trials[0], ray.get(begun.metrics)
+    first, metrics = begun.trials[0], ray.get(begun.pending)
     made = replace(
         first,
         trial=begun.out.rpartition("/")[2],
@@ -171,24 +172,19 @@ def _compared(found: list[Found]) -> list[Found]:
     return [trial for trial in whole if trial.steps == most]
 
 
-def _source(trial: Found) -> tuple[str, str]:
-    return trial.trial, trial.checkpoint
-
-
 def _average(trials: Sequence[tuple[str, str]], facts: Facts, data: Any, out: str) -> dict[str, float | str]:
     """Write the average of `trials`, names and checkpoints, as a checkpoint with the first one's settings; its metrics.
 
     What state its training was in is not there: it may be started from, and not be resumed.
     """
-    device = task_device()
-    found = [checkpoint.read(path) for _, path in trials]
-    model, steps = found[0].model(), int(found[0].metrics["step"])
-    model.load_state_dict(average([one.model().state_dict() for one in found]))
-    metrics = {"step": steps, **validate(found[0].run, facts, model.to(device), data, device)}
+    device, first = task_device(), checkpoint.read(trials[0][1])
+    model, steps = first.model(), int(first.metrics["step"])
+    model.load_state_dict(average(checkpoint.read(path).model().state_dict() for _, path in trials))
+    metrics = {"step": steps, **validate(first.run, facts, model.to(device), data, device)}
     metrics["warnings"] = "; ".join(health.collapses(metrics, facts.classes))
     metrics["averaged"] = ", ".join(name for name, _ in trials)
     with tempfile.TemporaryDirectory(prefix="raylens-") as made:
-        checkpoint.save(made, found[0].run, facts, model, metrics, step=steps)
+        checkpoint.save(made, first.run, facts, model, metrics, step=steps)
         copy(made, out)
     return metrics
 

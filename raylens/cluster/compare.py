@@ -5,7 +5,7 @@ A benchmark lives in one folder, and the same command goes on with it:
     grid.yaml      methods, encoders, seeds and settings
     starts/        Ray Tune's: a model of the source for each encoder and seed, which all methods start from
     trials/        Ray Tune's: for each cell the method's defaults, and draws from its ranges
-    averages/      a cell's trials averaged, which is what is released
+    averages/      the average of a cell's trials, where there are several, to be released in their place
     outputs/       what each model says of validation and test images, a NumPy archive each
     workers/       Ray Train's, of trials of several workers
     trials.csv     every trial: what was searched, validators' scores, warnings, test AUROC
@@ -107,7 +107,7 @@ def compare(grid: Grid) -> str:
         for cell, (first, *_) in orders.items():
             rows = _rows(_tested(first.run), where)
             parts = {name: said[name].only(rows) for name in drawn[cell] if name in said}
-            released = parts.get(first.trial) if _released(first) else None
+            released = said[first.trial].only(rows) if _released(first) else None
             start = said[starts[cell.encoder, cell.seed].trial].only(rows)
             trials = {draw: parts[name] for draw, name in enumerate(drawn[cell]) if name in parts}
             entries.append(Entry(cell, trials, released, start, len(drawn[cell]) - len(trials)))
@@ -281,14 +281,14 @@ def benchmark_trial(sample: dict[str, str], jobs: Mapping[str, Job]) -> None:
 
 
 def _said(trials: Iterable[Found], data: Mapping[tuple, tuple[Facts, Any]], folder: str) -> dict[str, Said]:
-    """What trials that ended say, by their names; those that were asked before are read."""
+    """What trials that ended say, by their names; those that were asked before are read, but for averages."""
     import ray
 
     trials = {trial.trial: trial for trial in trials if choice.ended(trial)}
     paths = {name: f"{folder}/outputs/{name}.npz" for name in trials}
     waiting = {}
     for name, trial in trials.items():
-        if not exists(paths[name]):
+        if trial.averaged or not exists(paths[name]):  # of what it is the average its name does not say
             scale = trial.run.scale
             task = ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus, max_retries=2)(_ask)
             waiting[task.remote(trial.checkpoint, trial.run, data[_sets(trial.run)][1], paths[name])] = name
@@ -363,8 +363,8 @@ def _write_trials(
                 {
                     **cell._asdict(),
                     **place,
-                    **{path: None if trial.averaged else settings[path] for path in config.space(trial.run)},
                     **({SETTING: settings[SETTING]} if SETTING in settings else {}),
+                    **{path: None if trial.averaged else settings[path] for path in config.space(trial.run)},
                     "steps": trial.steps,
                     "source/auroc": trial.metrics.get("source/auroc"),
                     "agreement": trial.agreement,
@@ -374,8 +374,9 @@ def _write_trials(
                     "checkpoint": trial.checkpoint,
                 }
             )
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"draw": "Int64"})
     write(f"{folder}/trials.csv", table.to_csv(index=False))
+    table = table[table["draw"].notna()]
     if collapsed := health.counted(table["warnings"]):
         print(collapsed)
     if warned := int(table["warnings"].astype(bool).sum()):

@@ -1,4 +1,4 @@
-"""Trials that go on after their driver was killed find a checkpoint that is there."""
+"""Trials that go on after their driver was killed find checkpoints that are there."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ray.tune import Callback, Checkpoint
 
 
 class Recovered(Callback):
-    """Gives trials of a resumed search the oldest checkpoint that is left, where Tune's record names a deleted one.
+    """Gives trials of a resumed search a checkpoint that is left, where Tune's record names deleted ones.
 
     Tune deletes checkpoints beyond those that are kept as they are reported, but writes its record of the trials only
-    now and then: the record of a driver that was killed may be older than what was deleted since. The oldest that is
-    left is whole; the newest may have been cut off while it was written.
+    now and then: the record of a driver that was killed may be older than what was deleted since. The newest that is
+    left may have been cut off while it was written, the oldest of three while it was deleted.
     """
 
     def __init__(self) -> None:
@@ -27,27 +27,36 @@ class Recovered(Callback):
 
 def recover(trial: Any) -> None:
     """See Recovered; a trial that has no checkpoint left begins anew."""
+    manager = trial.run_metadata.checkpoint_manager
+    latest = manager.latest_checkpoint_result
+    if trial.is_finished() or latest is None:
+        return
+    # Tune would delete these again, and stumble over it.
+    manager._checkpoint_results = [one for one in manager._checkpoint_results if _there(one)]
+    if not _there(latest):
+        _go_back(trial, latest.metrics)
+    trial.invalidate_json_state()
+    trial.run_metadata.invalidate_cache()
+
+
+def _go_back(trial: Any, metrics: dict[str, Any]) -> None:
+    """Makes one of the checkpoints that are left in a trial's folder its latest, with the number that it has there."""
     from pyarrow.fs import FileSelector
     from ray.train._internal.session import _TrainingResult
     from ray.tune.result import TRAINING_ITERATION
 
     manager, storage = trial.run_metadata.checkpoint_manager, trial.storage
-    latest = manager.latest_checkpoint_result
-    if trial.is_finished() or latest is None or _there(latest):
-        return
     fs = storage.storage_filesystem
     entries = fs.get_file_info(FileSelector(storage.trial_fs_path, allow_not_found=True))
     left = sorted(entry.base_name for entry in entries if entry.base_name.startswith("checkpoint_"))
-    manager._checkpoint_results.clear()
-    manager._latest_checkpoint_result, storage.current_checkpoint_index = None, -1
+    manager._checkpoint_results, manager._latest_checkpoint_result = [], None
+    storage.current_checkpoint_index = -1
     if left:
-        index = int(left[0].removeprefix("checkpoint_"))
-        metrics = {**latest.metrics, TRAINING_ITERATION: index + 1}
-        kept = Checkpoint(path=f"{storage.trial_fs_path}/{left[0]}", filesystem=fs)
-        manager.register_checkpoint(_TrainingResult(kept, metrics))
+        name = left[(len(left) - 1) // 2]
+        index = int(name.removeprefix("checkpoint_"))
+        kept = Checkpoint(path=f"{storage.trial_fs_path}/{name}", filesystem=fs)
+        manager.register_checkpoint(_TrainingResult(kept, {**metrics, TRAINING_ITERATION: index + 1}))
         storage.current_checkpoint_index = index
-    trial.invalidate_json_state()
-    trial.run_metadata.invalidate_cache()
 
 
 def _there(result: Any) -> bool:

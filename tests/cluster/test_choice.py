@@ -151,7 +151,7 @@ def test_all_that_took_the_most_steps_and_may_be_released_are_averaged(
         assert begun is None
     else:
         held = [(name, f"/runs/{name}") for name in wanted]
-        assert begun.metrics == (held, "facts", "data", "/runs/x/average-of-2")
+        assert begun.pending == (held, "facts", "data", "/runs/x/average-of-2")
 
 
 @pytest.mark.parametrize(

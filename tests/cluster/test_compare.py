@@ -53,6 +53,9 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
     assert averages["optimizer.lr"].isna().all()
     assert (averages["method"] == "mcc").all()
     trials = trials[trials["draw"].notna()].astype({"draw": int})
+    mcc = table.set_index("method").loc["mcc"]
+    assert mcc["auroc"] == pytest.approx(averages["target/auroc"].mean())
+    assert mcc["refused"] == 0
     assert len(trials) == 2 * (1 + 3), "adabn has nothing to draw"
     agreed = trials[trials["method"] == "mcc"].groupby("seed")
     assert agreed["agreement"].count().eq(3).all()

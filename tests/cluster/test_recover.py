@@ -32,8 +32,15 @@ def counts(sample, folder):
             tune.report({"step": step, "objective": 0.5}, checkpoint=tune.Checkpoint.from_directory(out))
 
 
-@pytest.mark.parametrize(("left", "begun"), [(True, 4), (False, 0)])
-def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, left, begun):
+@pytest.mark.parametrize(
+    ("moved", "begun", "kept"),
+    [
+        pytest.param({2: None, 3: 7}, 4, [8, 9], id="both known ones were deleted, and there are later ones"),
+        pytest.param({2: None, 3: None}, 0, [4, 5], id="none is left"),
+        pytest.param({2: None}, 4, [4, 5], id="the older one was deleted"),
+    ],
+)
+def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, moved, begun, kept):
     from ray import tune
 
     run = config.build(
@@ -51,17 +58,20 @@ def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, l
     first = tried()
     assert first.error is not None
     at = Path(first.path)
-    assert sorted(path.name for path in at.glob("checkpoint_*")) == ["checkpoint_000002", "checkpoint_000003"]
-    for path in at.glob("checkpoint_*"):
-        path.rename(at / f"deleted-{path.name}")
-    if left:
-        (at / "deleted-checkpoint_000003").rename(at / "checkpoint_000007")
+
+    def numbers():
+        return sorted(int(path.name.removeprefix("checkpoint_")) for path in at.glob("checkpoint_*"))
+
+    assert numbers() == [2, 3]
+    for number, later in moved.items():
+        name = f"deleted-{number}" if later is None else f"checkpoint_{later:06d}"
+        (at / f"checkpoint_{number:06d}").rename(at / name)
     (tmp_path / "fail").unlink()
 
     second = tried()
     assert second.error is None
     assert (tmp_path / "begun").read_text().split() == ["0", str(begun)]
     assert second.metrics["step"] == 6
-    last = "checkpoint_000009" if left else "checkpoint_000005"
-    assert Path(second.checkpoint.path).name == last
+    assert numbers() == kept
+    assert Path(second.checkpoint.path).name == f"checkpoint_{kept[-1]:06d}"
     assert Path(second.checkpoint.path, "step.json").read_text() == "6"
