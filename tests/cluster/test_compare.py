@@ -29,7 +29,8 @@ def planned(toy_sets, storage, **written):
 
 
 def times(folder: Path) -> dict[Path, float]:
-    return {path: path.stat().st_mtime for path in folder.rglob("model.safetensors")}
+    """When models were trained."""
+    return {path: path.stat().st_mtime for path in folder.rglob("checkpoint_*/model.safetensors")}
 
 
 @pytest.mark.slow
