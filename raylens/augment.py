@@ -36,6 +36,8 @@ WEAK = "weak"
 STRONG = "strong"
 NOISE = "noise"
 ROTATION = "rotation"
+PRETEXT = "pretext"
+ALL = "all"
 PREDECESSORS = "predecessors"
 
 ROWS_PER_DRAW = 8
@@ -163,6 +165,9 @@ PIPELINES = {
     STRONG: lambda height, width: strong(),
     NOISE: lambda height, width: [Noise(0.06)],
     ROTATION: lambda height, width: [Symmetry(), rotation()],
+    # Two views of the same lens: what does not matter about it, and nothing that its substructure is.
+    PRETEXT: lambda height, width: [Symmetry(), Shift(4), Noise(0.06)],
+    ALL: lambda height, width: [Symmetry(), rotation(), Shift(4), Noise(0.06)],
     # As published: half of the images at twice the scale, the ring perhaps cut.
     PREDECESSORS: predecessors,
 }

@@ -45,6 +45,12 @@ class Facts:
     channels: int
     size: int
     manifests: Mapping[str, Any]
+    scale: tuple[float, float] = (0.0, 1.0)
+    """Mean and deviation, among training images, of the number that a regression predicts."""
+
+    def task(self, name: str) -> Any:
+        """The task called `name` on this data."""
+        return find.task(name)(self.classes, self.scale)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,28 @@ def build_model(run: Run, facts: Facts, *, weights: bool = True) -> Model:
     if not weights and getattr(settings, "pretrained", False):
         settings = type(settings)(**{**_fields(settings), "pretrained": False})
     encoder = module.Encoder(settings, facts.channels, facts.size)
-    return Model(encoder, find.task(run.task.name)(facts.classes).head(encoder.dim))
+    return Model(encoder, facts.task(run.task.name).head(encoder.dim))
+
+
+def comparable(run: Run, facts: Facts) -> bool:
+    """Whether the start of `run` says what `run`'s own model will say: of the same task, classes and scale."""
+    first = read(run.start)
+    same = (
+        first.facts.classes == facts.classes
+        if run.task.name == "classification"
+        else first.facts.scale == facts.scale
+    )
+    return first.run.task.name == run.task.name and same
+
+
+def start_model(run: Run, facts: Facts) -> Model:
+    """The model of `run.start`; where that has another task or other classes, its encoder under a new head."""
+    start = read(run.start).model()
+    if comparable(run, facts):
+        return start
+    model = build_model(run, facts, weights=False)
+    model.encoder.load_state_dict(start.encoder.state_dict())
+    return model
 
 
 def save(
@@ -117,8 +144,11 @@ def read(path: str | Path) -> Checkpoint:
         run = config.build((config.read(folder / "run.yaml"), str(folder / "run.yaml")))
         data = json.loads((folder / "data.json").read_text())
         metrics = json.loads((folder / "metrics.json").read_text())
-        facts = Facts(tuple(data["classes"]), int(data["channels"]), int(data["size"]), data["manifests"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        scale = tuple(map(float, data.get("scale", (0.0, 1.0))))
+        facts = Facts(
+            tuple(data["classes"]), int(data["channels"]), int(data["size"]), data["manifests"], scale
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(f"the checkpoint {path} is broken: {error}; take another one of its run") from None
     found = Checkpoint(folder, run, facts, metrics)
     if "://" in str(path):

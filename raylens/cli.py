@@ -68,7 +68,7 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     if named is None and not layers:
         if rest:
             raise ConfigError(f"the method comes first: {about} METHOD {' '.join(argv)}")
-        print(_methods(about))
+        print(_methods(about, pretraining=verb == "pretrain"))
         return None
     if named is not None:
         layers.append(({"method.name": named}, "the command line"))
@@ -77,12 +77,13 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     together = {path: value for values, _ in layers for path, value in values.items()}
     if "method.name" not in together:
         raise ConfigError(f"{asked.file} names no method; give one: {', '.join(find.names('methods'))}")
-    method, encoder = str(together["method.name"]), str(together.get("encoder.name", "small"))
+    method = str(together["method.name"])
+    encoder = str(together.get("encoder.name", config.default_encoder(method)))
     known = config.settings(method, encoder)
     if asked.help:
         print(_parser(about, method, known).format_help())
         return None
-    layers.append((_flags(rest, known), "the command line"))
+    layers.append((flags(rest, known), "the command line"))
     made = config.build(*layers)
     given = {path for values, _ in layers for path in values}
     return config.hold(made, given) if verb == "tune" else made
@@ -141,11 +142,11 @@ def grid(argv: Sequence[str]) -> Grid | None:
         for method in find.names("methods")
         for path, setting in config.settings(method, "small").items()
     }
-    return grids.build(*layers, ({**own, **_flags(rest, known)}, "the command line"))
+    return grids.build(*layers, ({**own, **flags(rest, known)}, "the command line"))
 
 
-def _flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
-    """`--a.b value`, `--a.b=value`, or `--a.b` alone for true, as settings by path."""
+def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
+    """Settings by path, of words `--a.b value`, `--a.b=value`, or `--a.b` alone for true. Raises ConfigError."""
     short = {"oracle": "search.oracle", "task": "task.name", "target-prior": "method.target_prior"}
     given: dict[str, Any] = {}
     words = list(rest)
@@ -198,12 +199,14 @@ def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argpar
     return parser
 
 
-def _methods(about: str) -> str:
+def _methods(about: str, *, pretraining: bool) -> str:
     lines = [
         f"usage: {about} METHOD [--from FILE] [--SETTING VALUE ...]; METHOD --help lists its settings",
         "",
     ]
     for name in find.names("methods"):
+        if pretraining and "pretraining" not in find.method(name).tasks:
+            continue
         doc = (sys.modules[find.method(name).__module__].__doc__ or "").strip()
         lines.append(f"  {name:<18} {doc.splitlines()[0]}")
     return "\n".join(lines)

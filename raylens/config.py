@@ -55,7 +55,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 @section
 class TaskConfig:
     name: str = "classification"
-    """What is learned: classification."""
+    """What is learned; see raylens/tasks/."""
+    target: str = "log10_mass"
+    """Column of the data set with the number that a regression predicts; rows without one are left out."""
 
 
 @section
@@ -80,6 +82,8 @@ class Data:
     """Source images per worker and step."""
     target_batch: Count | None = None
     """Target images per worker and step; as many as source images without it."""
+    labels: Annotated[float, Field(gt=0)] | None = None
+    """Source images to learn from: a share up to 1, class by class, or a number above 1; all without it."""
     balance: Share | None = None
     """Share of the last class in every source batch; as it comes without it."""
     views: str | None = None
@@ -205,13 +209,18 @@ class Run:
         """The run's name: given, or the method and a hash of all that shapes the outcome."""
         if self.name:
             return self.name
-        shaping = {path: value for path, value in flat(self).items() if path not in ("storage", "name")}
-        digest = hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()
-        return f"{self.method.name.replace(':', '.')}-{digest[:8]}"
+        return f"{self.method.name.replace(':', '.')}-{digest(self)}"
 
     def replace(self, **values: Any) -> Run:
         """This run with the settings at dotted paths replaced: `{"optimizer.lr": 0.1}`. Raises ConfigError."""
         return build({**flat(self), **values})
+
+
+def digest(run: Run, more: str = "") -> str:
+    """Eight letters that change with all that shapes the outcome of a run, and with `more`."""
+    shaping = {path: value for path, value in flat(run).items() if path not in ("storage", "name")}
+    written = json.dumps(shaping, sort_keys=True, default=str) + more
+    return hashlib.sha256(written.encode()).hexdigest()[:8]
 
 
 VARIED = ("data.batch", "data.target_batch", "data.balance", "data.views", "fit.clip")
@@ -233,6 +242,11 @@ class Setting:
 def classes(method: str, encoder: str) -> dict[str, type]:
     """The class of each section for a method and an encoder. Raises ConfigError for unknown names."""
     return {"method": find.method(method).Config, "encoder": find.encoder(encoder).Config, **SECTIONS}
+
+
+def default_encoder(method: str) -> str:
+    """The encoder that a method trains if none is given."""
+    return (find.method(method).encoders or ("small",))[0]
 
 
 def settings(method: str, encoder: str) -> dict[str, Setting]:
@@ -302,7 +316,8 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
             given[path], origins[path] = value, origin
     if given.get("method.name") is None:
         raise ConfigError(f"no method was given; known here: {', '.join(find.names('methods'))}")
-    method, encoder = str(given["method.name"]), str(given.get("encoder.name", "small"))
+    method = str(given["method.name"])
+    encoder = str(given.get("encoder.name", default_encoder(method)))
     known = settings(method, encoder)
     for path in given:
         if path not in known:
@@ -320,6 +335,10 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
     find.task(run.task.name)
     if run.task.name not in (tasks := find.method(method).tasks):
         raise ConfigError(f"{method} cannot learn the task {run.task.name!r}; it can: {', '.join(tasks)}")
+    if (fit_for := find.method(method).encoders) and run.encoder.name not in fit_for:
+        raise ConfigError(
+            f"{method} cannot train the encoder {run.encoder.name!r}; it can: {', '.join(fit_for)}"
+        )
     for path, span in run.search.space.items():
         if path not in known:
             raise ConfigError(unknown(path, f"search.space of {origins.get('search.space')}", known))

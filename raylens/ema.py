@@ -1,4 +1,4 @@
-"""Averaged copies of modules, and of statistics over workers."""
+"""Averaged copies of modules, statistics over workers, and the rows of all of them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,31 @@ def over_workers(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def gathered(value: Tensor) -> Tensor:
+    """The rows (B, ...) of all data-parallel workers, (W B, ...), through which gradients flow back to each.
+
+    Every worker that computes the same loss of them has W times the gradient of its own rows, and the mean over
+    workers, as data-parallel training takes it, is the gradient of that loss.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value
+    return _Gathered.apply(value)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(context, value: Tensor) -> Tensor:
+        parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 @torch.no_grad()

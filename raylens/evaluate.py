@@ -13,6 +13,7 @@ import numpy as np
 from raylens import checkpoint, cli, metrics
 from raylens.checkpoint import Checkpoint
 from raylens.data.outputs import look, some
+from raylens.data.sets import target_of
 from raylens.data.shards import read_manifest
 from raylens.errors import ConfigError, DataError
 from raylens.models import adapt_batch_norm
@@ -63,8 +64,9 @@ def evaluate(argv: Sequence[str]) -> str:
         batch=asked.batch,
         device=asked.device,
     )
-    report = metrics.evaluate_outputs(
-        output, found.facts.classes, threshold=asked.threshold, resamples=asked.resamples, seed=asked.seed
+    task = found.facts.task(found.run.task.name)
+    report = task.report(
+        output.logits, output.labels, threshold=asked.threshold, resamples=asked.resamples, seed=asked.seed
     )
     about = {"checkpoint": asked.checkpoint, "data": asked.data, "split": asked.split, "where": asked.where}
     about["batch_norm_from"] = asked.batch_norm_from
@@ -80,7 +82,7 @@ def evaluate(argv: Sequence[str]) -> str:
         ]
     )
     out = Path(asked.out or f"{folder or '.'}/evaluation/{place.replace('/', '_')}")
-    write(out, about | report, output, found.facts.classes, asked.threshold)
+    write(out, about | report, output, found, asked.threshold)
     show(about | report)
     return str(out)
 
@@ -97,9 +99,16 @@ def outputs(
 ) -> Outputs:
     """What a checkpoint says of the labelled rows of a split, file by file, preprocessed as in its training.
 
-    Raises DataError when the images do not fit the model, or the split has rows of one class only.
+    Raises DataError when the images do not fit the model, or the split has rows of one class only; ConfigError for a
+    pretrained encoder, which says nothing yet.
     """
     import torch
+
+    if found.run.task.name == "pretraining":
+        raise ConfigError(
+            f"{found.folder} is a pretrained encoder and has no predictions to measure; finetune it first: "
+            f"python -m raylens.finetune {found.folder} classification"
+        )
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda was asked for, and there is no GPU here; use --device cpu")
@@ -111,7 +120,8 @@ def outputs(
             f"{data} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was "
             f"trained on {facts.channels} of {facts.size} x {facts.size}; convert it with --size, --crop or --bands"
         )
-    if manifest.classes and manifest.classes != facts.classes:
+    target = target_of(found.run)
+    if target is None and manifest.classes and manifest.classes != facts.classes:
         raise DataError(
             f"{data} has the classes {', '.join(manifest.classes)}, the checkpoint {', '.join(facts.classes)}; "
             "convert it with --classes"
@@ -120,8 +130,8 @@ def outputs(
     if batch_norm_from:
         unlabelled = some(batch_norm_from, "train", transform)
         adapt_batch_norm(model, unlabelled, batch=batch, device=device)
-    joined = look(model, data, split, transform, where=where, batch=batch, device=device)
-    if len(classes := np.unique(joined.labels)) < 2:
+    joined = look(model, data, split, transform, where=where, target=target, batch=batch, device=device)
+    if target is None and len(classes := np.unique(joined.labels)) < 2:
         raise DataError(
             f"split {split!r} of {data}{f' where {where}' if where else ''} has labels of "
             f"{facts.classes[int(classes[0])]!r} only, so nothing can be measured; name another --split or --where"
@@ -129,9 +139,7 @@ def outputs(
     return joined
 
 
-def write(
-    out: Path, report: dict[str, Any], output: Outputs, classes: tuple[str, ...], threshold: float
-) -> None:
+def write(out: Path, report: dict[str, Any], output: Outputs, found: Checkpoint, threshold: float) -> None:
     """metrics.json and the pictures; a report's `warning` stands on them too."""
     from raylens import pictures
 
@@ -139,7 +147,12 @@ def write(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written: {error.strerror}") from None
-    pictures.draw(output, classes, out, threshold=threshold, warning=report.get("warning"))
+    if found.run.task.name == "regression":
+        predicted = found.facts.task("regression").predict(output.logits)
+        pictures.draw_regression(predicted, output.labels, found.run.task.target, out)
+    else:
+        classes = found.facts.classes
+        pictures.draw(output, classes, out, threshold=threshold, warning=report.get("warning"))
     partial = out / ".metrics.json"
     partial.write_text(json.dumps(report, indent=1))
     os.replace(partial, out / "metrics.json")
@@ -150,7 +163,8 @@ def show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    counts = ", ".join(f"{count} {name}" for name, count in report["classes"].items())
+    counts = ", ".join(f"{count} {name}" for name, count in report.get("classes", {}).items())
+    counts = counts or f"{report['rows']} images"
     where = f" where {report['where']}" if report["where"] else ""
     table = Table(title=f"{report['data']}, {report['split']}{where}: {counts}", title_justify="left")
     for name in ("metric", "value", "95 % interval", "meaning"):
@@ -161,8 +175,9 @@ def show(report: dict[str, Any]) -> None:
     Console(markup=False).print(table)
     if report.get("warning"):
         print(report["warning"])
-    at = f", threshold {report['threshold']:g}" if report["threshold"] is not None else ""
-    print(f"confusion matrix, rows are true classes{at}: {report['confusion']}")
+    if "confusion" in report:
+        at = f", threshold {report['threshold']:g}" if report["threshold"] is not None else ""
+        print(f"confusion matrix, rows are true classes{at}: {report['confusion']}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,14 @@ ALIKE = ("scale.", "storage", "name", "search.retries", "search.concurrent")
 OF_START = {
     f"data.{name}" for name in ("source", "target", "test", "source_rows", "target_rows", "target_lenses")
 }
-OF_START |= {"data.bands", "data.transform", "data.validation_rows", "data.resident_limit", "fit.start_steps"}
+OF_START |= {
+    "data.bands",
+    "data.transform",
+    "data.labels",
+    "data.validation_rows",
+    "data.resident_limit",
+    "fit.start_steps",
+}
 """Settings that a method shares with the model that it starts from, beside those of encoder and task."""
 
 

@@ -161,3 +161,16 @@ def collect(
         labels=labels,
         ids=np.arange(len(pixels)) if ids is None else ids,
     )
+
+
+def mixtures(
+    model: Model,
+    pixels: np.ndarray,
+    device: torch.device | str,
+    rows: np.ndarray,
+    others: np.ndarray,
+    share: float,
+) -> np.ndarray:
+    """Logits (M, K) of `share` of the images `rows` (M,) of `pixels` and the rest of `others` (M,)."""
+    mixed = share * pixels[rows] + (1 - share) * pixels[others]
+    return collect(model, mixed, None, device=device).logits

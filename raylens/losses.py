@@ -56,6 +56,65 @@ def class_confusion(logits: Tensor, temperature: float) -> Tensor:
     return (confusion.sum() - confusion.trace()) / len(confusion)
 
 
+def nt_xent(one: Tensor, two: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding an image's other view among all 2B - 1 other views; projections (B, D) of two views.
+
+    Chen et al. 2020 (arXiv 2002.05709), eq. 1 and algorithm 1, NT-Xent: cosine similarity over `temperature`.
+    """
+    both = F.normalize(torch.cat([one, two]), dim=1)
+    similarity = both @ both.T / temperature
+    similarity = similarity.masked_fill(torch.eye(len(both), dtype=torch.bool, device=both.device), -math.inf)
+    other = torch.arange(len(both), device=both.device).roll(len(one))
+    return F.cross_entropy(similarity, other)
+
+
+def cosine_distance(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """2 - 2 cos of predictions and what was wanted, (B, D) each, which has no gradient: from 0 to 4.
+
+    Grill et al. 2020 (arXiv 2006.07733), eq. 2.
+    """
+    return 2 - 2 * F.cosine_similarity(predicted, wanted.detach(), dim=1).mean()
+
+
+def redundancy(one: Tensor, two: Tensor, weight: float) -> Tensor:
+    """How far the correlation of two views' projections (B, D), dimension by dimension, is from the identity, over D.
+
+    Zbontar et al. 2021 (arXiv 2103.03230), eqs. 1 and 2; `weight` is that of all pairs of dimensions, their lambda.
+    """
+    one, two = (view.float() if view.dtype.itemsize < 4 else view for view in (one, two))
+    one, two = ((view - view.mean(0)) / (view.std(0, correction=0) + 1e-6) for view in (one, two))
+    correlation = one.T @ two / len(one)
+    same = correlation.diagonal()
+    pairs = correlation.square().sum() - same.square().sum()
+    return ((1 - same).square().sum() + weight * pairs) / len(same)
+
+
+def distillation(
+    student: Tensor, teacher: Tensor, student_temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Cross-entropy of the teacher's probabilities, without gradient, with the student's: logits (B, K) each.
+
+    Caron et al. 2021 (arXiv 2104.14294), eq. 2; the teacher's logits come centred.
+    """
+    wanted = (teacher.detach() / teacher_temperature).softmax(-1)
+    return -(wanted * (student / student_temperature).log_softmax(-1)).sum(-1).mean()
+
+
+def alignment(one: Tensor, two: Tensor) -> Tensor:
+    """Mean squared distance of two views' normalised features (B, D), 0 if alike: Wang & Isola 2020, eq. 3."""
+    return (F.normalize(one, dim=1) - F.normalize(two, dim=1)).square().sum(1).mean()
+
+
+def uniformity(features: Tensor) -> Tensor:
+    """Log of the mean Gaussian potential of pairs of normalised features (B, D): 0 if all are alike, -4 at best.
+
+    Wang & Isola 2020 (arXiv 2005.10242), eq. 4, t = 2.
+    """
+    if features.dtype.itemsize < 4:
+        features = features.float()  # half precision has no such distances
+    return torch.pdist(F.normalize(features, dim=1)).square().mul(-2).exp().mean().log()
+
+
 def reversed_gradient(value: Tensor, strength: float) -> Tensor:
     """`value`, whose gradient is turned round on its way back (Ganin & Lempitsky 2015, eq. 12)."""
     return _Reversed.apply(value, strength)

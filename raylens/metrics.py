@@ -133,6 +133,25 @@ METRICS = {
     "fp": Metric("non-lenses at or above the threshold", "count"),
     "tn": Metric("non-lenses below the threshold", "count"),
     "fn": Metric("lenses below the threshold", "count"),
+    "rankme": Metric(
+        "dimensions that the features fill", "exp of the entropy of singular values; Garrido et al. 2023"
+    ),
+    "spread": Metric(
+        "deviation of normalised features, in that of isotropic ones; 0 is collapsed",
+        "Chen & He 2021, section 4.1",
+    ),
+    "probe": Metric(
+        "AUROC of a linear classifier of the features", "logistic regression, five-fold cross-validated"
+    ),
+    "knn": Metric(
+        "share right by the 20 nearest neighbours, classes alike", "cosine, five-fold cross-validated"
+    ),
+    "mae": Metric("mean absolute error, in the number's unit: dex of a log10", "mean |p - y|"),
+    "rmse": Metric("root of the mean squared error, in the number's unit", "sqrt mean (p - y)^2"),
+    "r2": Metric(
+        "share of the variance that is told; 0 for the mean, which is all that a blind guess has",
+        "1 - sum (p - y)^2 / sum (y - mean y)^2",
+    ),
     "step": Metric("optimizer steps taken", "count"),
     "objective": Metric("what trials are ranked by; reads no target label", "search.validator"),
     "warnings": Metric("what looked wrong since the last report", "the method's file"),
@@ -158,6 +177,9 @@ FORMULAS: dict[str, Callable[[Counts], np.ndarray]] = {
     "tn": lambda counts: counts.tn,
     "fn": lambda counts: counts.found[..., -1] - counts.tp,
 }
+
+
+REGRESSION = ("mae", "rmse", "r2")
 
 
 def explain(name: str) -> Metric:
@@ -189,6 +211,49 @@ def classification(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, flo
     probabilities = np.asarray(probabilities)
     two = probabilities.shape[1] == 2
     return binary(probabilities[:, 1], labels) if two else multiclass(probabilities, labels)
+
+
+def regression(predicted: ArrayLike, numbers: ArrayLike) -> dict[str, float]:
+    """`mae`, `rmse` and `r2` of predicted numbers (N,)."""
+    return _values(*_regression(predicted, numbers))
+
+
+def evaluate_regression(
+    predicted: ArrayLike, numbers: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict:
+    """`mae`, `rmse` and `r2` with their 95 % intervals, ready for JSON."""
+    measure, rows = _regression(predicted, numbers)
+    drawn, values = _bootstrap(measure, rows, resamples, seed), _values(measure, rows)
+    limits = {name: _limits(drawn[name], 0.95) for name in values}
+    return {
+        "rows": len(rows),
+        "metrics": {
+            name: {"value": value, "low": limits[name][0], "high": limits[name][1]}
+            for name, value in values.items()
+        },
+        "intervals": {"level": 0.95, "resamples": resamples, "seed": seed},
+    }
+
+
+def _regression(predicted: ArrayLike, numbers: ArrayLike) -> tuple[Measure, np.ndarray]:
+    """A measure of drawn rows, and the stratum of each row: all are of one."""
+    if numbers is None:
+        raise DataError("the split has no numbers to compare with, and metrics need them")
+    predicted, numbers = np.asarray(predicted, np.float64), np.asarray(numbers, np.float64)
+    if predicted.shape != numbers.shape or len(numbers) < 2:
+        raise DataError(
+            f"{len(predicted)} predictions and {len(numbers)} numbers; metrics need as many of each, two at least"
+        )
+    if bad := int((~np.isfinite(predicted)).sum()):
+        raise DataError(f"{bad} of {len(predicted)} predictions are NaN or infinite; lower optimizer.lr")
+    error = predicted - numbers
+
+    def measure(rows: np.ndarray) -> dict[str, np.ndarray]:
+        squared, held = np.square(error)[rows].mean(1), numbers[rows]
+        variance = np.maximum(held.var(1), 1e-300)
+        return {"mae": np.abs(error)[rows].mean(1), "rmse": np.sqrt(squared), "r2": 1 - squared / variance}
+
+    return measure, np.zeros(len(numbers), np.int64)
 
 
 def confusion(probabilities: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> np.ndarray:
@@ -300,6 +365,9 @@ def _resampled(
     scores: ArrayLike, labels: ArrayLike, metric: str, resamples: int, seed: int, threshold: float = 0.5
 ) -> tuple[float, np.ndarray]:
     """The metric, and that of each resample (resamples,)."""
+    if metric in REGRESSION:
+        measure, rows = _regression(scores, labels)
+        return _values(measure, rows)[metric], _bootstrap(measure, rows, resamples, seed)[metric]
     scores, labels = _checked(scores, labels)
     two = scores.ndim == 1
     measure = _binary(scores, labels, [metric], threshold) if two else _multiclass(scores, labels)
@@ -314,8 +382,28 @@ def evaluate_outputs(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """All metrics of a labelled split with their 95 % intervals, ready for JSON."""
-    probabilities, labels = _checked(softmax64(outputs.logits), outputs.labels)
+    """`evaluate` of what a model says of a split."""
+    return evaluate(
+        softmax64(outputs.logits),
+        outputs.labels,
+        classes,
+        threshold=threshold,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def evaluate(
+    probabilities: ArrayLike,
+    labels: ArrayLike | None,
+    classes: Sequence[str],
+    *,
+    threshold: float = 0.5,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict:
+    """All metrics of probabilities (N, K) of a labelled split with their 95 % intervals, ready for JSON."""
+    probabilities, labels = _checked(probabilities, labels)
     if two := len(classes) == 2:
         names = [name for name in FORMULAS if name not in ("tp", "fp", "tn", "fn")]
         measure = _binary(probabilities[:, 1], labels, names, threshold)

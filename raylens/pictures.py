@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import beta
 
-from raylens.metrics import Table, draws, evaluate_outputs, softmax64
+from raylens.metrics import Table, draws, evaluate_outputs, evaluate_regression, softmax64
 from raylens.records import Outputs
 from raylens.tables import Entry
 
@@ -76,6 +76,47 @@ def draw(
                 figure.supxlabel(warning, color=COLOURS[1], fontsize="small", wrap=True)
             figure.savefig(folder / f"{name}.png")
     return [folder / f"{name}.png" for name in figures]
+
+
+def draw_regression(
+    predicted: np.ndarray, numbers: np.ndarray, name: str, out_folder: Path | str
+) -> list[Path]:
+    """Write `scatter.png`, each image's predicted number against its own, and `residuals.png`, errors by tenths."""
+    report = evaluate_regression(predicted, numbers)
+    said = {
+        key: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one) for key, one in report["metrics"].items()
+    }
+    folder = Path(out_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ends = [min(numbers.min(), predicted.min()), max(numbers.max(), predicted.max())]
+    with matplotlib.rc_context(STYLE):
+        scatter, axes = _square(f"MAE {said['mae']}, R2 {said['r2']}")
+        axes.plot(ends, ends, color="0.7", linewidth=1, zorder=0)
+        axes.scatter(
+            numbers, predicted, s=6, alpha=min(1.0, 300 / len(numbers)), color=COLOURS[0], linewidths=0
+        )
+        axes.set(xlabel=f"{name}", ylabel=f"predicted {name}", xlim=ends, ylim=ends)
+
+        residuals, axes = _square(f"RMSE {said['rmse']}")
+        edges = np.quantile(numbers, np.linspace(0, 1, 11))
+        tenth = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 9)
+        middle = (edges[1:] + edges[:-1]) / 2
+        held = {middle[index]: (predicted - numbers)[tenth == index] for index in np.unique(tenth)}
+        width = 0.6 * (edges[-1] - edges[0]) / 10
+        axes.boxplot([*held.values()], positions=[*held], widths=width, manage_ticks=False)
+        axes.axhline(0, color="0.7", linewidth=1, zorder=0)
+        axes.set(xlabel=f"{name}, by tenths of the images", ylabel="predicted minus true")
+        axes.locator_params(axis="x", nbins=6)
+        for figure, file in ((scatter, "scatter"), (residuals, "residuals")):
+            figure.savefig(folder / f"{file}.png")
+    return [folder / "scatter.png", folder / "residuals.png"]
+
+
+def _square(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    return figure, axes
 
 
 def _panels(title: str) -> tuple[Figure, Axes, Axes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,3 +54,5 @@ class Outputs:
     logits: np.ndarray
     labels: np.ndarray | None
     ids: np.ndarray
+    mixed: Callable[[np.ndarray, np.ndarray, float], np.ndarray] | None = None
+    """Logits (M, K) of mixtures of images: rows (M,), other rows (M,), and the share of the first."""

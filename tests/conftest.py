@@ -102,7 +102,10 @@ class Tiny:
         """A Run: `tiny.run("adda", fit={"steps": 2})`, and settings outside sections by name."""
         from raylens import config
 
-        return config.build(TINY, {"method.name": method}, sections)
+        encoder = sections.get("encoder", {}).get("name") or config.default_encoder(method)
+        known = config.settings(method, encoder)
+        tiny = {path: value for path, value in TINY.items() if path in known}
+        return config.build(tiny, {"method.name": method}, sections)
 
     def facts(self, classes=LENS_CLASSES):
         from raylens.checkpoint import Facts

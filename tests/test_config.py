@@ -226,7 +226,7 @@ def test_a_wrong_range_in_the_space_is_refused():
 @pytest.mark.parametrize("method", find.names("methods"))
 def test_every_setting_has_a_meaning_and_a_default_within_its_range(method):
     run = build({"method": method})
-    known = settings(method, "small")
+    known = settings(method, run.encoder.name)
     assert known.keys() == flat(run).keys()
     for path, setting in known.items():
         assert setting.meaning, path

@@ -29,10 +29,10 @@ ORACLE = "CHOSEN BY TARGET LABELS (search.oracle): these figures are cheating an
 
 @dataclass(frozen=True)
 class Measured:
-    """AUROC on the target's test split and the paired difference from source-only, each with its 95 % interval."""
+    """The task's metric on the test split and the paired difference from source-only, each with its 95 % interval."""
 
     name: str
-    auroc: tuple[float, float, float]
+    value: tuple[float, float, float]
     difference: tuple[float, float, float] | None
     report: dict[str, Any]
 
@@ -42,7 +42,7 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
     import ray
 
     tested = run.data.test or run.data.target
-    if not sets.labelled(sets.tested(run), "test"):
+    if not sets.target_of(run) and not sets.labelled(sets.tested(run), "test"):
         print(f"the test split of {tested} has no labels, so nothing is measured there", flush=True)
         return {}
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_outputs)
@@ -53,21 +53,23 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
             # A reference that is an argument by itself reaches the task as the data.
             asked[BATCH_NORM_ONLY] = task.remote(start, tested, data)
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
-    found = {}
+    found, measures = {}, facts.task(run.task.name)
     for name, output in outputs.items():
-        report = metrics.evaluate_outputs(output, facts.classes, seed=run.seed)
-        auroc = report["metrics"]["auroc"]
-        scores = _scores(run, facts, output)
+        report = measures.report(output.logits, output.labels, seed=run.seed)
+        metric = report["metrics"][measures.measured]
+        scores = measures.scores(output.logits)
         differences = {
-            base: metrics.paired(scores, _scores(run, facts, outputs[base]), output.labels, seed=run.seed)
+            base: metrics.paired(
+                scores, measures.scores(outputs[base].logits), output.labels, measures.measured, seed=run.seed
+            )
             for base in (SOURCE_ONLY, BATCH_NORM_ONLY)
             if base in outputs and name not in (SOURCE_ONLY, base)
         }
-        report["auroc_minus"] = {
+        report[f"{measures.measured}_minus"] = {
             base: dict(zip(("value", "low", "high"), difference, strict=True))
             for base, difference in differences.items()
         }
-        interval = (auroc["value"], auroc["low"], auroc["high"])
+        interval = (metric["value"], metric["low"], metric["high"])
         found[name] = Measured(name, interval, differences.get(SOURCE_ONLY), report)
     return found
 
@@ -83,12 +85,9 @@ def _outputs(path: str, tested: str, data: Any) -> Any:
     model = found.model(device)
     if data is not None:
         adapt_batch_norm(model, data.train["target"].pixels, device=device)
-    return look(model, tested, "test", found.run.data.transform, device=device)
-
-
-def _scores(run: Run, facts: Facts, output: Any) -> Any:
-    chances = find.task(run.task.name)(facts.classes).predict(output.logits)
-    return chances[:, 1] if chances.shape[1] == 2 else chances
+    return look(
+        model, tested, "test", found.run.data.transform, target=sets.target_of(found.run), device=device
+    )
 
 
 class Board:
@@ -96,6 +95,9 @@ class Board:
 
     def __init__(self, run: Run, found: list[Found], measured: dict[str, Measured]) -> None:
         self.run, self.found, self.searched = run, found, list(config.space(run))
+        task = find.task(run.task.name)
+        shown, self.metric = task.shown, f"target/{getattr(task, 'measured', '')}"
+        self.shown = [name for name in shown if any(f"source/{name}" in trial.metrics for trial in found)]
         rows = []
         for rank, trial in enumerate(found, 1):
             settings = config.flat(trial.run)
@@ -105,8 +107,8 @@ class Board:
                     "trial": trial.trial,
                     "objective": trial.objective,
                     "agreement": trial.agreement,
-                    "source/auroc": trial.metrics.get("source/auroc"),
-                    **(_columns(measured.get(trial.kept)) if measured else {}),
+                    **{f"source/{name}": trial.metrics.get(f"source/{name}") for name in self.shown},
+                    **(_columns(self.metric, measured.get(trial.kept)) if measured else {}),
                     "steps": trial.steps,
                     **{path: None if trial.averaged else settings[path] for path in self.searched},
                     "warnings": "; ".join(
@@ -117,7 +119,7 @@ class Board:
             )
         for name in (SOURCE_ONLY, BATCH_NORM_ONLY):
             if name in measured:
-                rows.append({"trial": name, **_columns(measured[name])})
+                rows.append({"trial": name, **_columns(self.metric, measured[name])})
         self.table, self.measured = pd.DataFrame(rows), measured
         self.refused = sum(trial.refused is not None for trial in found)
 
@@ -139,14 +141,26 @@ class Board:
         from rich.table import Table
 
         asked, agreed = self.run.search, self.table["agreement"].notna().any()
-        by = "agreement" if agreed else asked.validator
+        ranked, without = asked.validator, "without target labels"
+        if self.run.task.name == "pretraining":
+            without = "with labels" if asked.validator == "probe" else "without labels"
+        elif not self.run.data.target:
+            ranked, without = find.task(self.run.task.name).objective, "on the source's validation split"
+        by = "agreement" if agreed else ranked
         by = f"steps, then {by}" if by_agreement(self.run) else by
         chosen = "the average of trials, then by" if self.found[0].averaged else "chosen by"
-        title = f"{self.run.title}: {chosen} {by}, without target labels"
+        title = f"{self.run.title}: {chosen} {by}, {without}"
         table = Table(title=ORACLE if self.run.search.oracle else title, title_justify="left")
-        tested = ("target test AUROC", "minus source only") if self.measured else ()
+        where, metric = (
+            "target test" if self.run.data.target else "test",
+            self.metric.partition("/")[2].upper(),
+        )
+        tested = (f"{where} {metric}", "minus source only") if self.measured else ()
         agrees = ("agreement",) if agreed else ()
-        for name in ("", "trial", *agrees, "objective", "source\nval AUROC", *tested, "steps"):
+        held = [
+            f"source\nval {name.upper() if name in ('auroc', 'mae', 'r2') else name}" for name in self.shown
+        ]
+        for name in ("", "trial", *agrees, "objective", *held, *tested, "steps"):
             table.add_column(name, justify="left" if name == "trial" else "right")
         for path in self.searched:
             table.add_column(path.replace(".", ".\n"), justify="right")
@@ -158,8 +172,8 @@ class Board:
                 row["trial"],
                 *((_number(row["agreement"]),) if agreed else ()),
                 _number(row["objective"]),
-                _number(row["source/auroc"]),
-                *((_interval(row, "target/auroc"), _interval(row, "difference", "+")) if tested else ()),
+                *(_number(row[f"source/{name}"]) for name in self.shown),
+                *((_interval(row, self.metric), _interval(row, "difference", "+")) if tested else ()),
                 row["steps"] and f"{row['steps']:.0f}",
                 *(_setting(row[path]) for path in self.searched),
             ]
@@ -177,12 +191,12 @@ class Board:
             )
 
 
-def _columns(found: Measured | None) -> dict[str, float | None]:
-    auroc = found.auroc if found else (None, None, None)
+def _columns(metric: str, found: Measured | None) -> dict[str, float | None]:
+    value = found.value if found else (None, None, None)
     difference = (found.difference if found else None) or (None, None, None)
     names = ("", "_low", "_high")
-    return {f"target/auroc{name}": value for name, value in zip(names, auroc, strict=True)} | {
-        f"difference{name}": value for name, value in zip(names, difference, strict=True)
+    return {f"{metric}{name}": one for name, one in zip(names, value, strict=True)} | {
+        f"difference{name}": one for name, one in zip(names, difference, strict=True)
     }
 
 

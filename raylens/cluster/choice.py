@@ -58,6 +58,8 @@ def gate(run: Run, data: Any) -> Gate | None:
     """The gate of a search that starts from a model; none by the oracle, or without search.may_lose. Needs Ray."""
     if run.start is None or run.search.may_lose is None or run.search.oracle:
         return None
+    if run.task.name != "classification":
+        return None
     import ray
 
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_source_auroc)
@@ -200,7 +202,7 @@ def _source_auroc(run: Run, data: Any) -> float:
     """AUROC of the model that the trials start from on the source's validation images; see Gate."""
     device, held = task_device(), data.validation["source"]
     found = checkpoint.read(run.start)
-    task, model = find.task(run.task.name)(found.facts.classes), found.model(device)
+    task, model = found.facts.task(run.task.name), found.model(device)
 
     def auroc() -> float:
         return float(

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -32,32 +32,23 @@ from raylens import checkpoint, config, find, health, pictures, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
 from raylens.cluster.folders import exists, write
+from raylens.cluster.jobs import Job, train
 from raylens.cluster.prior import SETTING, asks, estimated
-from raylens.cluster.progress import Clock, Progress
-from raylens.cluster.search import Found, first_sample, of_result, sampler, tuned
+from raylens.cluster.progress import Clock
+from raylens.cluster.search import Found, first_sample, sampler
 from raylens.cluster.training import MAY_DIFFER, check, fits, placed, start_run
-from raylens.cluster.trial import direct, nested
 from raylens.config import Run
 from raylens.data import sets
 from raylens.data.outputs import look, members
 from raylens.data.shards import filesystem
 from raylens.errors import ConfigError
 from raylens.grid import SOURCE_ONLY, Cell, Grid
-from raylens.loop import collect
-from raylens.records import Outputs
+from raylens.loop import collect, mixtures
 from raylens.seeds import seed
 from raylens.tables import Entry, Said
+from raylens.validators import FOR_PRETRAINING
 
 STREAMS = ("source", "target")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training: its run, the facts of its data, and a reference to them."""
-
-    run: Run
-    facts: Facts
-    data: Any
 
 
 def compare(grid: Grid) -> str:
@@ -85,7 +76,7 @@ def compare(grid: Grid) -> str:
             drawn[cell].append(name := _name(*cell, draw))
             jobs[name] = Job(run.replace(**sample), facts, held)
     print(f"{len(jobs)} trials of {len(cells)} cells", flush=True)
-    found = _train(jobs, folder, "trials")
+    found = train(jobs, folder, "trials", label="benchmark")
     said = _said([*starts.values(), *found.values()], data, folder)
     orders, gates, averages = {}, {}, {}
     for cell, run in cells.items():
@@ -232,52 +223,17 @@ def _starts(
     }
     print(f"{len(runs)} model(s) of the source, which methods start from", flush=True)
     names = {place: _name(SOURCE_ONLY, *place) for place in runs}
-    found = _train(
-        {names[place]: Job(run, *data[_sets(run)]) for place, run in runs.items()}, folder, "starts"
+    found = train(
+        {names[place]: Job(run, *data[_sets(run)]) for place, run in runs.items()},
+        folder,
+        "starts",
+        label="benchmark",
     )
     for name, start in found.items():
         if not choice.ended(start):  # a part of its steps would not do for a model that all are compared with
             reason = start.error or start.metrics.get("warnings")
             raise RuntimeError(f"the source's model {name} was not trained: {reason}")
     return {place: found[name] for place, name in names.items()}
-
-
-def _train(jobs: Mapping[str, Job], folder: str, name: str) -> dict[str, Found]:
-    """Train or go on with `jobs`, a trial each; how they ended, by their names."""
-    from ray import tune
-    from ray.tune.schedulers import FIFOScheduler
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
-    run = next(iter(jobs.values())).run
-    each = {"CPU": run.scale.cpus, **({"GPU": run.scale.gpus} if run.scale.gpus else {})}
-    is_nested = run.scale.workers > 1
-    trial = tune.with_parameters(benchmark_trial, jobs=dict(jobs))
-    trial = tune.with_resources(trial, {"node:__internal_head__": 0.001} if is_nested else each)
-    settings = tune.TuneConfig(
-        metric="objective",
-        mode="max",
-        scheduler=FIFOScheduler(),
-        search_alg=BasicVariantGenerator(max_concurrent=launch.concurrent(run)),
-        reuse_actors=not is_nested,
-        trial_name_creator=lambda trial: trial.config["job"],
-        trial_dirname_creator=lambda trial: trial.config["job"],
-    )
-    progress = Progress([job.run for job in jobs.values()], lambda trial: jobs[trial.config["job"]].run)
-    results = tuned(trial, run, f"{folder}/{name}", {"job": tune.grid_search([*jobs])}, settings, progress)
-    found = {result.config["job"]: of_result(jobs[result.config["job"]].run, result) for result in results}
-    # What failed half-way is nothing to be measured or chosen; the same command trains it on.
-    return {name: replace(trial, checkpoint=None) if trial.error else trial for name, trial in found.items()}
-
-
-def benchmark_trial(sample: dict[str, str], jobs: Mapping[str, Job]) -> None:
-    """Trains the job that `sample` names."""
-    import ray
-
-    job = jobs[sample["job"]]
-    if job.run.scale.workers > 1:
-        nested({}, job.run, job.facts, (job.data,))
-    else:
-        direct({}, job.run, job.facts, ray.get(job.data))
 
 
 def _said(trials: Iterable[Found], data: Mapping[tuple, tuple[Facts, Any]], folder: str) -> dict[str, Said]:
@@ -326,12 +282,13 @@ def _ask(path: str, run: Run, data: Any, out: str) -> None:
     device = launch.task_device()
     model = checkpoint.read(path).model(device)
     source, target = (data.validation[stream] for stream in STREAMS)
+    mixed = partial(mixtures, model, target.pixels, device)
     source = collect(model, source.pixels, source.labels, device=device)
-    target = collect(model, target.pixels, None, device=device)
+    target = replace(collect(model, target.pixels, None, device=device), mixed=mixed)
     scores = {
-        name: float(find.validator(name)(source, Outputs(target.features, target.logits, None, target.ids)))
+        name: float(find.validator(name)(source, target))
         for name in find.names("validators")
-        if name != "oracle"
+        if name not in ("oracle", *FOR_PRETRAINING)
     }
     test = look(model, _tested(run), "test", run.data.transform, device=device)
     write(out, Said(target.logits, test.logits, test.labels, scores).write())

@@ -68,12 +68,17 @@ def search(run: Run) -> str:
     import ray
 
     method = find.method(run.method.name)
-    streams = tuple(dict.fromkeys((*sets.streams(run, method), "target")))
+    pretrains = run.task.name == "pretraining"
+    streams = sets.streams(run, method)
+    if _alone(run, method):
+        run = run.replace(**{"data.test": run.data.test or run.data.source})
+    elif not pretrains:
+        streams = tuple(dict.fromkeys((*streams, "target")))
     if not config.space(run):
         raise ConfigError(
             f"nothing to search: {run.method.name} has no ranges; give search.space, or use raylens.train"
         )
-    run, facts = ready(run, method, streams, test=True)
+    run, facts = ready(run, method, streams, search=True, test=not pretrains)
     folder = f"{run.storage}/{run.title}"
     share = sets.share(run, sets.trained(run, method))
     if share < 1:
@@ -90,7 +95,8 @@ def search(run: Run) -> str:
     if method.start and not run.start:
         run = run.replace(start=_start(run, facts, data if share == 1 else None, method.start, folder))
     run = informed(run, data)
-    gate = choice.gate(run, data)
+    start = run.start if run.start and checkpoint.comparable(run, facts) else None
+    gate = choice.gate(run.replace(start=start), data)
     trials = tune(run, facts, data, folder, "trials")
     found = choice.ordered(run, trials, gate, choice.asked(run, data))
     if not choice.ended(found[0]):
@@ -111,13 +117,20 @@ def search(run: Run) -> str:
     if not released:
         copy(run.start, best)
         print(f"no trial is released; {best} is the model that they started from", flush=True)
-    board = Board(run, found, measure(run, facts, data, [*kept.values()], run.start))
+    measured = {} if pretrains else measure(run, facts, data, [*kept.values()], start)
+    board = Board(run, found, measured)
     board.write(folder)
     board.show()
     oracle = {"oracle": ORACLE} if run.search.oracle else {}
     objective = f"{released[0].objective:.4f}" if released else "none released"
     launch.tell(best=objective, checkpoint=best, **oracle)
     return best
+
+
+def _alone(run: Run, method: type[Method]) -> bool:
+    """Whether there is no target: models are then measured on the source's own test split."""
+    given = run.data.source is not None and run.data.target is None
+    return given and run.task.name != "pretraining" and method.start is None
 
 
 def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Found]:

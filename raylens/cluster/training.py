@@ -23,6 +23,7 @@ from raylens.data import sets
 from raylens.data.streaming import Streaming
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
+from raylens.validators import FOR_PRETRAINING
 
 SHARED = (
     "source",
@@ -31,6 +32,7 @@ SHARED = (
     "transform",
     "batch",
     "balance",
+    "labels",
     "validation_rows",
     "mode",
     "resident_limit",
@@ -58,7 +60,7 @@ def training(run: Run) -> str:
 
 
 def ready(
-    run: Run, method: type[Method], streams: tuple[str, ...], *, test: bool = False
+    run: Run, method: type[Method], streams: tuple[str, ...], *, search: bool = False, test: bool = False
 ) -> tuple[Run, Facts]:
     """Everything that can be refused is refused here; then Ray is reached, and the sets are there.
 
@@ -67,7 +69,7 @@ def ready(
     run = started(run.replace(**sets.given(run), name=run.title, storage=launch.storage(run)))
     check(run)
     launch.check_writable(run)
-    check_same(run, search=test)
+    check_same(run, search=search)
     fits(run, sets.facts(run, streams, test=test))
     launch.connect(method=run.method.name, run=run.title)
     run = placed(run)
@@ -82,6 +84,26 @@ def check(run: Run) -> None:
     if run.search.validator == "oracle":
         raise ConfigError(
             "search.validator oracle reads target labels; --oracle chooses by them, and says so"
+        )
+    pretrains = run.task.name == "pretraining"
+    if pretrains and run.search.validator not in FOR_PRETRAINING:
+        raise ConfigError(
+            f"search.validator {run.search.validator} compares domains, and {run.method.name} has one; set it to "
+            f"{' or '.join(FOR_PRETRAINING)}"
+        )
+    for path in ("data.balance", "data.labels", "data.target", "data.test"):
+        if pretrains and config.flat(run)[path] is not None:
+            raise ConfigError(
+                f"{path} is {config.flat(run)[path]!r}, and pretraining learns from data.source alone, without labels; "
+                "leave it out"
+            )
+    if pretrains and run.search.oracle:
+        raise ConfigError("--oracle reads labels of a target, and pretraining has none; leave it out")
+    if run.task.name == "regression" and run.data.balance is not None:
+        raise ConfigError("data.balance is of classes, and a regression has none; set it to null")
+    if run.task.name == "regression" and run.data.target is not None:
+        raise ConfigError(
+            f"data.target is {run.data.target!r}, and a regression adapts to none; give data.test to measure on it"
         )
     if run.search.scheduler == "pbt" and run.scale.workers > 1:
         raise ConfigError(
@@ -149,10 +171,25 @@ def fits(run: Run, facts: Facts) -> None:
             f"data.prior estimate is of a share of lenses, and the data has the classes {', '.join(facts.classes)}; "
             "set it to given"
         )
+    if run.search.validator == "probe" and "source" in facts.manifests:
+        labels = dict(facts.manifests["source"]["splits"]["val"]["labels"])
+        if labels.pop("unlabelled", 0) or sum(count > 1 for count in labels.values()) < 2:
+            raise ConfigError(
+                "search.validator probe needs labels of all rows of the source's validation split, two of two classes "
+                "at least; set it to rankme"
+            )
     if not run.start:
         return
-    held = checkpoint.read(run.start).facts
-    if (held.classes, held.channels, held.size) != (facts.classes, facts.channels, facts.size):
+    first, adapts = checkpoint.read(run.start), find.method(run.method.name).start is not None
+    if adapts and first.run.task.name != run.task.name:
+        raise ConfigError(
+            f"the start {run.start} is of {first.run.task.name}, and {run.method.name} adapts a model of "
+            f"{run.task.name}; finetune it first: python -m raylens.finetune {run.start} {run.task.name}"
+        )
+    held = first.facts
+    if (held.channels, held.size) != (facts.channels, facts.size) or (
+        adapts and held.classes != facts.classes
+    ):
         raise ConfigError(
             f"the start {run.start} knows {held.channels} channel(s) of {held.size} x {held.size} and the classes "
             f"{', '.join(held.classes)}, the data has {facts.channels} of {facts.size} x {facts.size} and "
@@ -203,9 +240,19 @@ def loaded(run: Run, method: type[Method]) -> Any:
     import ray
 
     fits = sets.share(run, sets.trained(run, method)) >= 1
+    if run.data.labels is not None and (run.data.mode == "streaming" or not fits):
+        raise ConfigError(
+            f"data.labels {run.data.labels:g} is a part of a set in memory, and this one streams; raise "
+            "data.resident_limit, or set data.mode to resident"
+        )
     if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
         print("data: resident, in memory shared by all workers", flush=True)
         return ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method)))
+    if sets.target_of(run):
+        raise ConfigError(
+            "a regression keeps its images in memory, since many rows may have no number, and these do not fit or "
+            "data.mode is streaming; raise data.resident_limit"
+        )
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
     launch.check_room(run, method)
     return Streaming(sets.reside(run, sets.streams(run, method)).validation)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data.stream import Resident, Split
 from raylens.ema import over_workers
-from raylens.loop import Diverged, collect, fit
+from raylens.loop import Diverged, collect, fit, mixtures
 from raylens.methods.base import Method
 from raylens.models import Model
 from raylens.records import Outputs
@@ -56,9 +57,9 @@ class Report:
 def build(run: Run, facts: Facts) -> Method:
     """The method with its model, the weights drawn from the run's seed or taken from its start."""
     torch.manual_seed(seed(run.seed, "weights"))
-    model = checkpoint.read(run.start).model() if run.start else checkpoint.build_model(run, facts)
+    model = checkpoint.start_model(run, facts) if run.start else checkpoint.build_model(run, facts)
     cls = find.method(run.method.name)
-    return cls(run.method, model.train(), find.task(run.task.name)(facts.classes))
+    return cls(run.method, model.train(), facts.task(run.task.name))
 
 
 def work(
@@ -106,11 +107,16 @@ def validate(
     run: Run, facts: Facts, model: Model, data: Resident, device: torch.device | str = "cpu"
 ) -> dict[str, float | str]:
     """Metrics on the source's validation split, and the objective, which reads no label of the target."""
-    task = find.task(run.task.name)(facts.classes)
+    task = facts.task(run.task.name)
     source = _look(model, data.validation["source"], device)
     found = {f"source/{name}": value for name, value in task.metrics(source.logits, source.labels).items()}
     if "target" not in data.validation:
-        found["objective"] = found["source/auroc"]
+        score = (
+            found[f"source/{task.objective}"]
+            if task.objective
+            else find.validator(run.search.validator)(source, None)
+        )
+        found["objective"] = score if math.isfinite(score) else WORST
         return found
     target = _look(model, data.validation["target"], device)
     found |= health.watched(source, target)
@@ -118,7 +124,8 @@ def validate(
         found["objective"] = found["validator/oracle"] = task.metrics(target.logits, target.labels)["auroc"]
         found["oracle"] = "the objective reads target labels (search.oracle): cheating"
         return found
-    target = Outputs(target.features, target.logits, None, target.ids)
+    mixed = partial(mixtures, model, data.validation["target"].pixels, device)
+    target = Outputs(target.features, target.logits, None, target.ids, mixed)
     score = find.validator(run.search.validator)(source, target)
     found[f"validator/{run.search.validator}"] = score
     found["objective"] = score if math.isfinite(score) else WORST

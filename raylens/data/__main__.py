@@ -1,11 +1,12 @@
 """`python -m raylens.data convert | describe | check | simulate`."""
 
 import argparse
+import inspect
 import shlex
 import sys
 
 from raylens.cli import Parser
-from raylens.errors import DataError, RequestError
+from raylens.errors import ConfigError, DataError, RequestError
 
 
 def pairs(text: str, kind: type = str) -> dict:
@@ -110,7 +111,11 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("simulate", help="a preset -> a data set")
     add = verb.add_argument
-    add("preset", metavar="PRESET", help="sim, survey, or painted: arcs on real cutouts")
+    add(
+        "preset",
+        metavar="PRESET",
+        help="sim, survey, painted (arcs on real cutouts); model-i, model-ii, model-iii, common",
+    )
     add("--rows", type=int, default=2000)
     add("--seed", type=int, default=0)
     add("--out", required=True)
@@ -123,8 +128,12 @@ def parser() -> argparse.ArgumentParser:
         help="Einstein radii, arcsec; the preset's own without it",
     )
     add("--onto", metavar="SET", help="real cutouts to paint on, of galaxies that are no lenses")
+    add("--noise-from", metavar="SET", help="real cutouts whose skies are the noise")
     add("--splits", type=fractions, help="such as train=0.7,val=0.15,test=0.15")
-    add("--size", type=int, help="pixels (default: 64)")
+    add("--size", type=int, help="pixels; the preset's own, or 64, without it")
+    add("--slope", type=float, help="of subhaloes' masses, dN/dm ~ m^SLOPE: -0.9 as published, -1.9 as meant")
+    add("--discrete", type=int, metavar="POINTS", help="points that a vortex is made of; a rod without it")
+    add("--as-published", action="store_true", default=None, help="with the faults of the published sets")
     add("--pixel", type=float, help="arcsec per pixel; the preset's own without it")
     add("--device", help="cpu or cuda")
     add("--overwrite", action="store_true", help="replace the set at --out")
@@ -170,9 +179,13 @@ def run_check(sets: list[str], command: str, **asked) -> int:
 
 
 def run_simulate(preset: str, command: str, **asked) -> int:
-    from raylens.data.simulate import simulate
+    from raylens.data.simulate import simulate, simulate_substructure, substructure
 
-    print(simulate(preset, **{key: value for key, value in asked.items() if value is not None}))
+    given = {key: value for key, value in asked.items() if value is not None}
+    draw = simulate_substructure if preset in substructure.RECIPES else simulate
+    if other := sorted(given.keys() - inspect.signature(draw).parameters.keys()):
+        raise ConfigError(f"preset {preset} has no --{other[0].replace('_', '-')}; leave it out")
+    print(draw(preset, **given))
     return 0
 
 

@@ -48,13 +48,16 @@ class Order:
     world: int = 1
     labels: np.ndarray | None = None
     balance: float | None = None
+    among: np.ndarray | None = None
+    """Rows to draw from; all without."""
 
     def step(self, step: int) -> np.ndarray:
         """Rows (batch,) that this worker sees at `step`."""
         together = self.batch * self.world
         mine = slice(self.rank * self.batch, (self.rank + 1) * self.batch)
         if self.balance is None:
-            return Shuffled(np.arange(self.rows), self.key).take(step * together, together)[mine]
+            rows = np.arange(self.rows) if self.among is None else self.among
+            return Shuffled(rows, self.key).take(step * together, together)[mine]
         classes = self._classes
         parts = [
             Shuffled(rows, (*self.key, label)).take(begin, end - begin)
@@ -71,9 +74,11 @@ class Order:
     @cached_property
     def _classes(self) -> dict[int, np.ndarray]:
         """Rows of each class, the last class last."""
-        return {
-            int(label): np.flatnonzero(self.labels == label) for label in np.unique(self.labels) if label >= 0
-        }
+        labels = self.labels
+        if self.among is not None:
+            labels = np.full_like(labels, -1)
+            labels[self.among] = self.labels[self.among]
+        return {int(label): np.flatnonzero(labels == label) for label in np.unique(labels) if label >= 0}
 
     def _counts(self, drawn: int) -> list[int]:
         """How many of the first `drawn` rows are of each class: never off by more than one, and never falling."""

@@ -27,16 +27,19 @@ def look(
     transform: str,
     *,
     where: str | None = None,
+    target: str | None = None,
     batch: int = 256,
     device: str = "cpu",
 ) -> Outputs:
     """What `model` says of a split's labelled rows, all of them or those `where` COLUMN=VALUE[,VALUE...].
 
+    With `target` the labels are the numbers of that column.
+
     Raises DataError when there are none, and ConfigError when there is no such column.
     """
     parts = [
         collect(model, rows["pixels"], rows["label"], batch=batch, device=device)
-        for rows in _rows(data, split, where, transform)
+        for rows in _rows(data, split, where, transform, target)
         if len(rows["label"])
     ]
     if not parts:
@@ -78,16 +81,22 @@ def members(data: str, split: str, where: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(masks), np.concatenate(labels)
 
 
-def _rows(data: str, split: str, where: str | None, transform: str) -> Iterator[dict[str, np.ndarray]]:
+def _rows(
+    data: str, split: str, where: str | None, transform: str, target: str | None
+) -> Iterator[dict[str, np.ndarray]]:
     column, values = _condition(data, where) if where else (None, [])
+    if target is not None and target not in read_manifest(data).columns:
+        raise DataError(f"{data} has no column {target!r}, which the model predicts")
     for file in split_files(data, split):
         fs, path = filesystem(file)
         with fs.open_input_file(path) as opened:
-            table = pq.ParquetFile(opened).read(columns=["pixels", "label", *([column] if column else [])])
+            table = pq.ParquetFile(opened).read(
+                columns=list(dict.fromkeys(["pixels", target or "label", *([column] if column else [])]))
+            )
         if column:
-            table = table.filter(_meets(table, column, values)).drop_columns([column])
+            table = table.filter(_meets(table, column, values))
         if len(table):
-            yield prepared(table, transform)
+            yield prepared(table, transform, target)
 
 
 def _condition(data: str, where: str) -> tuple[str, list[str]]:

@@ -12,7 +12,7 @@ from raylens import find
 from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data.rows import prepared
-from raylens.data.shards import Manifest, filesystem, read_manifest, split_files
+from raylens.data.shards import Manifest, filesystem, read_manifest, read_split, split_files
 from raylens.data.simulate import digest, foreseen, simulate
 from raylens.data.stream import Resident, Split
 from raylens.data.tasks import ray_data
@@ -36,6 +36,8 @@ def given(run: Run) -> dict[str, str]:
 
 def streams(run: Run, method: type[Method]) -> tuple[str, ...]:
     """Streams whose sets a training looks at: those it learns from; for validation the source, and a target given."""
+    if "pretraining" in method.tasks:
+        return method.streams
     return tuple(dict.fromkeys(("source", *method.streams, *(("target",) if run.data.target else ()))))
 
 
@@ -106,7 +108,7 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
         _fits(where, held, getattr(run.data, streams[0]) or f"the simulated {streams[0]}", source)
         for split in ("train", "val"):
             _holds_rows(where, held, split)
-            if stream == "source":
+            if stream == "source" and find.method(run.method.name).labelled and not target_of(run):
                 _holds_classes(where, held, split)
         if stream == "target" and run.search.oracle:
             _holds_classes(where, held, "val")
@@ -114,7 +116,7 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
         held, where = tested(run), run.data.test or run.data.target or "the simulated target"
         _fits(where, held, getattr(run.data, streams[0]) or f"the simulated {streams[0]}", source)
         _holds_rows(where, held, "test")
-        if labelled(held, "test"):
+        if labelled(held, "test") and not target_of(run):
             _holds_classes(where, held, "test")
     return Facts(
         classes=source.classes,
@@ -124,12 +126,41 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
             stream: {**vars(held), "splits": {name: vars(split) for name, split in held.splits.items()}}
             for stream, held in manifests.items()
         },
+        scale=_scale(run),
     )
+
+
+def _scale(run: Run) -> tuple[float, float]:
+    """Mean and deviation of the number that is predicted, over the train split. Raises DataError when it has none."""
+    column, path = target_of(run), run.data.source
+    if column is None:
+        return 0.0, 1.0
+    held = manifest(run, "source")
+    numeric = path is not None and column in held.columns
+    if numeric:
+        values = read_split(absolute(path), "train", (column,))[column]
+        numeric = values.dtype.kind in "fiu"
+    if not numeric:
+        raise DataError(
+            f"{path or 'the simulated source'} has no column {column!r} of numbers (it has "
+            f"{', '.join(held.columns) or 'none'}); set task.target, or data.source to a set that has it"
+        )
+    values = values[np.isfinite(values)].astype(np.float64)
+    if len(values) < 2 or values.std() == 0:
+        raise DataError(
+            f"the column {column!r} of {path} has {len(values)} numbers that differ nowhere; set another"
+        )
+    return float(values.mean()), float(values.std())
 
 
 def labelled(manifest: Manifest, split: str) -> bool:
     """Whether any row of a split has a label."""
     return any(manifest.splits[split].labels.get(name, 0) for name in manifest.classes)
+
+
+def labelled_whole(manifest: Manifest, split: str) -> bool:
+    """Whether every row of a split has a label."""
+    return labelled(manifest, split) and not manifest.splits[split].labels.get("unlabelled", 0)
 
 
 def reside(run: Run, streams: Sequence[str], trained: Sequence[str] = (), *, share: float = 1.0) -> Resident:
@@ -138,35 +169,65 @@ def reside(run: Run, streams: Sequence[str], trained: Sequence[str] = (), *, sha
     Pixels come preprocessed; of the train rows there is a `share`.
 
     Labels of the target are not read, except of its validation split for search.oracle. Rows of the source without a
-    label are left out.
+    label are left out, unless the method needs none: then labels of the validation split are read if all of its rows
+    have one.
     """
     train, validation = {}, {}
     for stream in streams:
-        path, labels = getattr(run.data, stream), stream == "source"
+        path, needed = getattr(run.data, stream), find.method(run.method.name).labelled
         if stream in trained:
-            train[stream] = read(path, "train", run.data.transform, labels=labels, share=share, seed=run.seed)
+            labels = stream == "source" and needed
+            train[stream] = read(
+                path,
+                "train",
+                run.data.transform,
+                labels=labels,
+                target=target_of(run),
+                share=share,
+                seed=run.seed,
+            )
+        labels = stream == "source" and (needed or labelled_whole(read_manifest(path), "val"))
         held = read_manifest(path).splits["val"].rows
         validation[stream] = read(
             path,
             "val",
             run.data.transform,
             labels=labels or run.search.oracle,
+            target=target_of(run),
             share=min(1.0, run.data.validation_rows / held),
             seed=run.seed,
         )
     return Resident(train, validation)
 
 
-def read(path: str, split: str, transform: str, *, labels: bool, share: float = 1.0, seed: int = 0) -> Split:
-    """One split of a set as arrays, read and preprocessed by Ray Data's tasks, in the order of its files."""
+def target_of(run: Run) -> str | None:
+    """The column that is predicted, of a regression."""
+    return run.task.target if run.task.name == "regression" else None
+
+
+def read(
+    path: str,
+    split: str,
+    transform: str,
+    *,
+    labels: bool,
+    target: str | None = None,
+    share: float = 1.0,
+    seed: int = 0,
+) -> Split:
+    """One split of a set as arrays, read and preprocessed by Ray Data's tasks, in the order of its files.
+
+    With `target` the labels are the numbers of that column.
+    """
     fs, _ = filesystem(path)
     files = [filesystem(file)[1] for file in split_files(path, split)]
-    columns = ["pixels", "label"] if labels else ["pixels"]
+    columns = ["pixels", target or "label"] if labels else ["pixels"]
     rows = ray_data().read_parquet(files, filesystem=fs, override_num_blocks=max(len(files), 8))
     rows = rows.select_columns(columns)
     if share < 1:
         rows = rows.random_sample(share, seed=seed)
-    rows = rows.map_batches(partial(prepared, transform=transform), batch_format="pyarrow", batch_size=None)
+    prepare = partial(prepared, transform=transform, target=target if labels else None)
+    rows = rows.map_batches(prepare, batch_format="pyarrow", batch_size=None)
     parts = [part for part in rows.iter_batches(batch_size=None, batch_format="numpy") if len(part["pixels"])]
     if not parts:
         raise DataError(f"no row of split {split!r} of {path} was read; give more rows")

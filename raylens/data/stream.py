@@ -27,7 +27,7 @@ AHEAD = 3
 
 @dataclass(frozen=True)
 class Split:
-    """A split in memory: preprocessed pixels float32 (N, C, H, W), labels int64 (N,) with -1 for none, or None."""
+    """A split in memory: preprocessed pixels float32 (N, C, H, W), labels (N,) or None: int64, or float32 numbers."""
 
     pixels: np.ndarray
     labels: np.ndarray | None = None
@@ -56,6 +56,7 @@ class Resident:
                 world=world,
                 labels=self.train[name].labels,
                 balance=run.data.balance if name == "source" else None,
+                among=few(self.train[name], run) if name == "source" else None,
             )
             for name in method.streams
         }
@@ -77,6 +78,26 @@ class Resident:
             labels=None if labels is None else torch.from_numpy(labels[rows]),
             ids=torch.from_numpy(rows),
         )
+
+
+def few(split: Split, run: Run) -> np.ndarray | None:
+    """Rows of the source that data.labels leaves, a part of those of any larger number; None for all of them.
+
+    Classes keep their shares, and every class at least one row.
+    """
+    wanted = run.data.labels
+    if wanted is None or wanted == 1:
+        return None
+    share = wanted if wanted < 1 else wanted / len(split)
+    labels = split.labels
+    classes = np.zeros(len(split), np.int64) if labels is None or labels.dtype.kind == "f" else labels
+    kept = []
+    for label in np.unique(classes):
+        rows = np.random.default_rng(seed(run.seed, "labels", int(label))).permutation(
+            np.flatnonzero(classes == label)
+        )
+        kept.append(rows[: max(1, round(share * len(rows)))])
+    return np.sort(np.concatenate(kept))
 
 
 def sizes(run: Run) -> dict[str, int]:

@@ -159,9 +159,11 @@ class Pools:
     def batches(self, pool: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
         run, source = self.run, self.stream == "source"
         method = find.method(run.method.name)
-        columns = ["pixels", "label"] if source else ["pixels"]
+        labelled = source and method.labelled
+        target = run.task.target if run.task.name == "regression" else None
+        columns = ["pixels", target or "label"] if labelled else ["pixels"]
         table = pa.concat_tables(_group(file, index, columns) for file, index in pool["groups"])
-        held = prepared(table, run.data.transform)
+        held = prepared(table, run.data.transform, target if labelled else None)
         order = Order(
             rows=len(held["pixels"]),
             batch=sizes(run)[self.stream],
@@ -173,7 +175,7 @@ class Pools:
             rows = order.step(step - pool["first"])
             made = views(run, method, held["pixels"][rows], (self.stream, self.rank, step))
             batch = {f"view/{name}": view.numpy() for name, view in made.items()}
-            if source:
+            if labelled:
                 batch["label"] = held["label"][rows]
             yield batch | {"step": np.full(len(rows), step), "row": rows}
 

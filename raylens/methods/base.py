@@ -8,11 +8,15 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from raylens.augment import PRETEXT
+from raylens.ema import gathered
 from raylens.errors import ConfigError
-from raylens.losses import importance
+from raylens.health import ALIKE, COLLAPSED
+from raylens.losses import alignment, importance, uniformity
 from raylens.models import Model, without_tracking
 from raylens.records import Images, Losses
 from raylens.space import LogUniform, Range
@@ -32,6 +36,10 @@ class Method(nn.Module):
     """Tasks it can learn."""
     views: ClassVar[Mapping[str, str]]
     """View -> Albumentations pipeline that makes it from a row; see raylens/augment.py."""
+    labelled: ClassVar[bool] = True
+    """Whether the source must have labels."""
+    encoders: ClassVar[tuple[str, ...]] = ()
+    """Encoders that it can train, the first its default; any without a name here."""
     start: ClassVar[str | None] = None
     """Method whose trained model this one starts from."""
     suggests: ClassVar[Mapping[str, Any]] = {}
@@ -101,6 +109,59 @@ class Adaptation(Method):
         """Features (B, dim) and logits (B, K) of target images; batch norm's running statistics follow them."""
         features = self.model.features(pixels)
         return features, self.model.head(features)
+
+
+class Pretraining(Method):
+    """Learns features from two views of each image, without a label. Abstract.
+
+    What becomes of the features, `two_views`, is computed from the rows of all workers, so that batch norm in the
+    heads, negatives and correlations are of the whole batch.
+    """
+
+    streams = ("source",)
+    tasks = ("pretraining",)
+    labelled = False
+    views = {"one": PRETEXT, "two": PRETEXT}
+    suggests = {"task.name": "pretraining", "search.validator": "rankme", "fit.steps": 2000}
+    space = {"optimizer.lr": LogUniform(1e-4, 1e-2), "optimizer.weight_decay": LogUniform(1e-6, 1e-2)}
+
+    def __init__(self, config: Any, model: Model, task: Task) -> None:
+        super().__init__()
+        self.config, self.model = config, model
+
+    @property
+    def result(self) -> Model:
+        return self.model
+
+    def two_views(self, source: Images, model: Model | None = None) -> tuple[Tensor, Tensor]:
+        """Features (W B, dim) of both views, each by itself, by the model that learns or another one."""
+        model = model or self.model
+        return tuple(gathered(model.features(source.views[view])) for view in ("one", "two"))
+
+    def symptoms(self, metrics: Mapping[str, float]) -> list[str]:
+        found = super().symptoms(metrics)
+        if metrics.get("monitor/spread", 1.0) < ALIKE:
+            found.append(f"{COLLAPSED}all images have the same features")
+        return found
+
+
+@torch.no_grad()
+def spreading(one: Tensor, two: Tensor) -> dict[str, Tensor]:
+    """Monitors of two views' features (B, dim): `spread`, 1 or less, and 0 if all are alike; alignment and uniformity.
+
+    Chen & He 2021, section 4.1, and Wang & Isola 2020.
+    """
+    one, two = one.float(), two.float()
+    deviation = F.normalize(one, dim=1).std(0, correction=0).mean() * one.shape[1] ** 0.5
+    return {"spread": deviation, "alignment": alignment(one, two), "uniformity": uniformity(one)}
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths, with batch norm and ReLU between them: a projection head or a predictor."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths[:-1]):
+        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
 
 
 def group(name: str, net: nn.Module, lr: float | None = None) -> dict[str, Any]:

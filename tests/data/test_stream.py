@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from raylens.data.stream import AHEAD, Resident, Split, ahead, views
+from raylens import find
+from raylens.data.stream import AHEAD, Resident, Split, ahead, few, views
 from raylens.errors import ConfigError
 from raylens.methods.adda import ADDA
 from raylens.methods.supervised import Supervised
@@ -159,3 +160,33 @@ def test_unknown_views_are_refused(tiny, data):
     with pytest.raises(ConfigError, match="unknown views 'upside_down'"):
         batches(data, tiny.run("adda", data={"views": "upside_down"}), 1)
     assert not threads()
+
+
+def test_a_part_of_the_labels_is_a_part_of_any_larger_one_and_keeps_the_classes(tiny):
+    labels = np.repeat([0, 1, 2], [600, 300, 100])
+    split = Split(np.zeros((1000, 1, 2, 2), np.float32), labels)
+    kept = {share: few(split, tiny.run(data={"labels": share})) for share in (0.01, 0.1, 0.5, 300)}
+    assert {share: len(rows) for share, rows in kept.items()} == {0.01: 10, 0.1: 100, 0.5: 500, 300: 300}
+    assert set(kept[0.01]) < set(kept[0.1]) < set(kept[300]) < set(kept[0.5])
+    assert np.bincount(labels[kept[0.1]]).tolist() == [60, 30, 10]
+    assert np.bincount(labels[few(split, tiny.run(data={"labels": 0.0005}))]).tolist() == [1, 1, 1]
+    assert few(split, tiny.run()) is None
+    other = few(split, tiny.run(seed=1, data={"labels": 0.1}))
+    assert set(other) != set(kept[0.1])
+
+
+def test_a_part_of_numbers_is_any_part(tiny):
+    numbers = np.random.default_rng(0).normal(size=200).astype(np.float32)
+    split = Split(np.zeros((200, 1, 2, 2), np.float32), numbers)
+    assert len(few(split, tiny.run(data={"labels": 0.1}))) == 20
+
+
+@pytest.mark.parametrize("balance", [None, 0.5])
+def test_only_labelled_images_are_learned_from(tiny, balance):
+    data = tiny.resident(rows=60)
+    run = tiny.run(data={"labels": 0.2, "balance": balance})
+    allowed, seen = set(few(data.train["source"], run)), set()
+    with closing(data.batches(run, find.method("supervised"))) as batches:
+        for _ in range(12):
+            seen |= set(next(batches)["source"].ids.tolist())
+    assert seen == allowed

@@ -105,7 +105,8 @@ def test_what_is_left_behind_is_a_model_of_logits(name, tiny):
     method = tiny.method(name)
     assert isinstance(method.result, Model)
     method.eval()
-    assert method.result(torch.rand(3, 1, 32, 32)).shape == (3, 2)
+    said = method.result(torch.rand(3, 1, 32, 32))
+    assert said.shape == (3, method.result.encoder.dim if "pretraining" in method.tasks else 2)
     assert not any(module.training for module in method.modules())
 
 
@@ -126,10 +127,11 @@ def test_it_learns_any_number_of_classes(name, tiny):
     facts = tiny.facts(("axion", "cdm", "no"))
     cls = find.method(name)
     run = tiny.run(name, method={"target_prior": None} if hasattr(cls.Config(), "target_prior") else {})
-    task = find.task("classification")(facts.classes)
+    task = find.task(run.task.name)(facts.classes)
     method = cls(run.method, build_model(run, facts), task)
     assert method(tiny.batch(method), progress=0.5).total.isfinite()
-    assert method.eval().result(torch.rand(3, 1, 32, 32)).shape == (3, 3)
+    if "classification" in method.tasks:
+        assert method.eval().result(torch.rand(3, 1, 32, 32)).shape == (3, 3)
 
 
 @every_method

@@ -19,6 +19,7 @@ from tests.conftest import Tiny
 
 APART = {
     "adabn": "batch norm gathers each worker's own statistics",
+    "mae": "masks are drawn by each worker",
     "mcc": "class confusion is no sum over images",
     "wdgrl": "the points between the domains are drawn by each worker",
 }

@@ -24,6 +24,8 @@ def make(name, channels=1, size=45, seed=0):
 @pytest.mark.parametrize(("channels", "size"), [(1, 45), (3, 64), (1, 101), (3, 150)])
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_finite_and_as_long_as_said(name, channels, size):
+    if name == "vit" and size == 101:
+        pytest.skip("101 is prime: no patches; refused, see below")
     encoder = make(name, channels, size).eval()
     with torch.no_grad():
         features = encoder(torch.rand(2, channels, size, size))
@@ -82,8 +84,8 @@ def test_it_trains_under_the_data_parallel_wrapper_without_a_warning(name, one_p
 def test_the_length_of_the_features_is_a_setting():
     for name in [*OWN, "test_resnet"]:
         module = find.encoder(name)
-        encoder = module.Encoder(module.Config(name=name, features=7), 1, 45).eval()
-        assert encoder(torch.rand(1, 1, 45, 45)).shape == (1, encoder.dim) == (1, 7)
+        encoder = module.Encoder(module.Config(name=name, features=8), 1, 45).eval()
+        assert encoder(torch.rand(1, 1, 45, 45)).shape == (1, encoder.dim) == (1, 8)
 
 
 def refused(name, size=64, **settings):

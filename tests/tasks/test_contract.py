@@ -9,6 +9,7 @@ import torch
 from raylens import find, metrics
 
 every_task = pytest.mark.parametrize("name", find.names("tasks"))
+supervised_task = pytest.mark.parametrize("name", ["classification", "regression"])
 CLASSES = [("nonlens", "lens"), ("axion", "cdm", "no")]
 
 
@@ -28,7 +29,7 @@ def test_a_task_says_what_it_is(name):
     assert find.task(name).__doc__
 
 
-@every_task
+@supervised_task
 def test_a_head_takes_features_to_what_the_loss_takes(name, outputs):
     classes, _, labels = outputs
     task = find.task(name)(classes)
@@ -39,10 +40,9 @@ def test_a_head_takes_features_to_what_the_loss_takes(name, outputs):
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
-@every_task
-def test_better_predictions_have_a_lower_loss(name, outputs):
+def test_better_predictions_have_a_lower_loss(outputs):
     classes, logits, labels = outputs
-    task = find.task(name)(classes)
+    task = find.task("classification")(classes)
     given = torch.from_numpy(labels)
     assert task.loss(torch.from_numpy(logits), given) < task.loss(torch.from_numpy(-logits), given)
 
@@ -79,3 +79,57 @@ def test_classification_predicts_probabilities_that_keep_the_order_of_the_surest
     sure = np.zeros((2, len(classes)), np.float32)
     sure[:, -1] = 30, 31
     assert task.predict(sure)[0, -1] < task.predict(sure)[1, -1]
+
+
+def test_regression_is_of_standardised_numbers_and_says_them_in_their_own_unit():
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(-23, 0.6, 200).astype(np.float32)
+    task = find.task("regression")((), (-23.0, 0.6))
+    right = ((numbers - -23.0) / 0.6)[:, None]
+    np.testing.assert_allclose(task.predict(right), numbers, atol=1e-5)
+    loss = task.loss(torch.from_numpy(right + 0.5), torch.from_numpy(numbers))
+    assert loss.item() == pytest.approx(0.25, rel=1e-4)
+    off = task.metrics(right + 0.5, numbers)  # half a deviation of 0.6 dex
+    assert off["mae"] == pytest.approx(0.3, rel=1e-4)
+    assert off["rmse"] == pytest.approx(0.3, rel=1e-4)
+    assert off["r2"] == pytest.approx(1 - 0.09 / numbers.var(), rel=1e-3)
+    assert task.metrics(np.zeros((200, 1)) + (numbers.mean() + 23) / 0.6, numbers)["r2"] == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_a_regressions_report_has_intervals_that_hold_its_values():
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=300)
+    logits = numbers[:, None] + 0.3 * rng.normal(size=(300, 1))
+    report = find.task("regression")().report(logits, numbers, resamples=200)
+    for found in report["metrics"].values():
+        assert found["low"] < found["value"] < found["high"]
+    assert report["rows"] == 300
+    worse = logits + 0.5
+    value, low, high = metrics.paired(worse[:, 0], logits[:, 0], numbers, "mae", resamples=200)
+    assert 0 < low < value < high
+
+
+@supervised_task
+def test_a_fitted_head_says_what_the_regression_of_features_says(name):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 6)) * [1, 2, 3, 4, 5, 6] + 7
+    signal = features[:, 0] - 7 + 0.1 * rng.normal(size=300)
+    labels = signal if name == "regression" else np.digitize(signal, [-0.4, 0.4])
+    task = find.task(name)(("a", "b", "c"), (float(labels.mean()), float(labels.std())))
+    weights, bias = task.fitted(features, labels)
+    head = task.head(6)
+    assert head.weight.shape == weights.shape
+    assert head.bias.shape == bias.shape
+    found = task.metrics((features @ weights.T + bias).astype(np.float32), labels)
+    assert found[task.objective] > 0.95
+
+
+def test_a_fitted_head_of_two_classes():
+    rng = np.random.default_rng(0)
+    labels = np.arange(100) % 2
+    features = rng.normal(size=(100, 4)) + 3 * labels[:, None]
+    task = find.task("classification")(("a", "b"))
+    weights, bias = task.fitted(features, labels)
+    assert task.metrics(features @ weights.T + bias, labels)["auroc"] > 0.99

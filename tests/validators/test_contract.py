@@ -8,7 +8,7 @@ from scipy.special import log_softmax, softmax
 from raylens.errors import DataError
 from raylens.find import names, validator
 from raylens.records import Outputs
-from raylens.validators import dev, information_maximisation, snd
+from raylens.validators import FOR_PRETRAINING, dev, information_maximisation, mixval, snd
 
 WITHOUT_LABELS = [name for name in names("validators") if name != "oracle"]
 
@@ -20,7 +20,16 @@ def domain(separation, *, rows=400, rate=0.3, shift=0.0, dim=8, seed=0):
     features = random.normal(size=(rows, dim)) + shift
     features[:, 0] += separation * labels
     logits = np.stack([np.zeros(rows), 2 * (features[:, 0] - separation / 2)], axis=1)
-    return Outputs(features.astype(np.float32), logits.astype(np.float32), labels, np.arange(rows))
+    return mixable(Outputs(features.astype(np.float32), logits.astype(np.float32), labels, np.arange(rows)))
+
+
+def mixable(outputs):
+    """The outputs of a linear model, whose logits mix as images do."""
+
+    def mixed(rows, others, share):
+        return share * outputs.logits[rows] + (1 - share) * outputs.logits[others]
+
+    return dataclasses.replace(outputs, mixed=mixed)
 
 
 def unlabelled(outputs):
@@ -31,15 +40,15 @@ def noise(outputs, seed=5):
     """The same images through a model that knows nothing."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=outputs.logits.shape).astype(np.float32)
-    return dataclasses.replace(outputs, logits=logits)
+    return mixable(dataclasses.replace(outputs, logits=logits))
 
 
 SOURCE, TARGET = domain(5.0), domain(5.0, seed=1)
-COLLAPSED = dataclasses.replace(
-    TARGET, logits=np.zeros_like(TARGET.logits), features=np.ones_like(TARGET.features)
+COLLAPSED = mixable(
+    dataclasses.replace(TARGET, logits=np.zeros_like(TARGET.logits), features=np.ones_like(TARGET.features))
 )
-PERFECT = dataclasses.replace(TARGET, logits=(1000 * np.eye(2)[TARGET.labels]).astype(np.float32))
-ONE_CLASS = dataclasses.replace(TARGET, logits=np.tile(np.float32([1000, 0]), (400, 1)))
+PERFECT = mixable(dataclasses.replace(TARGET, logits=(1000 * np.eye(2)[TARGET.labels]).astype(np.float32)))
+ONE_CLASS = mixable(dataclasses.replace(TARGET, logits=np.tile(np.float32([1000, 0]), (400, 1))))
 
 
 @pytest.mark.parametrize("name", names("validators"))
@@ -63,13 +72,13 @@ def test_three_classes_are_scored(name):
     random = np.random.default_rng(0)
     labels = random.integers(3, size=200)
     logits = (random.normal(size=(200, 3)) + 3 * np.eye(3)[labels]).astype(np.float32)
-    outputs = Outputs(logits, logits, labels, np.arange(200))
+    outputs = mixable(Outputs(logits, logits, labels, np.arange(200)))
     assert np.isfinite(validator(name)(outputs, outputs if name == "oracle" else unlabelled(outputs)))
 
 
-@pytest.mark.parametrize("name", [name for name in names("validators") if name != "domain_gap"])
+@pytest.mark.parametrize("name", sorted({*names("validators")} - {"domain_gap", *FOR_PRETRAINING}))
 def test_a_sensible_model_scores_above_noise(name):
-    """`domain_gap` reads no logits, so noise there means nothing to it."""
+    """The others read features and no logits, so noise there means nothing to them."""
     keep = (lambda outputs: outputs) if name == "oracle" else unlabelled
     score = validator(name)
     assert score(SOURCE, keep(TARGET)) > score(noise(SOURCE), keep(noise(TARGET)))
@@ -117,6 +126,48 @@ def test_soft_neighbourhood_density_by_the_paper():
         entropies.append(-(similarity * np.log(similarity)).sum())
     few = dataclasses.replace(TARGET, logits=TARGET.logits[:50])
     assert snd.score(SOURCE, few) == pytest.approx(np.mean(entropies))
+
+
+@pytest.mark.parametrize("name", FOR_PRETRAINING)
+def test_features_that_tell_more_score_higher(name):
+    known = SOURCE
+    blank = dataclasses.replace(SOURCE, features=np.ones_like(SOURCE.features))
+    assert validator(name)(known, None) > validator(name)(blank, None)
+
+
+def test_a_probe_without_labels_says_what_to_set():
+    with pytest.raises(DataError, match=r"search\.validator to rankme"):
+        validator("probe")(unlabelled(SOURCE), None)
+
+
+def test_mixval_by_hand():
+    """Three images on a line, of which the model calls those above 0 a lens: 0.55 of one and 0.45 of another."""
+    places, asked = np.array([-1.0, -3.0, 2.0]), []
+
+    def mixed(rows, others, share):
+        assert share == 0.55
+        asked.append((rows, others))
+        at = share * places[rows] + (1 - share) * places[others]
+        return np.stack([-at, at], axis=1)
+
+    logits = np.stack([-places, places], axis=1)
+    score = mixval.score(SOURCE, Outputs(np.zeros((3, 1)), logits, None, np.arange(3), mixed))
+    (same, others), (first, second) = asked
+    called = places > 0
+    assert (called[same] == called[others]).all()
+    assert (called[first] != called[second]).all()
+    assert (same != others).all()
+    assert set(same) == {0, 1}  # the only lens there is has no other to be mixed with
+    assert [called[rows].sum() for rows in (same, first)] == [0, 500]  # else of each class as many
+    # -1 goes over to 2 (0.55 * -1 + 0.45 * 2 > 0), -3 does not; 2 stays a lens beside -1 and not beside -3.
+    right = np.mean((first == 1) | ((first == 2) & (second == 0)))
+    assert score == pytest.approx((1 + right) / 2)
+    assert 0.4 < right < 0.6
+
+
+def test_mixval_without_mixtures_says_so():
+    with pytest.raises(ValueError, match="mixtures"):
+        mixval.score(SOURCE, dataclasses.replace(TARGET, mixed=None))
 
 
 def test_deep_embedded_validation_is_the_plain_loss_when_no_row_weighs_more(monkeypatch):

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from raylens.data.shards import LENS_CLASSES, Manifest, ShardWriter, Split, made_by, read_manifest
+from raylens.data.simulate import substructure
 from raylens.data.simulate.painted import Backgrounds, backgrounds
-from raylens.data.simulate.presets import BANDS, PAINTED, ZERO_POINT, Preset, preset
+from raylens.data.simulate.presets import BANDS, MARGIN, PAINTED, SIM, ZERO_POINT, Preset, preset
+from raylens.data.simulate.skies import skies
 from raylens.errors import ConfigError
 from raylens.seeds import seed as seeded
 
 BLOCK = 512
 """Rows drawn together; the unit of work, and of randomness."""
-MARGIN = 4
-"""Pixels drawn beyond each edge, from where light is blurred into the image."""
 VERSION = 3
 """Raised whenever the same recipe and seed would make other images than before."""
 
@@ -36,6 +38,7 @@ def simulate(
     pixel: float | None = None,
     theta_e: tuple[float, float] | None = None,
     onto: str | None = None,
+    noise_from: str | None = None,
     splits: Mapping[str, float] | None = None,
     device: str = "cpu",
     overwrite: bool = False,
@@ -44,10 +47,10 @@ def simulate(
     """Write `rows` images of the preset `name` as a shard set at `out`, drawn by Ray tasks; returns `out`.
 
     The images depend on the preset, the seed and their place alone, not on the number of workers. With `onto`, a shard
-    set of real cutouts, arcs are painted on these: bands and size are the set's, splits share no cutout. Raises
-    ConfigError.
+    set of real cutouts, arcs are painted on these: bands and size are the set's, splits share no cutout. With
+    `noise_from`, such a set too, the noise is that of its skies. Raises ConfigError.
     """
-    recipe, cutouts = preset(name), None
+    recipe, cutouts, fields = preset(name), None, None
     if (name == PAINTED.name) != (onto is not None):
         raise ConfigError(f"preset {PAINTED.name} paints --onto a set of cutouts, and no other preset does")
     if onto is not None:
@@ -61,6 +64,12 @@ def simulate(
             raise ConfigError(f"{onto} does not say how many arcsec a pixel is; give --pixel")
         cutouts = backgrounds(onto, pixel)
     bands, size = bands or "i", size or 64
+    if noise_from is not None:
+        if onto is not None:
+            raise ConfigError(
+                "--noise-from is for a drawn sky; what is painted --onto cutouts has their noise"
+            )
+        fields = skies(noise_from, bands, size)
     if pixel is not None:
         if not 0.01 <= pixel <= 2:
             raise ConfigError(f"pixel {pixel:g} is no scale in arcsec; give one between 0.01 and 2")
@@ -70,8 +79,7 @@ def simulate(
             raise ConfigError(f"theta_e {theta_e} is no range of Einstein radii; give two, such as 0.7,3")
         recipe = replace(recipe, theta_e=theta_e)
     chosen = channels(bands)
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device} was asked for, and there is no GPU here; use cpu")
+    check_device(device)
     if size < 16 or rows < 1:
         raise ConfigError(f"rows {rows} and size {size} make no data set; give at least 1 row and 16 pixels")
     prior = recipe.prior if prior is None else prior
@@ -83,9 +91,12 @@ def simulate(
     flags = f"--rows {rows} --seed {seed} --bands {bands} --prior {prior:g} --size {size} --pixel {recipe.pixel:g}"
     if cutouts is not None:
         flags = f"--onto {onto} --rows {rows} --seed {seed} --prior {prior:g} --pixel {recipe.pixel:g}"
-        if lacking := [split for split, _ in places if split not in cutouts]:
+    if fields is not None:
+        flags += f" --noise-from {noise_from}"
+    for given, held in ((onto, cutouts), (noise_from, fields)):
+        if held is not None and (lacking := [split for split, _ in places if split not in held]):
             raise ConfigError(
-                f"{onto} has no cutout to paint on in split {lacking[0]!r}; convert it with --splits, or give --splits"
+                f"{given} has no cutout for the split {lacking[0]!r}; convert it with --splits, or give --splits"
             )
     command = f"python -m raylens.data simulate {name} {flags}{radii} --splits {shares} --out {out}"
     made = made_by(command, seed=seed, packages=("torch", "caustics"), recipe=digest(name))
@@ -99,16 +110,89 @@ def simulate(
         made=made,
         overwrite=overwrite,
     )
+    draw = partial(render, recipe, bands=chosen, size=size, device=device)
+    key, real = ("simulate", recipe.name, seed, size), {"cutouts": cutouts, "fields": fields}
+    blocks = _blocks(draw, places, key, {name: held for name, held in real.items() if held is not None})
+    labelled = (
+        (split, pixels, kinds == "lens", truth | {"prior": np.full(len(kinds), prior)})
+        for split, kinds, pixels, truth in blocks
+    )
+    return _write(writer, labelled, f"{name}-{seed}", rows if show_progress else None)
+
+
+def simulate_substructure(
+    name: str,
+    *,
+    rows: int,
+    seed: int,
+    out: str,
+    size: int | None = None,
+    slope: float | None = None,
+    discrete: int | None = None,
+    as_published: bool = False,
+    splits: Mapping[str, float] | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> str:
+    """Write `rows` images of dark matter's substructure, a third of each class, as a shard set at `out`; returns `out`.
+
+    See raylens/data/simulate/substructure.py. Raises ConfigError.
+    """
+    recipe = substructure.recipe(name, size=size, slope=slope, discrete=discrete, as_published=as_published)
+    splits = splits or SIM.splits
+    if rows < 3 * len(splits):
+        raise ConfigError(f"rows {rows} are too few for three classes in {len(splits)} splits")
+    check_device(device)
+    given = {"size": size, "slope": slope, "discrete": discrete}
+    flags = "".join(f" --{key} {value:g}" for key, value in given.items() if value is not None)
+    flags += " --as-published" if as_published else ""
+    shares = ",".join(f"{split}={share:g}" for split, share in splits.items())
+    command = f"python -m raylens.data simulate {name} --rows {rows} --seed {seed}{flags} --splits {shares} --out {out}"
+    writer = ShardWriter(
+        out,
+        name=name,
+        domain="source",
+        bands=(recipe.band,),
+        arcsec_per_pixel=recipe.pixel,
+        classes=recipe.classes,
+        made=made_by(command, seed=seed, packages=("torch", "caustics"), recipe=repr(recipe)),
+        overwrite=overwrite,
+    )
+    classes, places = np.array(recipe.classes), []
+    for split, count in zip(splits, _share(rows, splits), strict=True):
+        kinds = np.random.default_rng(seeded("kinds", name, seed, split)).permutation(np.arange(count) % 3)
+        places += [(split, classes[kinds[start : start + BLOCK]]) for start in range(0, count, BLOCK)]
+    draw = partial(substructure.render, recipe, device=device)
+    labelled = (
+        (split, pixels, (kinds[:, None] == classes).argmax(1), truth)
+        for split, kinds, pixels, truth in _blocks(draw, places, ("simulate", name, seed, recipe.size), {})
+    )
+    return _write(writer, labelled, f"{name}-{seed}", rows if show_progress else None)
+
+
+def _write(
+    writer: ShardWriter,
+    blocks: Iterable[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]],
+    name: str,
+    rows: int | None,
+) -> str:
+    """Write blocks (split, pixels, labels, truth), and say how many of `rows` there are; returns where."""
     with writer:
         done = 0
-        for split, kinds, pixels, truth in _blocks(recipe, places, seed, chosen, size, device, cutouts):
-            labels = (kinds == "lens").astype(np.int64)
-            ids = [f"{name}-{seed}-{split}-{done + row}" for row in range(len(kinds))]
-            writer.add(split, pixels, labels, ids, truth | {"prior": np.full(len(kinds), prior)})
-            done += len(kinds)
-            if show_progress and sys.stdout.isatty():
+        for split, pixels, labels, truth in blocks:
+            ids = [f"{name}-{split}-{done + row}" for row in range(len(pixels))]
+            writer.add(split, pixels, np.asarray(labels, np.int64), ids, truth)
+            done += len(pixels)
+            if rows and sys.stdout.isatty():
                 print(f"\r  {done}/{rows} images", end="\n" if done == rows else "", flush=True)
-    return out
+    return writer.out
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError for a GPU that is not there."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device} was asked for, and there is no GPU here; use cpu")
 
 
 def foreseen(name: str, *, rows: int, seed: int, prior: float | None = None, bands: str = "i") -> Manifest:
@@ -150,10 +234,11 @@ def render(
     size: int = 64,
     device: str = "cpu",
     cutouts: Backgrounds | None = None,
+    fields: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Images float32 (N, C, size, size) of those kinds and their truth by column; no Ray is needed.
 
-    In counts, or on `cutouts` in their units.
+    In counts, with noise drawn or out of `fields`, or on `cutouts` in their units.
     """
     from raylens.data.simulate import camera, scene  # caustics takes seconds to import
 
@@ -170,7 +255,7 @@ def render(
             clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), recipe.pixel
         )
         seen = seen[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
-        images = camera.record(seen, recipe, bands, rng) if cutouts is None else seen
+        images = camera.record(seen, recipe, bands, rng, fields) if cutouts is None else seen
     images = images.cpu().numpy()
     if cutouts is not None:
         images, truth["cutout"] = cutouts.paint(images, truth["magnitude"], bands, rng)
@@ -221,27 +306,28 @@ def channels(bands: str) -> list[int]:
 
 
 def _blocks(
-    recipe: Preset,
-    places: list,
-    seed: int,
-    bands: list[int],
-    size: int,
-    device: str,
-    cutouts: Mapping[str, Backgrounds] | None,
-):
-    """Blocks in order, drawn by Ray tasks, a few more than there are CPUs at a time."""
+    draw: Callable[..., tuple[np.ndarray, dict]],
+    places: list[tuple[str, np.ndarray]],
+    key: tuple,
+    real: Mapping[str, Mapping[str, Any]],
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, dict]]:
+    """Blocks in order, by Ray tasks, a few more than there are CPUs at a time: draw(kinds, key) of each, by its place.
+
+    `real` is what else it is given, by name and split.
+    """
     from raylens.cluster import launch  # before ray, whose settings it makes
 
     launch.connect()
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=0 if device == "cpu" else 1)(_block)
+    gpus = 0 if draw.keywords["device"] == "cpu" else 1
+    task = ray.remote(num_cpus=1, num_gpus=gpus)(_block)
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    held = {split: ray.put(found) for split, found in (cutouts or {}).items()}
+    shared = {name: {split: ray.put(one) for split, one in held.items()} for name, held in real.items()}
     waiting = []
     for index, (split, kinds) in enumerate(places):
-        key = ("simulate", recipe.name, seed, size, index)
-        waiting.append((split, kinds, task.remote(recipe, kinds, key, bands, size, device, held.get(split))))
+        given = {name: held[split] for name, held in shared.items()}
+        waiting.append((split, kinds, task.remote(draw, kinds, (*key, index), **given)))
         if len(waiting) >= ahead:
             split, kinds, reference = waiting.pop(0)
             yield split, kinds, *ray.get(reference)
@@ -249,14 +335,6 @@ def _blocks(
         yield split, kinds, *ray.get(reference)
 
 
-def _block(
-    recipe: Preset,
-    kinds: np.ndarray,
-    key: tuple,
-    bands: list[int],
-    size: int,
-    device: str,
-    cutouts: Backgrounds | None,
-):
+def _block(draw: Callable, kinds: np.ndarray, key: tuple, **real: Any) -> tuple[np.ndarray, dict]:
     torch.set_num_threads(1)
-    return render(recipe, kinds, key, bands=bands, size=size, device=device, cutouts=cutouts)
+    return draw(kinds, key, **real)

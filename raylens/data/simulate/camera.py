@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raylens.data.simulate.presets import Preset
+from raylens.data.simulate.skies import drawn
 
 TOGETHER = 16
 """Images blurred at a time, so that they stay in the processor's cache."""
@@ -44,13 +45,23 @@ def blur(images: Tensor, fwhm: Tensor, beta: Tensor | None, pixel: float) -> Ten
     return seen
 
 
-def record(images: Tensor, preset: Preset, bands: list[int], rng: np.random.Generator) -> Tensor:
-    """Add noise, sky and accidents to images (N, C, H, W) in counts."""
+def record(
+    images: Tensor,
+    preset: Preset,
+    bands: list[int],
+    rng: np.random.Generator,
+    fields: np.ndarray | None = None,
+) -> Tensor:
+    """Add noise, sky and accidents to images (N, C, H, W) in counts; the noise is one of `fields`, if there are any."""
     count, channels, height, width = images.shape
     sky = torch.tensor([preset.noise[band] for band in bands])[None, :, None, None]
     depth = torch.as_tensor(rng.uniform(*preset.depth, (count, 1, 1, 1)).astype(np.float32))
     sigma = torch.sqrt((sky * depth) ** 2 + images.clamp_min(0) / preset.gain)
-    images = images + sigma * _noise(images.shape, preset.correlation, rng)
+    if fields is None:
+        noise = _noise(images.shape, preset.correlation, rng)
+    else:
+        noise = torch.as_tensor(drawn(fields, count, rng), device=images.device)
+    images = images + sigma * noise
     if preset.gradient:
         slope = torch.as_tensor(rng.normal(0, preset.gradient, (count, channels, 2, 1, 1)).astype(np.float32))
         axis = torch.linspace(-1, 1, height)

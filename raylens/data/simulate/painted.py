@@ -92,9 +92,14 @@ def measured(pixels: np.ndarray, pixel: float) -> tuple[np.ndarray, np.ndarray]:
     size = pixels.shape[-1]
     axis = (np.arange(size) - (size - 1) / 2) * pixel
     inside = np.hypot(axis[:, None], axis) < APERTURE
-    edge = np.ones((size, size), bool)
-    edge[size // 10 : -(size // 10), size // 10 : -(size // 10)] = False
-    around = pixels[..., edge].astype(np.float32)
+    around = pixels[..., border(size)].astype(np.float32)
     sky = np.median(around, axis=-1, keepdims=True)
     noise = 1.4826 * np.median(np.abs(around - sky), axis=-1)
     return (pixels[..., inside] - sky).sum(-1), noise * np.sqrt(inside.sum())
+
+
+def border(size: int) -> np.ndarray:
+    """The pixels along the edges of an image, a tenth of its width deep: (size, size), true there."""
+    edge, deep = np.ones((size, size), bool), max(1, size // 10)
+    edge[deep:-deep, deep:-deep] = False
+    return edge

@@ -15,6 +15,8 @@ from raylens.errors import ConfigError
 ZERO_POINT = 27.0
 """Magnitude of one count."""
 BANDS = "gri"
+MARGIN = 4
+"""Pixels drawn beyond each edge, from where light is blurred into the image."""
 RED, BLUE, YELLOW = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35)
 """Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs."""
 
@@ -152,5 +154,6 @@ PRESETS = {preset.name: preset for preset in (SIM, SURVEY, PAINTED)}
 def preset(name: str) -> Preset:
     """The preset called `name`. Raises ConfigError."""
     if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; known here: {', '.join(PRESETS)}")
+        known = ", ".join((*PRESETS, "model-i", "model-ii", "model-iii", "common"))
+        raise ConfigError(f"unknown preset {name!r}; known here: {known}")
     return PRESETS[name]

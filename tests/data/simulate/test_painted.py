@@ -143,7 +143,7 @@ def test_what_cannot_be_painted_is_refused(cutouts, tmp_path, given, said):
 
 def test_a_split_without_a_cutout_is_refused(tmp_path):
     onto = write(f"{tmp_path}/set", galaxies(8), splits=(1, 0, 0))
-    with pytest.raises(ConfigError, match="no cutout to paint on in split 'val'"):
+    with pytest.raises(ConfigError, match="no cutout for the split 'val'"):
         simulate("painted", rows=10, seed=0, out=f"{tmp_path}/out", onto=onto)
 
 

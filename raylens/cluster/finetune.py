@@ -1,0 +1,225 @@
+"""What a pretrained encoder is worth: finetuned on few labels and many, beside the same network from scratch.
+
+It lives in one folder, and the same command goes on with it:
+
+    run.yaml        every setting they share; plan.json: amounts of labels, seeds, what is compared
+    trials/         Ray Tune's: a training for each amount of labels, start and seed
+    probes/         checkpoints of frozen encoders under linear heads, one for each amount of labels and seed
+    finetuned.*     the table: .md, .csv
+    test.json       every metric of each training on the test split
+    best/           of those that were finetuned on the most labels, the best on the validation split
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from raylens import checkpoint, find, metrics, tables
+from raylens.checkpoint import Facts
+from raylens.cluster import choice, launch
+from raylens.cluster.folders import copy, exists, write
+from raylens.cluster.jobs import Job, train
+from raylens.cluster.training import ready
+from raylens.cluster.worker import validate
+from raylens.config import Run
+from raylens.data import sets
+from raylens.data.outputs import look
+from raylens.data.shards import filesystem
+from raylens.data.stream import Split, few
+from raylens.errors import ConfigError
+from raylens.loop import collect
+
+FINETUNED, FROZEN, SCRATCH = "finetuned", "frozen", "from scratch"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A finetuning: its run, with the start; amounts of labels (None: all), seeds, and what it is compared with."""
+
+    run: Run
+    labels: Sequence[float | None]
+    seeds: Sequence[int]
+    frozen: bool
+    scratch: bool
+
+
+def finetune(plan: Plan) -> str:
+    """Train and measure all that `plan` asks for; prints the table and returns the folder of the best checkpoint."""
+    import ray
+
+    method = find.method(plan.run.method.name)
+    folder = f"{launch.storage(plan.run)}/{plan.run.title}"
+    _check_same(plan, folder)
+    run, facts = ready(plan.run, method, ("source",), search=True, test=True)
+    write(f"{folder}/plan.json", _asked(plan))
+    if sets.share(run, ("source",)) < 1:
+        raise ConfigError(
+            f"finetuning keeps its images in memory, {sets.gigabytes(run, ('source',)):.1f} GB, and "
+            f"data.resident_limit is {run.data.resident_limit:g}; raise it, or give a smaller set"
+        )
+    held = sets.reside(run, ("source",), ("source",))
+    rows = {amount: _rows(held.train["source"], run, amount) for amount in plan.labels}
+    data = ray.put(held)
+    kinds = [FINETUNED, *([FROZEN] if plan.frozen else []), *([SCRATCH] if plan.scratch else [])]
+    places = [(kind, amount, seed) for amount in plan.labels for kind in kinds for seed in plan.seeds]
+    runs = {_name(*place): _settings(run, *place) for place in places}
+    frozen = {_name(*place) for place in places if place[0] == FROZEN}
+    known = {name: _facts(facts, held.train["source"], one) for name, one in runs.items()}
+    jobs = {name: Job(one, known[name], data) for name, one in runs.items() if name not in frozen}
+    print(f"{len(jobs)} trainings of {run.fit.steps} steps", flush=True)
+    found = train(jobs, folder, "trials", label="finetune")
+    if failed := [name for name, trial in found.items() if not choice.ended(trial)]:
+        first = found[failed[0]]
+        reason = first.error or first.metrics.get("warnings")
+        raise RuntimeError(f"{len(failed)} of {len(found)} trainings failed, {failed[0]}: {reason}")
+    resources = {"num_cpus": run.scale.cpus, "num_gpus": run.scale.gpus, "max_retries": 2}
+    fit, measure = ray.remote(**resources)(_probe), ray.remote(**resources)(_measured)
+    paths = {name: trial.checkpoint for name, trial in found.items()}
+    probes = {
+        name: fit.remote(runs[name], known[name], data, f"{folder}/probes/{name}") for name in sorted(frozen)
+    }
+    paths |= {name: ray.get(reference) for name, reference in probes.items()}
+    asked = {name: measure.remote(path, run) for name, path in paths.items()}
+    said = {name: ray.get(reference) for name, reference in asked.items()}
+    write(f"{folder}/test.json", json.dumps({name: one.report for name, one in said.items()}, indent=1))
+    _write(folder, run, compared(plan, kinds, rows, find.task(run.task.name).measured, said))
+    most = max(plan.labels, key=lambda amount: rows[amount])
+    best = max((_name(FINETUNED, most, seed) for seed in plan.seeds), key=lambda name: found[name].objective)
+    copy(found[best].checkpoint, f"{folder}/best")
+    launch.tell(best=f"{found[best].objective:.4f}", checkpoint=f"{folder}/best")
+    return f"{folder}/best"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says of the test split: scores that metrics compare, labels, and all metrics."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    report: dict[str, Any]
+
+
+def compared(
+    plan: Plan, kinds: Sequence[str], rows: dict[float | None, int], metric: str, said: dict[str, Said]
+) -> pd.DataFrame:
+    """A row for each amount of labels and each start: the metric over seeds, and its difference from scratch."""
+    made = []
+    for amount in plan.labels:
+        for kind in kinds:
+            names = [_name(kind, amount, seed) for seed in plan.seeds]
+            value = metrics.over_runs([(said[name].scores, said[name].labels) for name in names], metric)
+            row = {"labels": _percent(amount), "images": rows[amount], "encoder": kind, "seeds": len(names)}
+            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), value, strict=True))
+            if plan.scratch and kind != SCRATCH:
+                pairs = [
+                    (said[name].scores, said[_name(SCRATCH, amount, seed)].scores, said[name].labels)
+                    for name, seed in zip(names, plan.seeds, strict=True)
+                ]
+                over = metrics.paired_over_runs(pairs, metric)
+                row |= dict(zip(("over", "over_low", "over_high"), over, strict=True))
+            made.append(row)
+    return pd.DataFrame(made)
+
+
+def _asked(plan: Plan) -> str:
+    return json.dumps({name: getattr(plan, name) for name in ("labels", "seeds", "frozen", "scratch")})
+
+
+def _check_same(plan: Plan, folder: str) -> None:
+    """Raises ConfigError when the folder holds a finetuning on other labels, or with other seeds."""
+    if not exists(f"{folder}/plan.json"):
+        return
+    fs, path = filesystem(f"{folder}/plan.json")
+    with fs.open_input_stream(path) as stream:
+        if stream.read().decode() != _asked(plan):
+            raise ConfigError(
+                f"{folder} is a finetuning with other --labels, --seeds, --frozen or --no-scratch; give another --name"
+            )
+
+
+def _settings(run: Run, kind: str, amount: float | None, seed: int) -> Run:
+    return run.replace(
+        **{"data.labels": amount, "seed": seed}, **({"start": None} if kind == SCRATCH else {})
+    )
+
+
+def _probe(run: Run, facts: Facts, data: Any, out: str) -> str:
+    """Write the start under a linear head that is fitted, not trained, to the features of the labelled images.
+
+    Logistic or ridge regression of standardised features, as linear probes are.
+    """
+    device, split = launch.task_device(), data.train["source"]
+    model = checkpoint.start_model(run, facts).to(device)
+    kept = few(split, run)
+    pixels, labels = (
+        (split.pixels, split.labels) if kept is None else (split.pixels[kept], split.labels[kept])
+    )
+    weights, bias = facts.task(run.task.name).fitted(
+        collect(model, pixels, None, device=device).features, labels
+    )
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(weights))
+        model.head.bias.copy_(torch.from_numpy(bias))
+    metrics = {"step": 0, **validate(run, facts, model, data, device)}
+    with tempfile.TemporaryDirectory(prefix="raylens-") as made:
+        checkpoint.save(made, run, facts, model, metrics)
+        copy(made, out)
+    return out
+
+
+def _rows(split: Split, run: Run, amount: float | None) -> int:
+    kept = few(split, run.replace(**{"data.labels": amount}))
+    return len(split) if kept is None else len(kept)
+
+
+def _name(kind: str, amount: float | None, seed: int) -> str:
+    return f"{kind.replace(' ', '-')}-{_percent(amount).replace('%', 'pc').replace(' ', '-')}-seed{seed}"
+
+
+def _percent(amount: float | None) -> str:
+    return "all" if amount is None else f"{100 * amount:g}%" if amount < 1 else f"{amount:g}"
+
+
+def _facts(facts: Facts, split: Split, run: Run) -> Facts:
+    """`facts` with the scale of the numbers that a training is given, and of no others."""
+    if sets.target_of(run) is None or (kept := few(split, run)) is None:
+        return facts
+    mean, deviation = float(split.labels[kept].mean()), float(split.labels[kept].std())
+    return replace(facts, scale=(mean, deviation or facts.scale[1]))
+
+
+def _measured(path: str, run: Run) -> Said:
+    """What a checkpoint says of the test split."""
+    device, found = launch.task_device(), checkpoint.read(path)
+    tested, target = run.data.test or run.data.source, sets.target_of(found.run)
+    output = look(found.model(device), tested, "test", found.run.data.transform, target=target, device=device)
+    task = found.facts.task(found.run.task.name)
+    return Said(task.scores(output.logits), output.labels, task.report(output.logits, output.labels))
+
+
+def _write(folder: str, run: Run, table: pd.DataFrame) -> None:
+    metric = find.task(run.task.name).measured
+    write(f"{folder}/finetuned.csv", table.to_csv(index=False))
+    shown = table[["labels", "images", "encoder", "seeds"]].copy()
+    three = [metric, f"{metric}_low", f"{metric}_high"]
+    shown[f"test {metric.upper()}"] = [_interval(*row) for row in table[three].itertuples(index=False)]
+    if "over" in table:
+        overs = table[["over", "over_low", "over_high"]].itertuples(index=False)
+        shown["minus from scratch"] = ["" if np.isnan(row[0]) else _interval(*row, sign="+") for row in overs]
+    text = tables.markdown(shown)
+    write(f"{folder}/finetuned.md", text)
+    better = "lower" if metric in ("mae", "rmse") else "higher"
+    print(f"\n{run.task.name} on the test split of {run.data.test or run.data.source}; {better} is better")
+    print(f"{text}", flush=True)
+
+
+def _interval(value: float, low: float, high: float, sign: str = "") -> str:
+    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"

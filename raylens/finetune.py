@@ -1,0 +1,93 @@
+"""Finetune an encoder, on few labels and many: `python -m raylens.finetune CHECKPOINT TASK`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raylens import checkpoint, cli, config, find
+from raylens.errors import ConfigError
+
+METHOD = "supervised"
+
+
+def finetune(argv: Sequence[str]) -> str | None:
+    """Run the finetuning that `argv` asks for; returns the folder of the best checkpoint."""
+    tasks = find.method(METHOD).tasks
+    parser = cli.Parser(
+        prog="python -m raylens.finetune",
+        description=(
+            "Finetune a checkpoint's encoder under a new head, on each amount of labels, beside the same network from "
+            "scratch with the same budget, and measure all on the test split: finetuned.md, finetuned.csv, test.json, "
+            "best/."
+        ),
+        epilog="Other settings are those of `raylens.train supervised`: --fit.steps 400, --optimizer.lr 3e-4.",
+        usage="python -m raylens.finetune CHECKPOINT TASK [--labels ...] [--seeds ...] [--SETTING VALUE ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
+    parser.add_argument("task", help=" or ".join(tasks))
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        default=["100%"],
+        metavar="N",
+        help="shares such as 1%% 10%%, or numbers of images [100%%]",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="[0]")
+    parser.add_argument(
+        "--frozen", action="store_true", help="fit a linear head too, on features as they are"
+    )
+    parser.add_argument("--no-scratch", action="store_true", help="leave the network from scratch out")
+    parser.add_argument("--from", dest="file", metavar="FILE", help="run file, YAML; flags win")
+    asked, rest = parser.parse_known_args(argv)
+    if asked.task not in tasks:
+        raise ConfigError(f"unknown task {asked.task!r} to finetune for; known here: {', '.join(tasks)}")
+    first = checkpoint.read(asked.checkpoint)
+    encoder = {path: value for path, value in config.flat(first.run).items() if path.startswith("encoder.")}
+    known = config.settings(METHOD, first.run.encoder.name)
+    taken = {"data.source": first.run.data.source, "data.transform": first.run.data.transform}
+    layers = [
+        {"method.name": METHOD, "task.name": asked.task, "start": asked.checkpoint, **encoder, **taken},
+        *([(config.read(asked.file), asked.file)] if asked.file else []),
+        (cli.flags(rest, known), "the command line"),
+    ]
+    run = config.build(*layers)
+    given = {path for layer in layers[1:] for path in layer[0]}
+    if "seed" in given or run.data.labels is not None:
+        raise ConfigError("seed and data.labels are set for each training; use --seeds and --labels")
+    if run.data.target is not None or run.data.mode == "streaming":
+        raise ConfigError(
+            "finetuning has no target and keeps its images in memory; leave data.target and data.mode out, and give "
+            "data.test to measure on other images"
+        )
+    if run.data.source is None:
+        raise ConfigError(f"{asked.checkpoint} does not say on what it was trained; set data.source")
+    if run.data.test is None:
+        run = run.replace(**{"data.test": run.data.source})
+    from raylens.cluster.finetune import Plan
+    from raylens.cluster.finetune import finetune as work
+
+    amounts = [amount(text) for text in asked.labels]
+    if len(set(amounts)) < len(amounts) or len(set(asked.seeds)) < len(asked.seeds):
+        raise ConfigError("--labels and --seeds must differ from each other")
+    shaping = "-".join([*asked.labels, *map(str, asked.seeds), str(asked.frozen), str(asked.no_scratch)])
+    run = run.replace(name=run.name or f"{asked.task}-{config.digest(run, shaping)}")
+    return work(Plan(run, amounts, asked.seeds, asked.frozen, not asked.no_scratch))
+
+
+def amount(text: str) -> float | None:
+    """`10%` as 0.1, `100%` as None for all, `300` as 300.0. Raises ConfigError."""
+    try:
+        share = text.endswith("%")
+        number = float(text.removesuffix("%")) / (100 if share else 1)
+    except ValueError:
+        number = 0.0
+    if number <= 0 or (share and number > 1) or (not share and (number < 2 or number != int(number))):
+        raise ConfigError(
+            f"--labels {text} is no amount; give shares such as 1% 10% 100%, or numbers such as 300"
+        )
+    return None if share and number == 1 else number
+
+
+if __name__ == "__main__":
+    cli.main(finetune)

@@ -1,0 +1,59 @@
+"""Regression of one number an image, such as the log10 of an axion's mass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from raylens import metrics
+
+
+class Task:
+    """The number in the column task.target, taken with the mean and deviation that it has among training images."""
+
+    objective = "r2"
+    """Metric that trials without a target are ranked by."""
+    shown = ("r2", "mae")
+    """Metrics on a leaderboard."""
+    measured = "mae"
+    """Metric that finetuned models are compared by."""
+
+    def __init__(self, classes: Sequence[str] = (), scale: tuple[float, float] = (0.0, 1.0)) -> None:
+        self.classes, (self.mean, self.deviation) = tuple(classes), scale
+
+    def head(self, dim: int) -> nn.Module:
+        """A layer from features (N, dim) to the standardised number (N, 1)."""
+        return nn.Linear(dim, 1)
+
+    def loss(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean squared error of standardised numbers, logits (N, 1) and labels (N,)."""
+        return F.mse_loss(logits[:, 0], (labels.to(logits.dtype) - self.mean) / self.deviation)
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """Numbers (N,) in their own unit."""
+        return np.asarray(logits, np.float64)[:, 0] * self.deviation + self.mean
+
+    scores = predict
+    """What metrics compare."""
+
+    def metrics(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Metrics of logits (N, 1) against numbers (N,), over all rows."""
+        return metrics.regression(self.predict(logits), labels)
+
+    def report(
+        self, logits: np.ndarray, labels: np.ndarray, *, seed: int = 0, resamples: int = 1000, **_
+    ) -> dict:
+        """All metrics with their intervals, ready for JSON."""
+        return metrics.evaluate_regression(self.predict(logits), labels, seed=seed, resamples=resamples)
+
+    def fitted(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (1, D) and bias (1,) of a head, by ridge regression of features (N, D) with numbers (N,)."""
+        scaler, ridge = StandardScaler(), RidgeCV(alphas=np.logspace(-2, 4, 13))
+        ridge.fit(scaler.fit_transform(features.astype(np.float64)), (labels - self.mean) / self.deviation)
+        weights = ridge.coef_[None] / scaler.scale_
+        return weights.astype(np.float32), (ridge.intercept_ - weights @ scaler.mean_).astype(np.float32)

@@ -1,0 +1,266 @@
+"""Pretraining without labels and finetuning with some, with real Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from raylens import checkpoint, config
+from raylens.cluster.finetune import Plan, Said, compared
+from raylens.cluster.search import search
+from raylens.cluster.training import check, fits, started, training
+from raylens.cluster.worker import validate
+from raylens.data import sets
+from raylens.data.shards import LENS_CLASSES, ShardWriter
+from raylens.errors import ConfigError, DataError
+from raylens.evaluate import evaluate
+from raylens.finetune import amount
+from raylens.finetune import finetune as verb
+from raylens.pretrain import pretrain
+from tests.conftest import toy_domain
+
+TINY = {"encoder.width": 8, "encoder.features": 16, "data.batch": 16, "scale.gpus": 0}
+TINY |= {"fit.steps": 20, "fit.report_every": 10}
+
+
+def write(out: Path, *, labelled: bool = True, rows: int = 160) -> str:
+    """A toy domain; lenses have a number, the logarithm of their light."""
+    pixels, labels = toy_domain(rows, 0.5, 3, shifted=False)
+    number = np.where(labels == 1, np.log10(pixels.clip(0).sum((1, 2, 3))), np.nan)
+    edges = [0, int(0.6 * rows), int(0.8 * rows), rows]
+    with ShardWriter(str(out), bands=("i",), classes=LENS_CLASSES) as writer:
+        for split, begin, end in zip(("train", "val", "test"), edges, edges[1:], strict=False):
+            ids = [f"{split}{row}" for row in range(begin, end)]
+            given = labels[begin:end] if labelled else None
+            writer.add(split, pixels[begin:end], given, ids, {"log10_mass": number[begin:end]})
+    return str(out)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("foundation")
+
+
+@pytest.fixture(scope="module")
+def sky(folder) -> str:
+    return write(folder / "sky")
+
+
+@pytest.fixture(scope="module")
+def pretrained(ray_cluster, folder, sky) -> str:
+    """A short contrastive pretraining on the set of the finetuning."""
+    run = config.build(
+        {"method.name": "contrastive", "data.source": sky, "storage": str(folder), "name": "pretrained"}, TINY
+    )
+    return training(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
+def test_no_label_is_needed_to_pretrain(ray_cluster, folder, mode):
+    bare = write(folder / f"bare-{mode}", labelled=False)
+    run = config.build(
+        {"method.name": "twin", "data.source": bare, "storage": str(folder), "name": f"bare-{mode}"},
+        {"data.mode": mode, "data.cpus": 0.25},
+        TINY,
+    )
+    metrics = checkpoint.read(training(run)).metrics
+    assert metrics["objective"] == metrics["source/rankme"] >= 1
+    assert "source/probe" not in metrics
+    probing, found = (
+        run.replace(**{"search.validator": "probe"}),
+        checkpoint.read(f"{folder}/bare-{mode}/last"),
+    )
+    data = sets.reside(probing, ("source",))
+    with pytest.raises(DataError, match="needs labels of the source's validation split"):
+        validate(probing, found.facts, found.model(), data)
+
+
+@pytest.mark.slow
+def test_a_search_of_pretraining_ranks_by_features_and_measures_no_labels(ray_cluster, folder, sky, capsys):
+    run = config.build(
+        {"method.name": "byol", "data.source": sky, "storage": str(folder), "name": "search"},
+        {"search.trials": 2, "search.scheduler": "none"},
+        TINY,
+    )
+    best = search(run)
+    board = pd.read_csv(folder / "search" / "leaderboard.csv")
+    assert board["objective"].is_monotonic_decreasing
+    assert (board["objective"] == board["source/rankme"]).all()
+    assert board["source/probe"].between(0, 1).all()
+    assert not any(column.startswith("target/") for column in board)
+    assert "chosen by rankme, without labels" in capsys.readouterr().out
+    assert checkpoint.read(best).run.task.name == "pretraining"
+
+
+@pytest.mark.slow
+def test_an_encoder_is_finetuned_on_few_labels_and_many(ray_cluster, folder, sky, pretrained, capsys):
+    words = [pretrained, "classification", "--labels", "20%", "100%", "--seeds", "0", "1", "--frozen"]
+    words += ["--fit.steps", "10", "--fit.report_every", "10", "--storage", str(folder), "--name", "fine"]
+    words += ["--data.batch", "16", "--scale.gpus", "0"]
+    best = verb(words)
+    table = pd.read_csv(folder / "fine" / "finetuned.csv")
+    assert table["labels"].tolist() == ["20%"] * 3 + ["all"] * 3
+    assert table["encoder"].tolist() == ["finetuned", "frozen", "from scratch"] * 2
+    assert table["images"].tolist() == [19] * 3 + [96] * 3 or table["images"].tolist() == [20] * 3 + [96] * 3
+    assert (table["auroc_low"] <= table["auroc"]).all()
+    assert table["over"].notna().tolist() == [True, True, False] * 2
+    shown = capsys.readouterr().out
+    assert "minus from scratch" in shown
+    reports = json.loads((folder / "fine" / "test.json").read_text())
+    assert len(reports) == 12
+    assert reports["finetuned-20pc-seed0"]["rows"] == 32
+    held = checkpoint.read(best)
+    assert held.run.start == pretrained
+    assert held.run.data.labels is None
+    first = checkpoint.read(f"{folder}/fine/probes/frozen-all-seed1").model().encoder.state_dict()
+    for name, value in checkpoint.read(pretrained).model().encoder.state_dict().items():
+        assert value.equal(first[name]), "a frozen encoder stays as it was"
+
+    written = {path: path.stat().st_mtime for path in (folder / "fine" / "trials").glob("*/checkpoint_*/*")}
+    assert verb(words) == best
+    assert written == {path: path.stat().st_mtime for path in written}, "nothing is trained twice"
+    with pytest.raises(ConfigError, match="is a finetuning with other --labels"):
+        verb([word if word != "20%" else "30%" for word in words])
+    out = evaluate([best, "--data", sky, "--resamples", "50"])
+    assert (Path(out) / "confusion.png").exists()
+
+
+@pytest.mark.slow
+def test_a_number_is_regressed_where_there_is_one(ray_cluster, folder, sky, pretrained):
+    words = [pretrained, "regression", "--labels", "30", "100%", "--frozen", "--storage", str(folder)]
+    words += ["--fit.steps", "10", "--fit.report_every", "10", "--name", "number", "--data.batch", "16"]
+    best = verb([*words, "--scale.gpus", "0"])
+    table = pd.read_csv(folder / "number" / "finetuned.csv")
+    lenses = table["images"].iloc[-1]
+    assert 40 <= lenses <= 60, "rows without a number are left out"
+    assert table["images"].tolist() == [30] * 3 + [lenses] * 3
+    held = checkpoint.read(best)
+    assert held.facts.scale[1] > 0
+    out = Path(evaluate([best, "--data", sky, "--resamples", "50"]))
+    assert (out / "scatter.png").exists()
+    measured = json.loads((out / "metrics.json").read_text())["metrics"]
+    reported = json.loads((folder / "number" / "test.json").read_text())["finetuned-all-seed0"]["metrics"]
+    assert measured["mae"]["value"] == pytest.approx(reported["mae"]["value"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_regression_is_searched_on_the_sources_own_test_split(ray_cluster, folder, sky, capsys):
+    run = config.build(
+        {"method.name": "supervised", "task.name": "regression", "data.source": sky, "name": "dex"},
+        {"storage": str(folder), "search.trials": 2, "search.scheduler": "none"},
+        TINY,
+    )
+    search(run)
+    board = pd.read_csv(folder / "dex" / "leaderboard.csv")
+    assert board["target/mae"].notna().all()
+    assert (board["objective"] == board["source/r2"]).all()
+    shown = capsys.readouterr().out
+    assert "chosen by r2, on the source's validation split" in shown
+    assert "test MAE" in shown
+
+
+@pytest.mark.slow
+def test_a_search_may_start_from_a_pretrained_encoder(ray_cluster, folder, sky, pretrained):
+    run = config.build(
+        {"method.name": "supervised", "data.source": sky, "start": pretrained, "name": "searched"},
+        {"storage": str(folder), "search.trials": 2, "search.scheduler": "none"},
+        TINY,
+    )
+    best = search(run)
+    board = pd.read_csv(folder / "searched" / "leaderboard.csv")
+    assert board["trial"].str.startswith("supervised").all(), "an encoder says nothing to compare with"
+    assert board["target/auroc"].notna().all()
+    assert checkpoint.read(best).run.start == pretrained
+
+
+def test_an_adaptation_does_not_start_from_an_encoder_that_says_nothing(tiny, pretrained):
+    run = started(tiny.run("adda", start=pretrained))
+    with pytest.raises(ConfigError, match=r"is of pretraining, and adda adapts .*finetune it first"):
+        fits(run, tiny.facts())
+
+
+def test_the_table_compares_the_same_images_and_seeds(tiny):
+    """Scores by hand: pretrained ranks all lenses first, from scratch ranks none."""
+    labels = np.arange(40) % 2
+    said = {}
+    for seed in (0, 1):
+        for kind, scores in (("finetuned", labels * 0.9), ("from-scratch", 0.9 - labels * 0.9)):
+            said[f"{kind}-10pc-seed{seed}"] = Said(scores, labels, {})
+    plan = Plan(tiny.run(), [0.1], [0, 1], False, True)
+    table = compared(plan, ["finetuned", "from scratch"], {0.1: 9}, "auroc", said)
+    assert table["auroc"].tolist() == [1.0, 0.0]
+    assert table["over"].iloc[0] == table["over_low"].iloc[0] == 1.0
+    assert table["images"].tolist() == [9, 9]
+
+
+@pytest.mark.parametrize(("text", "found"), [("1%", 0.01), ("10%", 0.1), ("100%", None), ("300", 300.0)])
+def test_amounts_of_labels(text, found):
+    assert amount(text) == found
+
+
+@pytest.mark.parametrize("text", ["0%", "101%", "1", "2.5", "some", "-3"])
+def test_amounts_that_are_none(text):
+    with pytest.raises(ConfigError, match="is no amount"):
+        amount(text)
+
+
+def test_what_cannot_be_finetuned_is_refused(pretrained, sky, folder):
+    for words, said in (
+        ([pretrained, "segmentation"], "unknown task 'segmentation'"),
+        ([f"{folder}/nowhere", "classification"], "is no checkpoint"),
+        ([pretrained, "classification", "--data.labels", "0.1"], "use --seeds and --labels"),
+        ([pretrained, "classification", "--labels", "10%", "10%"], "must differ"),
+        ([pretrained, "classification", "--seed", "7"], "use --seeds"),
+        ([pretrained, "classification", "--data.mode", "streaming"], "keeps its images in memory"),
+        ([pretrained, "regression", "--task.target", "redshift"], "no column 'redshift' of numbers"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=said):
+            verb([*words, "--storage", str(folder)])
+
+
+def test_a_pretrained_encoder_has_nothing_to_measure(pretrained, sky):
+    with pytest.raises(ConfigError, match="finetune it first"):
+        evaluate([pretrained, "--data", sky])
+
+
+def test_adaptations_learn_no_number(tiny):
+    with pytest.raises(ConfigError, match="adda cannot learn the task 'regression'; it can: classification"):
+        tiny.run("adda", task={"name": "regression"})
+
+
+def test_a_regression_adapts_to_no_target(tiny):
+    run = tiny.run(task={"name": "regression"}, data={"target": "shards/survey"})
+    with pytest.raises(ConfigError, match=r"adapts to none; give data\.test"):
+        check(run)
+    with pytest.raises(ConfigError, match=r"data\.balance is of classes"):
+        check(tiny.run(task={"name": "regression"}, data={"balance": 0.5}))
+
+
+def test_pretraining_refuses_what_compares_domains_and_what_needs_labels(tiny):
+    with pytest.raises(ConfigError, match="compares domains, and byol has one; set it to rankme or probe"):
+        check(tiny.run("byol", search={"validator": "snd"}))
+    with pytest.raises(ConfigError, match="--oracle reads labels of a target"):
+        check(tiny.run("byol", search={"oracle": True}))
+    for given in ({"balance": 0.5}, {"target": "shards/survey"}, {"labels": 0.1}):
+        with pytest.raises(ConfigError, match=r"learns from data\.source alone"):
+            check(tiny.run("byol", data=given))
+    with pytest.raises(
+        ConfigError, match=r"supervised needs labels: use raylens\.train; without labels: byol"
+    ):
+        pretrain(["supervised"])
+
+
+def test_a_start_of_another_task_gives_its_encoder(tiny, pretrained):
+    found = checkpoint.read(pretrained)
+    run = config.build(
+        {"method.name": "supervised", "start": pretrained}, {"encoder.width": 8, "encoder.features": 16}
+    )
+    model = checkpoint.start_model(run, found.facts)
+    before = found.model().encoder.state_dict()
+    assert all(value.equal(before[name]) for name, value in model.encoder.state_dict().items())
+    assert model.head.weight.shape == (2, 16)

@@ -1,0 +1,207 @@
+"""Substructure against lenstronomy, closed forms, and what the published sets are known to be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lenstronomy.LensModel.lens_model import LensModel
+from lenstronomy.LightModel.light_model import LightModel
+
+from raylens.data.__main__ import main
+from raylens.data.shards import read_manifest, read_split
+from raylens.data.simulate import physics, simulate_substructure, substructure
+from raylens.data.simulate.substructure import RECIPES, einstein_radius, power_law, recipe, render, rod
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_einstein_radii_are_those_that_are_known():
+    assert einstein_radius(1e12) == pytest.approx(1.66, abs=0.01)
+    assert einstein_radius(1e12, as_published=True) == pytest.approx(1.2815, abs=1e-4)
+    assert einstein_radius(4e12) == pytest.approx(2 * einstein_radius(1e12))
+
+
+@pytest.mark.parametrize("half", [0.03, 0.4, 3.0])
+def test_a_rod_is_the_limit_of_many_points(half):
+    x, y = (
+        torch.tensor(axis, dtype=torch.float64) for axis in np.random.default_rng(0).uniform(-2, 2, (2, 40))
+    )
+    theta_e, angle = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    found = rod(x, y, theta_e, torch.tensor(half, dtype=torch.float64), angle)
+    along = torch.linspace(-half, half, 200_001, dtype=torch.float64)
+    dx, dy = x[:, None] - along * torch.cos(angle), y[:, None] - along * torch.sin(angle)
+    squared = dx**2 + dy**2
+    for ours, offset in zip(found, (dx, dy), strict=True):
+        torch.testing.assert_close(ours, (theta_e**2 * offset / squared).mean(1), atol=1e-4, rtol=1e-3)
+
+
+def lenstronomys(made: substructure.Recipe, light: dict[str, float]) -> tuple[LensModel, list[dict]]:
+    models, settings = (
+        ["SIE", "SHEAR"],
+        [
+            {"theta_E": light["lens_theta_e"], "e1": made.e1, "e2": 0.0},
+            {"gamma1": light["lens_gamma1"], "gamma2": light["lens_gamma2"]},
+        ],
+    )
+    for index in range(sum(key[0] == "m" and key.endswith("_x") for key in light)):
+        models.append("POINT_MASS")
+        place = {"center_x": light[f"m{index}_x"], "center_y": light[f"m{index}_y"]}
+        settings.append(place | {"theta_E": light[f"m{index}_theta_e"]})
+    return LensModel(models), settings
+
+
+@pytest.mark.parametrize(("name", "kind", "discrete"), [("model-ii", "cdm", None), ("model-i", "axion", 100)])
+def test_images_before_noise_are_lenstronomys(name, kind, discrete):
+    """The surface brightness behind the same masses, at the same points."""
+    made = recipe(name, discrete=discrete)
+    (light,), _ = substructure.populate(made, np.array([kind]), np.random.default_rng(3))
+    model, settings = lenstronomys(made, light)
+    x, y = np.random.default_rng(1).uniform(-2.5, 2.5, (2, 400))
+    source = [torch.tensor(axis) for axis in model.ray_shooting(x, y, settings)]
+    given = {key: torch.tensor([value], dtype=torch.float64) for key, value in light.items()}
+    given = physics.normalised(given) if "flux" in given else given | {"k": physics.func.k_sersic(given["n"])}
+    expected = physics.sersic(given, *(axis[None, None] for axis in source))
+    found = substructure.arcs(given, torch.tensor(x)[None], torch.tensor(y)[None])
+    # lenstronomy's isothermal ellipsoid is softened, as its users know: to a thousandth of the peak
+    assert (found - expected).abs().max() < 2e-3 * expected.max()
+    assert expected.max() > 0
+
+
+def test_the_source_is_lenstronomys():
+    """Of Model I, as DeepLenseSim has it: radii are circularised there, and the half-light constant is another fit."""
+    (light,), _ = substructure.populate(recipe("model-i"), np.array(["no_sub"]), np.random.default_rng(0))
+    x, y = np.random.default_rng(1).uniform(-0.6, 0.6, (2, 300))
+    given = {"amp": 20, "R_sersic": 0.25, "n_sersic": 1, "e1": -0.1, "e2": 0.1}
+    given |= {"center_x": light["x"], "center_y": light["y"]}
+    expected = LightModel(["SERSIC_ELLIPSE"]).surface_brightness(x, y, [given])
+    ours = {key: torch.tensor([value], dtype=torch.float64) for key, value in light.items()}
+    ours |= {"k": physics.func.k_sersic(ours["n"])}
+    found = physics.sersic(ours, torch.tensor(x)[None, None], torch.tensor(y)[None, None])
+    np.testing.assert_allclose(found.numpy().ravel(), expected, atol=5e-3 * expected.max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_image_follows_from_its_key(name):
+    made = recipe(name, size=32)
+    kinds = np.repeat(made.classes, 2)
+    first, truth = render(made, kinds, ("a",))
+    again, _ = render(made, kinds, ("a",))
+    other, _ = render(made, kinds, ("b",))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (6, 1, 32, 32)
+    assert np.isfinite(first).all()
+    assert (first != other).any()
+    assert all(len(column) == 6 for column in truth.values())
+    assert [len(places) > 0 for places in truth["sub_x"]] == [False, False, True, True, False, False]
+    assert np.isfinite(truth["vortex_angle"]).tolist() == [False] * 4 + [True] * 2
+    known = name != "common"
+    assert np.isfinite(truth["log10_mass"]).tolist() == [False] * 4 + [known] * 2
+    if known:
+        assert (truth["log10_mass"][4:] >= -24).all()
+        assert (truth["log10_mass"][4:] <= -22).all()
+
+
+def test_without_substructure_classes_are_alike(monkeypatch):
+    """What tells classes apart is their substructure and nothing else."""
+    monkeypatch.setattr(substructure, "SUBHALOES", 0)
+    made = recipe("model-ii", size=32)
+    made = substructure.replace(made, share=1e-12)
+    none, subhaloes, vortex = (render(made, np.array([kind] * 4), ("same",))[0] for kind in made.classes)
+    assert np.corrcoef(none[0].ravel(), vortex[0].ravel())[0, 1] > 0.98
+    assert np.corrcoef(none[0].ravel(), subhaloes[0].ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("slope", [-0.9, -1.0, -1.9])
+def test_masses_follow_the_slope(slope):
+    masses = power_law(np.random.default_rng(0), 200_000, 1e6, 1e10, slope)
+    assert masses.min() >= 1e6
+    assert masses.max() <= 1e10
+    counts, edges = np.histogram(np.log10(masses), bins=8)
+    found = np.polyfit((edges[1:] + edges[:-1])[counts > 50] / 2, np.log10(counts[counts > 50]), 1)[0]
+    assert found == pytest.approx(slope + 1, abs=0.05)  # dN/dlog m = m dN/dm
+
+
+def test_the_published_mean_mass_of_subhaloes():
+    """3.8 % of the main halo by the code's slope, 0.034 % by that of its comment: reference figures."""
+    random = np.random.default_rng(0)
+    mean = {slope: 25 * power_law(random, 400_000, 1e6, 1e10, slope).mean() / 1e12 for slope in (-0.9, -1.9)}
+    assert mean[-0.9] == pytest.approx(0.038, rel=0.05)
+    assert mean[-1.9] == pytest.approx(3.4e-4, rel=0.1)
+
+
+def test_the_longest_and_the_shortest_vortex():
+    made = recipe("model-i")
+    kinds = np.array(["axion"] * 400)
+    lights, truth = substructure.populate(made, kinds, np.random.default_rng(0))
+    half = np.array([light["rod_half"] for light in lights])
+    np.testing.assert_allclose(np.log10(half / 0.03), -22 - truth["log10_mass"])
+    assert half.max() == pytest.approx(3, rel=0.05)
+    assert half.min() == pytest.approx(0.03, rel=0.05)
+    # 3e10 of 1e12 suns
+    assert lights[0]["rod_theta_e"] == pytest.approx(math.sqrt(0.03) * einstein_radius(1e12))
+
+
+def test_published_faults_come_only_when_asked_for():
+    counts, _ = render(recipe("model-i", as_published=True), np.array(["cdm"]), ("k",))
+    assert (counts == np.rint(counts)).all()
+    assert counts.min() == 0
+    clean, truth = render(recipe("model-ii", as_published=True), np.array(["cdm"]), ("k",))
+    assert clean.min() >= 0
+    assert len(truth["sub_x"][0]) == 25
+    assert truth["theta_e"][0] == pytest.approx(1.2815, abs=1e-4)
+    noisy, _ = render(recipe("model-ii"), np.array(["cdm"]), ("k",))
+    assert noisy.min() < 0
+    right, wrong = (recipe("common", discrete=25, as_published=published) for published in (False, True))
+    shares = [
+        (
+            substructure.populate(made, np.array(["sphere"]), np.random.default_rng(0))[1]["sub_theta_e"][0]
+            ** 2
+        ).sum()
+        / 1.44
+        for made in (right, wrong)
+    ]
+    assert shares == pytest.approx([0.01, 0.01 / 25])
+
+
+def test_noise_comes_once():
+    """Of Model I: shot noise of the light, and the background's rms of 0.01 a second."""
+    made, rates = recipe("model-i"), np.full((200, 1, 20, 20), 0.2)
+    counts = substructure.record(made, rates, np.random.default_rng(0))
+    exposure = counts.mean((1, 2, 3)) / 0.2
+    expected = 0.2 * exposure + (0.01 * exposure) ** 2
+    assert (counts.var((1, 2, 3)) / expected).mean() == pytest.approx(1, abs=0.02)
+
+
+def test_a_set_is_written(ray_cluster, tmp_path):
+    out = simulate_substructure("model-ii", rows=60, seed=1, out=str(tmp_path / "set"), size=32)
+    held = read_manifest(out)
+    assert held.classes == ("no_sub", "cdm", "axion")
+    assert held.arcsec_per_pixel == pytest.approx(0.202)
+    assert held.splits["train"].labels == {"no_sub": 16, "cdm": 16, "axion": 16}
+    rows = read_split(out, "train", ("label", "log10_mass", "sub_x", "sub_log10_mass"))
+    assert (np.isfinite(rows["log10_mass"]) == (rows["label"] == 2)).all()
+    assert all(
+        (len(places) > 0) == (label == 1) for places, label in zip(rows["sub_x"], rows["label"], strict=True)
+    )
+    twice = simulate_substructure("model-ii", rows=60, seed=1, out=str(tmp_path / "twice"), size=32)
+    np.testing.assert_array_equal(read_split(out, "val")["pixels"], read_split(twice, "val")["pixels"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("model-i --prior 0.1", "has no --prior"),
+        ("sim --as-published", "has no --as-published"),
+        ("common --slope -1.9", "all alike"),
+        ("model-i --discrete 0", "at least 1 point"),
+        ("model-i --size 8", "at least 16"),
+        ("model-i --rows 5", "too few"),
+        ("model-iv", "model-iii"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tmp_path, capsys, words, said):
+    assert main(["simulate", *words.split(), "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err

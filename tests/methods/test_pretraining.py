@@ -1,0 +1,276 @@
+"""Pretraining against the formulas of the papers, and what each method must never do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from raylens import find, losses
+from raylens.config import build
+from raylens.errors import ConfigError
+from raylens.health import COLLAPSED
+from raylens.methods.byol import momentum
+from raylens.methods.mae import patches, standardised
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PRETRAINING = [name for name in find.names("methods") if "pretraining" in find.method(name).tasks]
+PAIRS = [name for name in PRETRAINING if "two" in find.method(name).views]
+
+
+def views(rows=6, dim=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(2, rows, dim))
+
+
+def unit(values):
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_nt_xent_by_algorithm_1():
+    one, two = views()
+    both, total = unit(np.concatenate([one, two])), 0.0
+    similarity = both @ both.T / 0.3
+    for i in range(12):
+        j = (i + 6) % 12
+        others = [similarity[i, k] for k in range(12) if k != i]
+        total += np.log(np.exp(others).sum()) - similarity[i, j]
+    found = losses.nt_xent(*map(torch.tensor, (one, two)), 0.3)
+    assert found.item() == pytest.approx(total / 12)
+
+
+def test_nt_xent_at_its_ends():
+    """seed-systems.md section 8: symmetric, ln(2N - 1) for what is all alike, near 0 for what is far apart."""
+    one, two = (torch.tensor(view) for view in views())
+    torch.testing.assert_close(losses.nt_xent(one, two, 0.2), losses.nt_xent(two, one, 0.2))
+    alike = torch.ones(6, 5)
+    assert losses.nt_xent(alike, alike, 0.2).item() == pytest.approx(np.log(11))
+    apart = torch.eye(6)
+    assert losses.nt_xent(apart, apart, 0.05).item() < 1e-6
+
+
+def test_cosine_distance_by_eq_2():
+    one, two = views()
+    expected = np.mean(np.sum((unit(one) - unit(two)) ** 2, axis=1))
+    given = torch.tensor(one, requires_grad=True), torch.tensor(two, requires_grad=True)
+    found = losses.cosine_distance(*given)
+    assert found.item() == pytest.approx(expected)
+    found.backward()
+    assert given[0].grad is not None
+    assert given[1].grad is None  # what is wanted has no gradient
+    assert losses.cosine_distance(given[0], -given[0]).item() == pytest.approx(4)
+
+
+def test_redundancy_by_eq_1_and_2():
+    one, two = views(rows=40)
+    correlation = np.corrcoef(one.T, two.T)[:5, 5:]
+    expected = sum((1 - correlation[i, i]) ** 2 for i in range(5))
+    expected += 0.1 * sum(correlation[i, j] ** 2 for i in range(5) for j in range(5) if i != j)
+    assert losses.redundancy(*map(torch.tensor, (one, two)), 0.1).item() == pytest.approx(
+        expected / 5, rel=1e-4
+    )
+
+
+def test_distillation_by_eq_2():
+    student, teacher = views()
+    p = np.exp(teacher / 0.04 - np.max(teacher / 0.04, 1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    q = np.exp(student / 0.1)
+    q /= q.sum(1, keepdims=True)
+    expected = -np.mean(np.sum(p * np.log(q), axis=1))
+    assert losses.distillation(*map(torch.tensor, (student, teacher)), 0.1, 0.04).item() == pytest.approx(
+        expected
+    )
+
+
+def test_alignment_and_uniformity_by_their_formulas():
+    one, two = views()
+    assert losses.alignment(*map(torch.tensor, (one, two))).item() == pytest.approx(
+        np.mean(np.sum((unit(one) - unit(two)) ** 2, axis=1))
+    )
+    pairs = [np.exp(-2 * np.sum((unit(one)[i] - unit(one)[j]) ** 2)) for i in range(6) for j in range(i)]
+    assert losses.uniformity(torch.tensor(one)).item() == pytest.approx(np.log(np.mean(pairs)))
+    assert losses.uniformity(torch.ones(6, 5)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("base", [0.9, 0.996])
+def test_momentum_rises_from_its_base_to_1(base):
+    assert momentum(base, 0.0) == pytest.approx(base)
+    assert momentum(base, 1.0) == 1
+    # section 3.2: 1 - (1 - tau) (cos(pi k / K) + 1) / 2
+    assert momentum(base, 0.3) == pytest.approx(1 - (1 - base) * (np.cos(np.pi * 0.3) + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "slow", "fast"), [("byol", "target", "model"), ("dino", "teacher", "model")]
+)
+def test_the_slow_network_starts_as_a_copy_and_follows(tiny, name, slow, fast):
+    method = tiny.method(name)
+    held, own = getattr(method, slow)[0], getattr(method, fast)
+    for a, b in zip(held.parameters(), own.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert not a.requires_grad
+    before = [weight.clone() for weight in held.parameters()]
+    with torch.no_grad():
+        for weight in own.parameters():
+            weight.add_(1.0)
+    method.after_step(0.0)
+    for was, now in zip(before, held.parameters(), strict=True):
+        torch.testing.assert_close(now, was + (1 - method.config.momentum))
+
+
+def test_simsiam_stops_the_gradient_of_what_is_predicted(tiny):
+    method = tiny.method("twin", method={"kind": "simsiam"})
+    batch = tiny.batch(method)
+    one, two = method.two_views(batch["source"])
+    z1, z2 = method.projector(one), method.projector(two)
+    # section 3: -(cos(p1, sg z2) + cos(p2, sg z1)) / 2, here 2 - 2 cos
+    expected = (
+        2
+        - (
+            F.cosine_similarity(method.predictor(z1), z2.detach())
+            + F.cosine_similarity(method.predictor(z2), z1.detach())
+        ).mean()
+    )
+    method.zero_grad()
+    gradient = torch.autograd.grad(expected, [*method.model.parameters()], retain_graph=True)
+    found = method(batch, 0.5).total
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found, [*method.model.parameters()]), gradient, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_dinos_centre_is_the_teachers_mean_and_prototypes_wait(tiny):
+    method = tiny.method("dino", method={"frozen": 0.5})
+    batch = tiny.batch(method)
+    with torch.no_grad():
+        wanted = torch.cat(
+            [method.teacher[1](view) for view in method.two_views(batch["source"], method.teacher[0])]
+        )
+    method(batch, 0.1).total.backward()
+    torch.testing.assert_close(method.centre, 0.1 * wanted.mean(0), atol=1e-5, rtol=1e-3)
+    assert method.head.prototypes.grad.abs().max() == 0
+    method.zero_grad()
+    method(batch, 0.6).total.backward()
+    assert method.head.prototypes.grad.abs().max() > 0
+
+
+def test_patches_are_cut_in_rows():
+    pixels = torch.arange(2 * 3 * 4 * 6, dtype=torch.float).view(2, 3, 4, 6)
+    found = patches(pixels, 2)
+    assert found.shape == (2, 6, 12)
+    torch.testing.assert_close(found[1, 4].view(3, 2, 2), pixels[1, :, 2:4, 2:4])
+
+
+def test_patches_are_standardised_by_their_deviation():
+    """seed-systems.md K4: not by the variance."""
+    values = standardised(torch.randn(2, 3, 50) * 7 + 3)
+    torch.testing.assert_close(values.mean(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(values.std(-1), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("mask", "ratio", "count"), [("random", 0.75, 12), ("random", 0.5, 8), ("block", 0.5, 9)]
+)
+def test_the_mask_hides_as_many_as_said(tiny, mask, ratio, count):
+    method = tiny.method("mae", method={"mask": mask, "ratio": ratio})
+    hidden = method.masked(200, torch.device("cpu"))
+    assert hidden.shape == (200, 16)
+    assert (hidden.sum(1) == count).all()
+    assert (hidden.float().mean(0) > 0.05).all()  # every patch is hidden at times
+    if mask == "block":
+        square = hidden.view(200, 4, 4)
+        assert (square.any(1).sum(1) == 3).all()
+        assert (square.any(2).sum(1) == 3).all()
+
+
+def test_the_masked_patches_are_not_seen_and_the_others_not_counted(tiny):
+    method = tiny.method("mae").eval()
+    pixels, hidden = torch.rand(3, 1, 32, 32), method.masked(3, torch.device("cpu"))
+    covered = pixels.clone()
+    side = method.model.encoder.patch
+    for row, patch in hidden.nonzero().tolist():
+        top, left = side * (patch // 4), side * (patch % 4)
+        covered[row, :, top : top + side, left : left + side] = 9.0
+    for one, other in zip(
+        method.reconstruct(pixels, hidden), method.reconstruct(covered, hidden), strict=True
+    ):
+        assert torch.equal(one, other)
+    # eq. of section 3: the mean squared error of the masked patches alone
+    _, painted = method.reconstruct(pixels, hidden)
+    error = (painted - patches(pixels, side)).square().mean(-1)
+    torch.manual_seed(5)
+    hidden = method.masked(3, torch.device("cpu"))
+    _, painted = method.reconstruct(pixels, hidden)
+    expected = (painted - patches(pixels, side)).square().mean(-1)[hidden].mean()
+    torch.manual_seed(5)
+    batch = {"source": find_images(pixels)}
+    torch.testing.assert_close(method(batch, 0.5).terms["masked"], expected)
+    assert error.shape == hidden.shape
+
+
+def find_images(pixels):
+    from raylens.records import Images
+
+    return Images({"view": pixels})
+
+
+def test_visible_patches_count_when_asked_to(tiny):
+    method = tiny.method("mae", method={"visible": 0.3})
+    assert set(method(tiny.batch(method), 0.5).terms) == {"masked", "visible"}
+
+
+def test_the_class_token_is_trained(tiny):
+    """seed-systems.md K5."""
+    method = tiny.method("mae")
+    method(tiny.batch(method), 0.5).total.backward()
+    assert method.model.encoder.network.cls_token.grad.abs().max() > 0
+
+
+def test_mae_needs_an_encoder_of_patches():
+    with pytest.raises(ConfigError, match="mae cannot train the encoder 'small'; it can: vit"):
+        build({"method": "mae", "encoder": "small"})
+    assert build({"method": "mae"}).encoder.name == "vit"
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_a_label_is_never_looked_at(tiny, name):
+    from dataclasses import replace
+
+    method = tiny.method(name)
+    batch = tiny.batch(method)
+    bare = {stream: replace(images, labels=None) for stream, images in batch.items()}
+    totals = []
+    for given in (batch, bare):
+        torch.manual_seed(0)
+        totals.append(tiny.method(name)(given, 0.5).total)
+    assert torch.equal(*totals)
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_a_collapse_is_said_at_once(tiny, name):
+    found = tiny.method(name).symptoms({"monitor/spread": 1e-4})
+    assert any(warning.startswith(COLLAPSED) for warning in found)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_features_that_are_all_alike_have_no_spread(tiny, name):
+    method = tiny.method(name)
+    for weight in method.model.encoder.project[1].parameters():
+        torch.nn.init.zeros_(weight)
+    torch.nn.init.ones_(method.model.encoder.project[1].bias)
+    monitors = method(tiny.batch(method), 0.5).monitors
+    assert monitors["spread"] == pytest.approx(0, abs=1e-5)
+    assert monitors["alignment"] == pytest.approx(0, abs=1e-5)
+    assert monitors["uniformity"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_half_precision_is_taken(tiny, name):
+    method = tiny.method(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = method(tiny.batch(method), 0.5)
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert all(monitor.isfinite() for monitor in losses.monitors.values())
