@@ -66,12 +66,17 @@ class Symmetry(PerRow):
         return {"symmetries": rng.integers(8, size=shape[0])}
 
     def apply_to_images(self, images: np.ndarray, symmetries: np.ndarray, **_: object) -> np.ndarray:
-        moved = np.empty_like(images)
-        for symmetry in np.unique(symmetries):
-            rows = symmetries == symmetry
-            turned = np.rot90(images[rows], symmetry % 4, axes=(1, 2))
-            moved[rows] = turned[:, ::-1] if symmetry >= 4 else turned
-        return moved
+        return turned(images, symmetries)
+
+
+def turned(images: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
+    """Each image of (N, H, W, C) by its symmetry of a square, 0 to 7: quarter turns, and from 4 on mirrored."""
+    moved = np.empty_like(images)
+    for symmetry in np.unique(symmetries):
+        rows = symmetries == symmetry
+        some = np.rot90(images[rows], symmetry % 4, axes=(1, 2))
+        moved[rows] = some[:, ::-1] if symmetry >= 4 else some
+    return moved
 
 
 class Shift(PerRow):
@@ -194,6 +199,15 @@ def augment(pixels: np.ndarray, pipeline: str, seed: int | Sequence[int]) -> np.
         images = np.ascontiguousarray(pixels[rows].transpose(0, 2, 3, 1))
         views[rows] = compose(images=images)["images"].transpose(0, 3, 1, 2)
     return views
+
+
+def twins(pixels: np.ndarray, high: np.ndarray, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, C, H, W) and twins (N, C, f H, f W), both by the same symmetry of a square, drawn for each row."""
+    symmetries = np.random.default_rng(seed).integers(8, size=len(pixels))
+    return tuple(
+        np.ascontiguousarray(turned(images.transpose(0, 2, 3, 1), symmetries).transpose(0, 3, 1, 2))
+        for images in (pixels, high)
+    )
 
 
 def stacks(compose: A.Compose, pixels: np.ndarray, rng: np.random.Generator) -> Iterator[slice | np.ndarray]:

@@ -32,9 +32,10 @@ import yaml
 from safetensors import SafetensorError
 
 from raylens import config, find
-from raylens.config import Run
+from raylens.config import Run, TaskConfig
 from raylens.errors import ConfigError
 from raylens.models import Model
+from raylens.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,14 @@ class Facts:
     manifests: Mapping[str, Any]
     scale: tuple[float, float] = (0.0, 1.0)
     """Mean and deviation, among training images, of the number that a regression predicts."""
+    factor: int = 1
+    """How many times finer the images are that super-resolution paints."""
 
-    def task(self, name: str) -> Any:
-        """The task called `name` on this data."""
-        return find.task(name)(self.classes, self.scale)
+    def task(self, settings: TaskConfig) -> Task:
+        """The task of these settings on this data."""
+        return find.task(settings.name)(
+            self.classes, self.scale, factor=self.factor, width=settings.width, blocks=settings.blocks
+        )
 
 
 @dataclass(frozen=True)
@@ -75,18 +80,19 @@ def build_model(run: Run, facts: Facts, *, weights: bool = True) -> Model:
     if not weights and getattr(settings, "pretrained", False):
         settings = type(settings)(**{**_fields(settings), "pretrained": False})
     encoder = module.Encoder(settings, facts.channels, facts.size)
-    return Model(encoder, facts.task(run.task.name).head(encoder.dim))
+    return facts.task(run.task).model(encoder, facts.channels, facts.size)
 
 
 def comparable(run: Run, facts: Facts) -> bool:
     """Whether the start of `run` says what `run`'s own model will say: of the same task, classes and scale."""
     first = read(run.start)
+    held = first.facts
     same = (
-        first.facts.classes == facts.classes
+        held.classes == facts.classes
         if run.task.name == "classification"
-        else first.facts.scale == facts.scale
+        else (held.scale, held.factor) == (facts.scale, facts.factor)
     )
-    return first.run.task.name == run.task.name and same
+    return first.run.task == run.task and same
 
 
 def start_model(run: Run, facts: Facts) -> Model:
@@ -145,9 +151,8 @@ def read(path: str | Path) -> Checkpoint:
         data = json.loads((folder / "data.json").read_text())
         metrics = json.loads((folder / "metrics.json").read_text())
         scale = tuple(map(float, data.get("scale", (0.0, 1.0))))
-        facts = Facts(
-            tuple(data["classes"]), int(data["channels"]), int(data["size"]), data["manifests"], scale
-        )
+        size, factor = int(data["size"]), int(data.get("factor", 1))
+        facts = Facts(tuple(data["classes"]), int(data["channels"]), size, data["manifests"], scale, factor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(f"the checkpoint {path} is broken: {error}; take another one of its run") from None
     found = Checkpoint(folder, run, facts, metrics)

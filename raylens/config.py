@@ -54,10 +54,14 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 @section
 class TaskConfig:
-    name: str = "classification"
-    """What is learned; see raylens/tasks/."""
+    name: Annotated[str, BeforeValidator(lambda name: str(name).replace("-", "_"))] = "classification"
+    """What is learned: classification, regression or super-resolution; see raylens/tasks/."""
     target: str = "log10_mass"
     """Column of the data set with the number that a regression predicts; rows without one are left out."""
+    width: Count = 32
+    """Channels of the network that paints, of super-resolution."""
+    blocks: Count = 4
+    """Its residual blocks."""
 
 
 @section

@@ -12,9 +12,9 @@ import numpy as np
 
 from raylens import checkpoint, cli, metrics
 from raylens.checkpoint import Checkpoint
-from raylens.data.outputs import look, some
+from raylens.data.outputs import examples, look, some
 from raylens.data.sets import target_of
-from raylens.data.shards import read_manifest
+from raylens.data.shards import HIGH, read_manifest
 from raylens.errors import ConfigError, DataError
 from raylens.models import adapt_batch_norm
 from raylens.records import Outputs
@@ -64,7 +64,7 @@ def evaluate(argv: Sequence[str]) -> str:
         batch=asked.batch,
         device=asked.device,
     )
-    task = found.facts.task(found.run.task.name)
+    task = found.facts.task(found.run.task)
     report = task.report(
         output.logits, output.labels, threshold=asked.threshold, resamples=asked.resamples, seed=asked.seed
     )
@@ -82,7 +82,7 @@ def evaluate(argv: Sequence[str]) -> str:
         ]
     )
     out = Path(asked.out or f"{folder or '.'}/evaluation/{place.replace('/', '_')}")
-    write(out, about | report, output, found, asked.threshold)
+    write(out, about | report, output, found, asked.threshold, asked.device)
     show(about | report)
     return str(out)
 
@@ -102,18 +102,13 @@ def outputs(
     Raises DataError when the images do not fit the model, or the split has rows of one class only; ConfigError for a
     pretrained encoder, which says nothing yet.
     """
-    import torch
-
     if found.run.task.name == "pretraining":
         raise ConfigError(
             f"{found.folder} is a pretrained encoder and has no predictions to measure; finetune it first: "
             f"python -m raylens.finetune {found.folder} classification"
         )
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda was asked for, and there is no GPU here; use --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolved(device)
     manifest, facts = read_manifest(data), found.facts
     if (manifest.channels, manifest.size) != (facts.channels, facts.size):
         raise DataError(
@@ -121,6 +116,11 @@ def outputs(
             f"trained on {facts.channels} of {facts.size} x {facts.size}; convert it with --size, --crop or --bands"
         )
     target = target_of(found.run)
+    if target == HIGH and manifest.high != facts.size * facts.factor:
+        raise DataError(
+            f"{data} has no twins of {facts.size * facts.factor} pixels, which the checkpoint paints (it has "
+            f"{manifest.high or 'none'}); give a set that has them in its column {HIGH!r}"
+        )
     if target is None and manifest.classes and manifest.classes != facts.classes:
         raise DataError(
             f"{data} has the classes {', '.join(manifest.classes)}, the checkpoint {', '.join(facts.classes)}; "
@@ -130,7 +130,10 @@ def outputs(
     if batch_norm_from:
         unlabelled = some(batch_norm_from, "train", transform)
         adapt_batch_norm(model, unlabelled, batch=batch, device=device)
-    joined = look(model, data, split, transform, where=where, target=target, batch=batch, device=device)
+    judge = facts.task(found.run.task).judge
+    joined = look(
+        model, data, split, transform, where=where, target=target, judge=judge, batch=batch, device=device
+    )
     if target is None and len(classes := np.unique(joined.labels)) < 2:
         raise DataError(
             f"split {split!r} of {data}{f' where {where}' if where else ''} has labels of "
@@ -139,7 +142,23 @@ def outputs(
     return joined
 
 
-def write(out: Path, report: dict[str, Any], output: Outputs, found: Checkpoint, threshold: float) -> None:
+def resolved(device: str) -> str:
+    """`auto` as the GPU if there is one. Raises ConfigError for a GPU that is not there."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda was asked for, and there is no GPU here; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def write(
+    out: Path,
+    report: dict[str, Any],
+    output: Outputs,
+    found: Checkpoint,
+    threshold: float,
+    device: str = "auto",
+) -> None:
     """metrics.json and the pictures; a report's `warning` stands on them too."""
     from raylens import pictures
 
@@ -148,8 +167,12 @@ def write(out: Path, report: dict[str, Any], output: Outputs, found: Checkpoint,
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written: {error.strerror}") from None
     if found.run.task.name == "regression":
-        predicted = found.facts.task("regression").predict(output.logits)
+        predicted = found.facts.task(found.run.task).predict(output.logits)
         pictures.draw_regression(predicted, output.labels, found.run.task.target, out)
+    elif found.run.task.name == "super_resolution":
+        device, transform = resolved(device), found.run.data.transform
+        shown = examples(found.model(device), report["data"], report["split"], transform, 4, device=device)
+        pictures.draw_super_resolution(*shown, output.logits, out)
     else:
         classes = found.facts.classes
         pictures.draw(output, classes, out, threshold=threshold, warning=report.get("warning"))
@@ -170,14 +193,18 @@ def show(report: dict[str, Any]) -> None:
     for name in ("metric", "value", "95 % interval", "meaning"):
         table.add_column(name)
     for name, found in report["metrics"].items():
-        interval = f"[{found['low']:.4f}, {found['high']:.4f}]"
-        table.add_row(name, f"{found['value']:.4f}", interval, metrics.explain(name).meaning)
+        interval = f"[{_number(found['low'])}, {_number(found['high'])}]"
+        table.add_row(name, _number(found["value"]), interval, metrics.explain(name).meaning)
     Console(markup=False).print(table)
     if report.get("warning"):
         print(report["warning"])
     if "confusion" in report:
         at = f", threshold {report['threshold']:g}" if report["threshold"] is not None else ""
         print(f"confusion matrix, rows are true classes{at}: {report['confusion']}")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ METHOD = "supervised"
 
 def finetune(argv: Sequence[str]) -> str | None:
     """Run the finetuning that `argv` asks for; returns the folder of the best checkpoint."""
-    tasks = find.method(METHOD).tasks
+    tasks = [task.replace("_", "-") for task in find.method(METHOD).tasks]
     parser = cli.Parser(
         prog="python -m raylens.finetune",
         description=(
@@ -25,7 +25,7 @@ def finetune(argv: Sequence[str]) -> str | None:
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
-    parser.add_argument("task", help=" or ".join(tasks))
+    parser.add_argument("task", help=", ".join(tasks))
     parser.add_argument(
         "--labels",
         nargs="+",
@@ -40,7 +40,7 @@ def finetune(argv: Sequence[str]) -> str | None:
     parser.add_argument("--no-scratch", action="store_true", help="leave the network from scratch out")
     parser.add_argument("--from", dest="file", metavar="FILE", help="run file, YAML; flags win")
     asked, rest = parser.parse_known_args(argv)
-    if asked.task not in tasks:
+    if asked.task.replace("_", "-") not in tasks:
         raise ConfigError(f"unknown task {asked.task!r} to finetune for; known here: {', '.join(tasks)}")
     first = checkpoint.read(asked.checkpoint)
     encoder = {path: value for path, value in config.flat(first.run).items() if path.startswith("encoder.")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
 import numpy as np
@@ -141,18 +141,28 @@ def collect(
     labels: np.ndarray | None,
     ids: np.ndarray | None = None,
     *,
+    judge: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     batch: int = 256,
     device: torch.device | str = "cpu",
 ) -> Outputs:
-    """What `model`, in evaluation mode, says of preprocessed pixels (N, C, H, W): every row once."""
+    """What `model`, in evaluation mode, says of preprocessed pixels (N, C, H, W): every row once.
+
+    With `judge`, a task's, of what it says, labels and pixels the judgement (N, K) is kept in place of logits, and no
+    features.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     features, logits = [], []
     for begin in range(0, max(1, len(pixels)), batch):
         on = torch.from_numpy(np.array(pixels[begin : begin + batch], dtype=np.float32)).to(device)
-        found = model.features(on)
+        if judge is None:
+            found = model.features(on)
+            said = model.head(found)
+        else:
+            found, true = on.new_zeros(len(on), 0), torch.from_numpy(np.array(labels[begin : begin + batch]))
+            said = judge(model(on), true.to(device), on)
         features.append(found.float().cpu())
-        logits.append(model.head(found).float().cpu())
+        logits.append(said.float().cpu())
     for module, training in modes:
         module.training = training
     return Outputs(

@@ -152,6 +152,18 @@ METRICS = {
         "share of the variance that is told; 0 for the mean, which is all that a blind guess has",
         "1 - sum (p - y)^2 / sum (y - mean y)^2",
     ),
+    "psnr": Metric(
+        "peak signal to noise of painted images, dB", "mean 10 log10(range(y)^2 / mean (p - y)^2)"
+    ),
+    "ssim": Metric(
+        "structural similarity of painted images, 1 at most", "Wang et al. 2004, Gaussian of 1.5 pixels"
+    ),
+    "bicubic_psnr": Metric("psnr of the bicubic enlargement", "Keys 1981"),
+    "bicubic_ssim": Metric("ssim of the bicubic enlargement", "Keys 1981"),
+    "psnr_gain": Metric("psnr above that of the bicubic enlargement, dB", "psnr - bicubic_psnr"),
+    "mse": Metric(
+        "mean squared error of painted images, in the squared range of each", "mean (p - y)^2 / range(y)^2"
+    ),
     "step": Metric("optimizer steps taken", "count"),
     "objective": Metric("what trials are ranked by; reads no target label", "search.validator"),
     "warnings": Metric("what looked wrong since the last report", "the method's file"),
@@ -180,6 +192,7 @@ FORMULAS: dict[str, Callable[[Counts], np.ndarray]] = {
 
 
 REGRESSION = ("mae", "rmse", "r2")
+PAINTING = ("psnr", "ssim", "psnr_gain", "mse", "bicubic_psnr", "bicubic_ssim")
 
 
 def explain(name: str) -> Metric:
@@ -222,7 +235,20 @@ def evaluate_regression(
     predicted: ArrayLike, numbers: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict:
     """`mae`, `rmse` and `r2` with their 95 % intervals, ready for JSON."""
-    measure, rows = _regression(predicted, numbers)
+    return _report(*_regression(predicted, numbers), resamples, seed)
+
+
+def super_resolution(judged: ArrayLike) -> dict[str, float]:
+    """The metrics of PAINTING: of each image the squared errors and SSIM of what is painted and of bicubic, (N, 4)."""
+    return _values(*_painting(judged))
+
+
+def evaluate_super_resolution(judged: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    """`super_resolution` with 95 % intervals over images, ready for JSON."""
+    return _report(*_painting(judged), resamples, seed)
+
+
+def _report(measure: Measure, rows: np.ndarray, resamples: int, seed: int) -> dict:
     drawn, values = _bootstrap(measure, rows, resamples, seed), _values(measure, rows)
     limits = {name: _limits(drawn[name], 0.95) for name in values}
     return {
@@ -254,6 +280,23 @@ def _regression(predicted: ArrayLike, numbers: ArrayLike) -> tuple[Measure, np.n
         return {"mae": np.abs(error)[rows].mean(1), "rmse": np.sqrt(squared), "r2": 1 - squared / variance}
 
     return measure, np.zeros(len(numbers), np.int64)
+
+
+def _painting(judged: ArrayLike) -> tuple[Measure, np.ndarray]:
+    """A measure of drawn rows, and the stratum of each row: all are of one."""
+    judged = np.asarray(judged, np.float64)
+    if judged.ndim != 2 or judged.shape[1] != 4 or not len(judged):
+        raise DataError(f"numbers of shape {judged.shape} are not of painted images, (N, 4)")
+    if bad := int((~np.isfinite(judged).all(1)).sum()):
+        raise DataError(f"{bad} of {len(judged)} painted images are NaN or infinite; lower optimizer.lr")
+    error, similar, bicubic_error, bicubic_similar = judged.T
+    psnr, bicubic = (-10 * np.log10(np.maximum(of, 1e-12)) for of in (error, bicubic_error))
+    each = dict(zip(PAINTING, (psnr, similar, psnr - bicubic, error, bicubic, bicubic_similar), strict=True))
+
+    def measure(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: values[rows].mean(1) for name, values in each.items()}
+
+    return measure, np.zeros(len(judged), np.int64)
 
 
 def confusion(probabilities: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> np.ndarray:
@@ -365,8 +408,8 @@ def _resampled(
     scores: ArrayLike, labels: ArrayLike, metric: str, resamples: int, seed: int, threshold: float = 0.5
 ) -> tuple[float, np.ndarray]:
     """The metric, and that of each resample (resamples,)."""
-    if metric in REGRESSION:
-        measure, rows = _regression(scores, labels)
+    if metric in REGRESSION or metric in PAINTING:
+        measure, rows = _regression(scores, labels) if metric in REGRESSION else _painting(scores)
         return _values(measure, rows)[metric], _bootstrap(measure, rows, resamples, seed)[metric]
     scores, labels = _checked(scores, labels)
     two = scores.ndim == 1

@@ -10,15 +10,24 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import beta
 
-from raylens.metrics import Table, draws, evaluate_outputs, evaluate_regression, softmax64
+from raylens.metrics import (
+    Table,
+    draws,
+    evaluate_outputs,
+    evaluate_regression,
+    evaluate_super_resolution,
+    softmax64,
+)
 from raylens.records import Outputs
 from raylens.tables import Entry
+from raylens.tasks.super_resolution import bicubic
 
 COLOURS = ("#0b5fa5", "#d1495b", "#2e933c", "#8a4fbf", "#e08e1b", "#3fa7a3")
 STYLE = {
@@ -110,6 +119,46 @@ def draw_regression(
         for figure, file in ((scatter, "scatter"), (residuals, "residuals")):
             figure.savefig(folder / f"{file}.png")
     return [folder / "scatter.png", folder / "residuals.png"]
+
+
+def draw_super_resolution(
+    pixels: np.ndarray, painted: np.ndarray, high: np.ndarray, judged: np.ndarray, out_folder: Path | str
+) -> list[Path]:
+    """Write `images.png`, what is painted of a few images beside bicubic and the truth, and `gain.png`, of all.
+
+    `pixels` (N, C, H, W), `painted` and `high` (N, C, f H, f W); `judged` (M, 4) is as the task judges.
+    """
+    report = evaluate_super_resolution(judged)["metrics"]
+    folder = Path(out_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    enlarged = bicubic(torch.from_numpy(np.array(pixels)), high.shape[-1] // pixels.shape[-1]).numpy()
+    names = ("given", "bicubic", "painted", "true", "bicubic - true", "painted - true")
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        images = Figure(figsize=(1.75 * len(names), 1.8 * len(pixels) + 0.4), layout="constrained")
+        for axes, row in zip(
+            images.subplots(len(pixels), len(names), squeeze=False), range(len(pixels)), strict=True
+        ):
+            bands = [one[row].mean(0) for one in (pixels, enlarged, painted, high)]
+            low, top = bands[3].min(), bands[3].max()
+            most = np.abs(bands[1] - bands[3]).max()
+            for axis, band in zip(axes[:4], bands, strict=True):
+                axis.imshow(band, cmap="magma", vmin=low, vmax=top, origin="lower")
+            for axis, band in zip(axes[4:], bands[1:3], strict=True):
+                axis.imshow(band - bands[3], cmap="RdBu_r", vmin=-most, vmax=most, origin="lower")
+            for axis, name in zip(axes, names, strict=True):
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+                if row == 0:
+                    axis.set_title(name, fontsize="small")
+    psnr, before, gained = (report[name]["value"] for name in ("psnr", "bicubic_psnr", "psnr_gain"))
+    with matplotlib.rc_context(STYLE):
+        gain, axes = _square(f"{psnr:.2f} dB, bicubic {before:.2f}: {gained:+.2f} dB")
+        axes.hist(10 * np.log10(judged[:, 2] / judged[:, 0]), bins=40, color=COLOURS[0])
+        axes.axvline(0, color="0.5", linewidth=1)
+        axes.set(xlabel="PSNR above bicubic (dB)", ylabel="images")
+    images.savefig(folder / "images.png")
+    gain.savefig(folder / "gain.png")
+    return [folder / "images.png", folder / "gain.png"]
 
 
 def _square(title: str) -> tuple[Figure, Axes]:

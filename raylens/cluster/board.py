@@ -53,7 +53,7 @@ def measure(run: Run, facts: Facts, data: Any, kept: list[str], start: str | Non
             # A reference that is an argument by itself reaches the task as the data.
             asked[BATCH_NORM_ONLY] = task.remote(start, tested, data)
     outputs = {name: ray.get(reference) for name, reference in asked.items()}
-    found, measures = {}, facts.task(run.task.name)
+    found, measures = {}, facts.task(run.task)
     for name, output in outputs.items():
         report = measures.report(output.logits, output.labels, seed=run.seed)
         metric = report["metrics"][measures.measured]
@@ -86,7 +86,13 @@ def _outputs(path: str, tested: str, data: Any) -> Any:
     if data is not None:
         adapt_batch_norm(model, data.train["target"].pixels, device=device)
     return look(
-        model, tested, "test", found.run.data.transform, target=sets.target_of(found.run), device=device
+        model,
+        tested,
+        "test",
+        found.run.data.transform,
+        target=sets.target_of(found.run),
+        judge=found.facts.task(found.run.task).judge,
+        device=device,
     )
 
 

@@ -202,7 +202,7 @@ def _source_auroc(run: Run, data: Any) -> float:
     """AUROC of the model that the trials start from on the source's validation images; see Gate."""
     device, held = task_device(), data.validation["source"]
     found = checkpoint.read(run.start)
-    task, model = found.facts.task(run.task.name), found.model(device)
+    task, model = found.facts.task(run.task), found.model(device)
 
     def auroc() -> float:
         return float(

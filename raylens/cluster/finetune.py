@@ -36,6 +36,7 @@ from raylens.data.shards import filesystem
 from raylens.data.stream import Split, few
 from raylens.errors import ConfigError
 from raylens.loop import collect
+from raylens.tasks.base import Task
 
 FINETUNED, FROZEN, SCRATCH = "finetuned", "frozen", "from scratch"
 
@@ -55,7 +56,9 @@ def finetune(plan: Plan) -> str:
     """Train and measure all that `plan` asks for; prints the table and returns the folder of the best checkpoint."""
     import ray
 
-    method = find.method(plan.run.method.name)
+    method, task = find.method(plan.run.method.name), find.task(plan.run.task.name)
+    if plan.frozen and not hasattr(task, "fitted"):
+        raise ConfigError(f"--frozen fits a linear head, and {plan.run.task.name} has none; leave it out")
     folder = f"{launch.storage(plan.run)}/{plan.run.title}"
     _check_same(plan, folder)
     run, facts = ready(plan.run, method, ("source",), search=True, test=True)
@@ -90,7 +93,7 @@ def finetune(plan: Plan) -> str:
     asked = {name: measure.remote(path, run) for name, path in paths.items()}
     said = {name: ray.get(reference) for name, reference in asked.items()}
     write(f"{folder}/test.json", json.dumps({name: one.report for name, one in said.items()}, indent=1))
-    _write(folder, run, compared(plan, kinds, rows, find.task(run.task.name).measured, said))
+    _write(folder, run, compared(plan, kinds, rows, task, said))
     most = max(plan.labels, key=lambda amount: rows[amount])
     best = max((_name(FINETUNED, most, seed) for seed in plan.seeds), key=lambda name: found[name].objective)
     copy(found[best].checkpoint, f"{folder}/best")
@@ -108,16 +111,17 @@ class Said:
 
 
 def compared(
-    plan: Plan, kinds: Sequence[str], rows: dict[float | None, int], metric: str, said: dict[str, Said]
+    plan: Plan, kinds: Sequence[str], rows: dict[float | None, int], task: type[Task], said: dict[str, Said]
 ) -> pd.DataFrame:
-    """A row for each amount of labels and each start: the metric over seeds, and its difference from scratch."""
-    made = []
+    """A row for each amount of labels and each start: metrics over seeds, and the first one's minus from scratch."""
+    made, metric = [], task.measured
     for amount in plan.labels:
         for kind in kinds:
             names = [_name(kind, amount, seed) for seed in plan.seeds]
-            value = metrics.over_runs([(said[name].scores, said[name].labels) for name in names], metric)
             row = {"labels": _percent(amount), "images": rows[amount], "encoder": kind, "seeds": len(names)}
-            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), value, strict=True))
+            for one in (metric, *task.beside):
+                value = metrics.over_runs([(said[name].scores, said[name].labels) for name in names], one)
+                row |= dict(zip((one, f"{one}_low", f"{one}_high"), value, strict=True))
             if plan.scratch and kind != SCRATCH:
                 pairs = [
                     (said[name].scores, said[_name(SCRATCH, amount, seed)].scores, said[name].labels)
@@ -126,6 +130,13 @@ def compared(
                 over = metrics.paired_over_runs(pairs, metric)
                 row |= dict(zip(("over", "over_low", "over_high"), over, strict=True))
             made.append(row)
+    if metric in metrics.PAINTING:
+        row = {"labels": "none", "images": 0, "encoder": "bicubic", "seeds": 0}
+        first = next(iter(said.values()))
+        for one in metrics.PAINTING[:2]:
+            value = metrics.over_runs([(first.scores, first.labels)], f"bicubic_{one}")
+            row |= dict(zip((one, f"{one}_low", f"{one}_high"), value, strict=True))
+        made.insert(0, row)
     return pd.DataFrame(made)
 
 
@@ -162,9 +173,7 @@ def _probe(run: Run, facts: Facts, data: Any, out: str) -> str:
     pixels, labels = (
         (split.pixels, split.labels) if kept is None else (split.pixels[kept], split.labels[kept])
     )
-    weights, bias = facts.task(run.task.name).fitted(
-        collect(model, pixels, None, device=device).features, labels
-    )
+    weights, bias = facts.task(run.task).fitted(collect(model, pixels, None, device=device).features, labels)
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(weights))
         model.head.bias.copy_(torch.from_numpy(bias))
@@ -190,7 +199,7 @@ def _percent(amount: float | None) -> str:
 
 def _facts(facts: Facts, split: Split, run: Run) -> Facts:
     """`facts` with the scale of the numbers that a training is given, and of no others."""
-    if sets.target_of(run) is None or (kept := few(split, run)) is None:
+    if run.task.name != "regression" or (kept := few(split, run)) is None:
         return facts
     mean, deviation = float(split.labels[kept].mean()), float(split.labels[kept].std())
     return replace(facts, scale=(mean, deviation or facts.scale[1]))
@@ -200,24 +209,30 @@ def _measured(path: str, run: Run) -> Said:
     """What a checkpoint says of the test split."""
     device, found = launch.task_device(), checkpoint.read(path)
     tested, target = run.data.test or run.data.source, sets.target_of(found.run)
-    output = look(found.model(device), tested, "test", found.run.data.transform, target=target, device=device)
-    task = found.facts.task(found.run.task.name)
+    task, transform = found.facts.task(found.run.task), found.run.data.transform
+    output = look(
+        found.model(device), tested, "test", transform, target=target, judge=task.judge, device=device
+    )
     return Said(task.scores(output.logits), output.labels, task.report(output.logits, output.labels))
 
 
 def _write(folder: str, run: Run, table: pd.DataFrame) -> None:
-    metric = find.task(run.task.name).measured
+    task = find.task(run.task.name)
+    metric = task.measured
     write(f"{folder}/finetuned.csv", table.to_csv(index=False))
     shown = table[["labels", "images", "encoder", "seeds"]].copy()
-    three = [metric, f"{metric}_low", f"{metric}_high"]
-    shown[f"test {metric.upper()}"] = [_interval(*row) for row in table[three].itertuples(index=False)]
+    for one in (metric, *task.beside):
+        three = table[[one, f"{one}_low", f"{one}_high"]].itertuples(index=False)
+        label = "minus bicubic" if one == "psnr_gain" else f"test {one.upper()}"
+        shown[label] = ["" if np.isnan(row[0]) else _interval(*row) for row in three]
     if "over" in table:
         overs = table[["over", "over_low", "over_high"]].itertuples(index=False)
         shown["minus from scratch"] = ["" if np.isnan(row[0]) else _interval(*row, sign="+") for row in overs]
     text = tables.markdown(shown)
     write(f"{folder}/finetuned.md", text)
     better = "lower" if metric in ("mae", "rmse") else "higher"
-    print(f"\n{run.task.name} on the test split of {run.data.test or run.data.source}; {better} is better")
+    name = run.task.name.replace("_", "-")
+    print(f"\n{name} on the test split of {run.data.test or run.data.source}; {better} is better")
     print(f"{text}", flush=True)
 
 

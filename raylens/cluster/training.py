@@ -99,11 +99,16 @@ def check(run: Run) -> None:
             )
     if pretrains and run.search.oracle:
         raise ConfigError("--oracle reads labels of a target, and pretraining has none; leave it out")
-    if run.task.name == "regression" and run.data.balance is not None:
-        raise ConfigError("data.balance is of classes, and a regression has none; set it to null")
-    if run.task.name == "regression" and run.data.target is not None:
+    if (predicted := sets.target_of(run)) and run.data.balance is not None:
+        raise ConfigError(f"data.balance is of classes, and {predicted} is none; set it to null")
+    if predicted and run.data.target is not None:
         raise ConfigError(
-            f"data.target is {run.data.target!r}, and a regression adapts to none; give data.test to measure on it"
+            f"data.target is {run.data.target!r}, and {run.task.name} adapts to none; give data.test to measure on it"
+        )
+    if run.task.name == "super_resolution" and run.data.views is not None:
+        raise ConfigError(
+            f"data.views {run.data.views!r} is of one image, and super-resolution has pairs, which are turned and "
+            "mirrored together; leave it out"
         )
     if run.search.scheduler == "pbt" and run.scale.workers > 1:
         raise ConfigError(
@@ -250,8 +255,8 @@ def loaded(run: Run, method: type[Method]) -> Any:
         return ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method)))
     if sets.target_of(run):
         raise ConfigError(
-            "a regression keeps its images in memory, since many rows may have no number, and these do not fit or "
-            "data.mode is streaming; raise data.resident_limit"
+            f"{run.task.name} keeps its images in memory, and these do not fit or data.mode is streaming; raise "
+            "data.resident_limit"
         )
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
     launch.check_room(run, method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +59,7 @@ def build(run: Run, facts: Facts) -> Method:
     torch.manual_seed(seed(run.seed, "weights"))
     model = checkpoint.start_model(run, facts) if run.start else checkpoint.build_model(run, facts)
     cls = find.method(run.method.name)
-    return cls(run.method, model.train(), facts.task(run.task.name))
+    return cls(run.method, model.train(), facts.task(run.task))
 
 
 def work(
@@ -107,8 +107,8 @@ def validate(
     run: Run, facts: Facts, model: Model, data: Resident, device: torch.device | str = "cpu"
 ) -> dict[str, float | str]:
     """Metrics on the source's validation split, and the objective, which reads no label of the target."""
-    task = facts.task(run.task.name)
-    source = _look(model, data.validation["source"], device)
+    task = facts.task(run.task)
+    source = _look(model, data.validation["source"], device, task.judge)
     found = {f"source/{name}": value for name, value in task.metrics(source.logits, source.labels).items()}
     if "target" not in data.validation:
         score = (
@@ -132,5 +132,5 @@ def validate(
     return found
 
 
-def _look(model: Model, split: Split, device: torch.device | str) -> Outputs:
-    return collect(model, split.pixels, split.labels, device=device)
+def _look(model: Model, split: Split, device: torch.device | str, judge: Callable | None = None) -> Outputs:
+    return collect(model, split.pixels, split.labels, judge=judge, device=device)

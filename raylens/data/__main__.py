@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "preset",
         metavar="PRESET",
-        help="sim, survey, painted (arcs on real cutouts); model-i, model-ii, model-iii, common",
+        help="sim, survey, painted (arcs on real cutouts); model-i, model-ii, model-iii, common, sr-pairs",
     )
     add("--rows", type=int, default=2000)
     add("--seed", type=int, default=0)

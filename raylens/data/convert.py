@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raylens.data import formats
-from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreadable, plain
-from raylens.data.shards import LENS_CLASSES, UNLABELLED, Manifest, ShardWriter, made_by
+from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreadable, channels_first, plain
+from raylens.data.shards import HIGH, LENS_CLASSES, UNLABELLED, Manifest, ShardWriter, made_by
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
 
@@ -44,6 +44,21 @@ class Shape:
     expected: tuple[int, ...] | None = None
     """(C, H, W) that an image must have in the end."""
     dtype: str = "float32"
+    finer: int = 1
+    """How many times finer the twins are."""
+
+    def twin(self, high: np.ndarray) -> np.ndarray:
+        """The twin as it is kept, float32; raises Unreadable with the reason why it is not."""
+        crop, size = (length and length * self.finer for length in (self.crop, self.size))
+        expected = self.expected and (
+            self.expected[0],
+            *(length * self.finer for length in self.expected[1:]),
+        )
+        try:
+            kept = replace(self, crop=crop, size=size, expected=expected, dtype="float32").apply(high)
+        except Unreadable as error:
+            raise Unreadable(f"twin: {error}") from error
+        return kept.astype(np.float32)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """The image as it is kept; raises Unreadable with the reason why it is not."""
@@ -139,6 +154,7 @@ def convert(
         rows.sort(key=lambda row: (row["order"], row["id"]))
         taken = [row for row in rows if not row["reason"]]
         _account(rows, inputs, shape, strict, say)
+        brighter = _brightness(taken, shape, say)
         _assign(taken, splits, folds, seed, options, say)
         known = _label(taken, classes)
         if keep_columns is not None:
@@ -154,7 +170,7 @@ def convert(
             "made": made_by(command, seed, inputs=[os.path.basename(path.rstrip("/")) for path in inputs]),
         }
         with writer:
-            _write(writer, blocks, shape, taken, columns, progress)
+            _write(writer, blocks, shape, taken, columns, brighter, progress)
     return writer.manifest
 
 
@@ -173,7 +189,7 @@ def _probe(
     inputs: list[str],
 ) -> tuple[Shape, tuple[str, ...], float]:
     """What most images look like, from a few: shape, names of the bands, and change of the pixel scale."""
-    looks, why = Counter(), Counter()
+    looks, why, finer = Counter(), Counter(), Counter()
     for unit in units[:: max(1, len(units) // PROBES)]:
         try:
             row = next(formats.rows(unit, options), None)
@@ -184,6 +200,8 @@ def _probe(
             kept = replace(shape, bands=numbers).apply(row.pixels)
             names = tuple(names[i] for i in numbers) if numbers and names else tuple(names or bands)
             before = shape.crop or row.pixels.shape[1]
+            if row.high is not None:
+                finer[channels_first(row.high).shape[1] / row.pixels.shape[1]] += 1
             looks[(kept.shape, str(kept.dtype), numbers, names, before / kept.shape[1])] += 1
         except Unreadable as error:
             why[str(error)] += 1
@@ -206,7 +224,12 @@ def _probe(
         )
     dtype = "uint8" if {look[1] for look in looks} == {"uint8"} else "float32"
     names = names if len(names) == kept[0] else ()
-    return replace(shape, bands=numbers, expected=kept, dtype=dtype), names, scale
+    times = finer.most_common(1)[0][0] if finer else 1
+    if finer and (times <= 1 or times != int(times)):
+        raise DataError(
+            f"twins in {', '.join(inputs)} are {times:g} times as large as their images, and a whole number is needed"
+        )
+    return replace(shape, bands=numbers, expected=kept, dtype=dtype, finer=int(times)), names, scale
 
 
 def _band_numbers(bands: tuple[str, ...], names: tuple[str, ...], channels: int) -> tuple[int, ...] | None:
@@ -258,29 +281,32 @@ def _blocks(
     numbers: np.ndarray, units: list[Unit], options: Options, shape: Shape, seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Rows of some units, a block at a time: pixels, and what is known of them as JSON."""
-    pixels, about = [], []
+    held = []
+    bands, height, width = shape.expected
     blank = np.zeros(shape.expected, shape.dtype)
+    no_twin = np.zeros((bands, height * shape.finer, width * shape.finer), np.float32)
     for number in numbers:
-        for image, row in _taken(units[number], options, shape):
+        for image, high, row in _taken(units[number], options, shape):
             key = hashlib.sha256(f"{seed}:{row['id']}".encode()).digest()
-            pixels.append(blank if image is None else image)
-            about.append({**row, "unit": int(number), "order": int.from_bytes(key[:8]) >> 1})
-            if len(pixels) == ROWS_PER_BLOCK:
-                yield _block(pixels, about)
-                pixels, about = [], []
-    if pixels:
-        yield _block(pixels, about)
+            about = {**row, "unit": int(number), "order": int.from_bytes(key[:8]) >> 1}
+            held.append((blank if image is None else image, no_twin if high is None else high, about))
+            if len(held) == ROWS_PER_BLOCK:
+                yield _block(held, shape)
+                held = []
+    if held:
+        yield _block(held, shape)
 
 
-def _block(pixels: list[np.ndarray], about: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    return {
-        "pixels": np.stack(pixels),
-        "about": np.array([json.dumps(row) for row in about]),
-    }
+def _block(held: list[tuple[np.ndarray, np.ndarray, dict[str, Any]]], shape: Shape) -> dict[str, np.ndarray]:
+    pixels, highs, about = zip(*held, strict=True)
+    block = {"pixels": np.stack(pixels), "about": np.array([json.dumps(row) for row in about])}
+    return block | ({HIGH: np.stack(highs)} if shape.finer > 1 else {})
 
 
-def _taken(unit: Unit, options: Options, shape: Shape) -> Iterator[tuple[np.ndarray | None, dict[str, Any]]]:
-    """Each image of a unit or None, and what is known of it, with the reason if it is None."""
+def _taken(
+    unit: Unit, options: Options, shape: Shape
+) -> Iterator[tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]]:
+    """Each image of a unit and its twin, or None, and what is known of it, with the reason if it is None."""
 
     def about(row: Row, reason: str) -> dict[str, Any]:
         columns, label = dict(row.columns), row.label
@@ -293,11 +319,42 @@ def _taken(unit: Unit, options: Options, shape: Shape) -> Iterator[tuple[np.ndar
     try:
         for row in formats.rows(unit, options):
             try:
-                yield shape.apply(row.pixels), about(row, "")
+                image = shape.apply(row.pixels)
+                if shape.finer == 1:
+                    yield image, None, about(row, "")
+                    continue
+                if row.high is None:
+                    raise Unreadable("no twin of another resolution")
+                high = shape.twin(channels_first(row.high))
+                yield image, high, about(row, "") | {"brightness": _slope(image, high, shape.finer)}
             except Unreadable as error:
-                yield None, about(row, str(error))
+                yield None, None, about(row, str(error))
     except (Unreadable, DataError) as error:
-        yield None, about(Row(np.empty(0), unit.label, unit.id), str(error))
+        yield None, None, about(Row(np.empty(0), unit.label, unit.id), str(error))
+
+
+def _slope(image: np.ndarray, high: np.ndarray, finer: int) -> float:
+    """How much brighter an image (C, H, W) is than the mean of its twin's pixels; noise in it does not bias that."""
+    bands, height, width = image.shape
+    mean = high.reshape(bands, height, finer, width, finer).mean((2, 4), dtype=np.float64)
+    mean -= mean.mean()
+    return float((image * mean).sum() / max((mean * mean).sum(), 1e-300))
+
+
+def _brightness(rows: list[dict[str, Any]], shape: Shape, say: Callable[[str], None]) -> float:
+    """What twins are multiplied with, so that they are in the brightness of their images' larger pixels."""
+    if shape.finer == 1:
+        return 1.0
+    slope, area = float(np.median([row["brightness"] for row in rows])), shape.finer**2
+    say(f"each has a twin, {shape.finer} times finer")
+    if abs(np.log(slope / area)) < 0.3 if slope > 0 else False:
+        say(f"twins times {area}: pixels of theirs hold as much less light, as they are smaller")
+        return float(area)
+    if not 0.7 < slope < 1.4:
+        say(
+            f"images are {slope:.3g} times as bright as their twins: are these of the same sky, in the same units?"
+        )
+    return 1.0
 
 
 def _account(
@@ -407,7 +464,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, pa.Array]:
         elif len(kinds) > 1:
             values = [None if value is None else str(value) for value in values]
         if kinds:
-            columns[{"pixels": "pixels_", "label": "label_", "id": "id_"}.get(name, name)] = pa.array(values)
+            columns[f"{name}_" if name in ("pixels", "label", "id", HIGH) else name] = pa.array(values)
     return columns
 
 
@@ -417,31 +474,39 @@ def _write(
     shape: Shape,
     taken: list[dict[str, Any]],
     columns: dict[str, pa.Array],
+    brighter: float,
     progress: Progress,
 ) -> None:
     """Pixels in the order of the hashes, each to its split, as many at a time as MEMORY holds."""
     import ray
 
     bar = progress.add_task("writing", total=len(taken))
-    step = max(1, MEMORY // (int(np.prod(shape.expected)) * np.dtype(shape.dtype).itemsize))
+    kinds = {"pixels": (shape.expected, np.dtype(shape.dtype))}
+    if shape.finer > 1:
+        bands, height, width = shape.expected
+        kinds[HIGH] = ((bands, height * shape.finer, width * shape.finer), np.dtype("float32"))
+    step = max(1, MEMORY // sum(int(np.prod(each)) * dtype.itemsize for each, dtype in kinds.values()))
     for start in range(0, len(taken), step):
         some = taken[start : start + step]
-        pixels = np.empty((len(some), *shape.expected), shape.dtype)
+        images = {name: np.empty((len(some), *each), dtype) for name, (each, dtype) in kinds.items()}
         wanted: dict[int, list[int]] = {}
         for i, row in enumerate(some):
             wanted.setdefault(row["block"], []).append(i)
         for block, places in wanted.items():
-            held = ray.get(blocks[block])["pixels"].combine_chunks().to_numpy(zero_copy_only=False)
-            for i in places:
-                pixels[i] = held[some[i]["place"]]
+            held = ray.get(blocks[block])
+            for name, into in images.items():
+                those = held[name].combine_chunks().to_numpy(zero_copy_only=False)
+                for i in places:
+                    into[i] = those[some[i]["place"]]
         for split in dict.fromkeys(row["split"] for row in some):
             index = np.array([i for i, row in enumerate(some) if row["split"] == split])
+            twins = {HIGH: brighter * images[HIGH][index]} if HIGH in images else {}
             writer.add(
                 split,
-                pixels[index],
+                images["pixels"][index],
                 np.array([some[i]["label"] for i in index]),
                 [some[i]["id"] for i in index],
-                {name: values.take(pa.array(index + start)) for name, values in columns.items()},
+                {name: values.take(pa.array(index + start)) for name, values in columns.items()} | twins,
             )
         progress.update(bar, completed=start + len(some))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from raylens.data.rows import prepared
-from raylens.data.shards import filesystem, read_manifest, split_files
+from raylens.data.shards import HIGH, filesystem, read_manifest, split_files
 from raylens.errors import ConfigError, DataError
 from raylens.loop import collect
 from raylens.models import Model
@@ -28,20 +30,23 @@ def look(
     *,
     where: str | None = None,
     target: str | None = None,
+    judge: Callable | None = None,
     batch: int = 256,
     device: str = "cpu",
 ) -> Outputs:
     """What `model` says of a split's labelled rows, all of them or those `where` COLUMN=VALUE[,VALUE...].
 
-    With `target` the labels are the numbers of that column.
+    With `target` the labels are the numbers, or images, of that column; images are judged, see collect, and not kept.
 
     Raises DataError when there are none, and ConfigError when there is no such column.
     """
     parts = [
-        collect(model, rows["pixels"], rows["label"], batch=batch, device=device)
+        collect(model, rows["pixels"], rows["label"], judge=judge, batch=batch, device=device)
         for rows in _rows(data, split, where, transform, target)
         if len(rows["label"])
     ]
+    if judge is not None:
+        parts = [replace(part, labels=part.ids) for part in parts]
     if not parts:
         raise DataError(f"no labelled row in split {split!r} of {data}{f' where {where}' if where else ''}")
     joined = {
@@ -49,6 +54,17 @@ def look(
         for name in ("features", "logits", "labels")
     }
     return Outputs(**joined, ids=np.arange(len(joined["labels"])))
+
+
+def examples(
+    model: Model, data: str, split: str, transform: str, rows: int, *, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first `rows` images (N, C, H, W) of a split, what `model` paints of them, and their twins, both finer."""
+    first = next(_rows(data, split, None, transform, HIGH))
+    pixels, high = first["pixels"][:rows], first["label"][:rows]
+    with torch.inference_mode():
+        painted = model.eval()(torch.from_numpy(np.array(pixels)).to(device)).float().cpu().numpy()
+    return pixels, painted, high
 
 
 def some(data: str, split: str, transform: str) -> np.ndarray:
@@ -87,16 +103,18 @@ def _rows(
     column, values = _condition(data, where) if where else (None, [])
     if target is not None and target not in read_manifest(data).columns:
         raise DataError(f"{data} has no column {target!r}, which the model predicts")
+    columns = list(dict.fromkeys(["pixels", target or "label", *([column] if column else [])]))
     for file in split_files(data, split):
         fs, path = filesystem(file)
         with fs.open_input_file(path) as opened:
-            table = pq.ParquetFile(opened).read(
-                columns=list(dict.fromkeys(["pixels", target or "label", *([column] if column else [])]))
-            )
-        if column:
-            table = table.filter(_meets(table, column, values))
-        if len(table):
-            yield prepared(table, transform, target)
+            held = pq.ParquetFile(opened)
+            groups = range(held.num_row_groups)
+            for some in [[group] for group in groups] if target == HIGH else [groups]:  # twins are large
+                table = held.read_row_groups(some, columns=columns)
+                if column:
+                    table = table.filter(_meets(table, column, values))
+                if len(table):
+                    yield prepared(table, transform, target)
 
 
 def _condition(data: str, where: str) -> tuple[str, list[str]]:

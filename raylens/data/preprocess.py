@@ -17,13 +17,16 @@ HUGE = 1e30
 CHUNK = 1 << 20
 
 
-def preprocess(pixels: np.ndarray, transform: str) -> np.ndarray:
+def preprocess(pixels: np.ndarray, transform: str, like: np.ndarray | None = None) -> np.ndarray:
     """Images (N, C, H, W) of any dtype as float32, about 0 to 1; "none" only replaces what is not finite.
 
     minmax  (x - min) / (max - min) over all channels.
     asinh   each channel in units of its own sky noise, clipped, asinh, and scaled by fixed numbers: sky is at
             0.23 and equal signal-to-noise is equal brightness, whatever the survey.
     log     log(1 + 999 minmax(x)) / log(1000).
+
+    What is measured of an image is measured of its row in `like` (N, C, h, w), where that is given: so twins of other
+    resolutions stay in the same units. "log" then takes what is fainter than the faintest for that.
     """
     assert transform in TRANSFORMS, transform
     out = np.empty(pixels.shape, np.float32)
@@ -33,13 +36,18 @@ def preprocess(pixels: np.ndarray, transform: str) -> np.ndarray:
         with np.errstate(over="ignore"):
             out[here] = pixels[here]
         _repair(out[here])
+        measured = out[here]
+        if like is not None:
+            measured = like[here].astype(np.float32)
+            _repair(measured)
         if transform in ("minmax", "log"):
-            _minmax(out[here])
+            _minmax(out[here], measured)
         if transform == "log":
+            np.maximum(out[here], 0, out=out[here])
             np.log1p(np.multiply(out[here], CONTRAST - 1, out=out[here]), out=out[here])
             out[here] /= np.log(CONTRAST)
         if transform == "asinh":
-            _asinh(out[here])
+            _asinh(out[here], measured)
     return out
 
 
@@ -53,20 +61,20 @@ def _repair(x: np.ndarray) -> None:
             image[~fine] = np.median(image[fine]) if fine.any() else 0
 
 
-def _minmax(x: np.ndarray) -> None:
-    low, high = (f(x, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+def _minmax(x: np.ndarray, measured: np.ndarray) -> None:
+    low, high = (f(measured, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
     x -= low
     span = high - low
     span[span == 0] = 1
     x /= span
 
 
-def _asinh(x: np.ndarray) -> None:
-    height, width = x.shape[2:]
+def _asinh(x: np.ndarray, measured: np.ndarray) -> None:
+    height, width = measured.shape[2:]
     edge = max(1, round(SKY_FRAME * min(height, width)))
     inside = np.zeros((height, width), bool)
     inside[edge : height - edge, edge : width - edge] = True
-    sky = x[:, :, ~inside]  # (N, C, pixels of the frame)
+    sky = measured[:, :, ~inside]  # (N, C, pixels of the frame)
     middle, quarter = sky.shape[-1] // 2, 3 * sky.shape[-1] // 4
     ranked = np.partition(sky, (middle, quarter), axis=-1)
     median, upper = ranked[..., middle, None], ranked[..., quarter, None]
@@ -77,7 +85,7 @@ def _asinh(x: np.ndarray) -> None:
     noise = np.where(noise > 0, noise, deviation.mean(-1, keepdims=True))
     median, noise = median[..., None], noise[..., None]
     # A sky without any noise leaves the range as the only scale.
-    span = x.max((2, 3), keepdims=True) - x.min((2, 3), keepdims=True)
+    span = measured.max((2, 3), keepdims=True) - measured.min((2, 3), keepdims=True)
     noise = np.maximum(np.where(noise > 1e-6 * span, noise, span / SKY_CLIP[1]), np.finfo(np.float32).tiny)
     x -= median
     with np.errstate(over="ignore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from raylens import find
 from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data.rows import prepared
-from raylens.data.shards import Manifest, filesystem, read_manifest, read_split, split_files
+from raylens.data.shards import HIGH, Manifest, filesystem, read_manifest, read_split, split_files
 from raylens.data.simulate import digest, foreseen, simulate
 from raylens.data.stream import Resident, Split
 from raylens.data.tasks import ray_data
@@ -127,13 +127,33 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
             for stream, held in manifests.items()
         },
         scale=_scale(run),
+        factor=_factor(run, manifests, test=test),
     )
+
+
+def _factor(run: Run, manifests: Mapping[str, Manifest], *, test: bool) -> int:
+    """How many times finer the twins are, of super-resolution. Raises DataError for a set without any."""
+    if target_of(run) != HIGH:
+        return 1
+    held = {getattr(run.data, stream) or f"the simulated {stream}": one for stream, one in manifests.items()}
+    held |= {run.data.test: tested(run)} if test and run.data.test else {}
+    for where, one in held.items():
+        if one.high is None:
+            raise DataError(
+                f"{where} has no twins of a higher resolution (column {HIGH!r}); make a set with "
+                "`python -m raylens.data simulate sr-pairs`, or convert a folder of LR/ and HR/"
+            )
+    factors = {where: one.high // one.size for where, one in held.items()}
+    if len(set(factors.values())) > 1:
+        told = ", ".join(f"{where} {factor}" for where, factor in factors.items())
+        raise DataError(f"twins are finer by different factors: {told}; give sets of the same")
+    return next(iter(factors.values()))
 
 
 def _scale(run: Run) -> tuple[float, float]:
     """Mean and deviation of the number that is predicted, over the train split. Raises DataError when it has none."""
     column, path = target_of(run), run.data.source
-    if column is None:
+    if column is None or column == HIGH:
         return 0.0, 1.0
     held = manifest(run, "source")
     numeric = path is not None and column in held.columns
@@ -201,8 +221,8 @@ def reside(run: Run, streams: Sequence[str], trained: Sequence[str] = (), *, sha
 
 
 def target_of(run: Run) -> str | None:
-    """The column that is predicted, of a regression."""
-    return run.task.target if run.task.name == "regression" else None
+    """The column that is predicted, of a regression, or of the images that are painted, of super-resolution."""
+    return {"regression": run.task.target, "super_resolution": HIGH}.get(run.task.name)
 
 
 def read(
@@ -217,7 +237,7 @@ def read(
 ) -> Split:
     """One split of a set as arrays, read and preprocessed by Ray Data's tasks, in the order of its files.
 
-    With `target` the labels are the numbers of that column.
+    With `target` the labels are the numbers, or images, of that column.
     """
     fs, _ = filesystem(path)
     files = [filesystem(file)[1] for file in split_files(path, split)]
@@ -245,7 +265,12 @@ def share(run: Run, trained: Sequence[str]) -> float:
 def gigabytes(run: Run, trained: Sequence[str]) -> float:
     """What the streams' train rows take in memory."""
     manifests = [read_manifest(getattr(run.data, stream)) for stream in trained]
-    return sum(held.splits["train"].rows * held.channels * held.size**2 * 4 / 1e9 for held in manifests)
+    finer = target_of(run) == HIGH
+    pixels = [held.size**2 + (held.high**2 if finer and held.high else 0) for held in manifests]
+    return sum(
+        held.splits["train"].rows * held.channels * each * 4 / 1e9
+        for held, each in zip(manifests, pixels, strict=True)
+    )
 
 
 def _fits(where: str, held: Manifest, first: str, source: Manifest) -> None:

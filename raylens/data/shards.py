@@ -28,6 +28,8 @@ LENS_CLASSES = ("nonlens", "lens")
 ROWS_PER_GROUP = 500
 ROWS_PER_FILE = 16 * ROWS_PER_GROUP
 RESERVED = ("pixels", "label", "id", "split")
+HIGH = "high"
+"""Column of the twin of each image at a higher resolution, in the same units, of the same field."""
 _LEFT = re.compile(r".+-\d{5}\.parquet")
 """Files that an interrupted writer leaves in object storage, where nothing can be renamed into place."""
 
@@ -61,6 +63,8 @@ class Manifest:
     statistics: dict[str, list[float]]
     """Mean, std, min and max of each channel, of the train split if there is one, else of all rows."""
     dtype: str = "float32"
+    high: int | None = None
+    """Height and width of the twins in the column `high`; without one there are none."""
     columns: tuple[str, ...] = ()
     """What each row keeps beside pixels, label, id and split."""
     made: dict[str, Any] = field(default_factory=dict)
@@ -159,8 +163,15 @@ def read_split(
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
+def _column(values: Any) -> pa.Array:
+    """Numbers, words, or images (N, C, H, W), as Arrow keeps them."""
+    if isinstance(values, np.ndarray) and values.ndim == 4:
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+    return values if isinstance(values, pa.Array) else pa.array(values)
+
+
 def _array(name: str, column: pa.ChunkedArray) -> np.ndarray:
-    if name == "pixels":
+    if isinstance(column.type, pa.FixedShapeTensorType):
         return np.concatenate([chunk.to_numpy_ndarray() for chunk in column.chunks])
     if name == "label":
         return pc.fill_null(column, UNLABELLED).to_numpy()
@@ -280,7 +291,7 @@ class ShardWriter:
                 "label": pa.array(labels, mask=labels == UNLABELLED),
                 "id": pa.array(ids, pa.string()),
                 "split": pa.array([split] * len(pixels), pa.string()),
-                **{name: pa.array(values) for name, values in (columns or {}).items()},
+                **{name: _column(values) for name, values in (columns or {}).items()},
             }
         )
         if self._schema is None:
@@ -315,12 +326,22 @@ class ShardWriter:
             raise DataError(
                 f"{channels} channels do not fit bands {','.join(self.about['bands'])}; set --bands"
             )
+        high = None
+        if HIGH in self._schema.names:
+            shape = getattr(self._schema.field(HIGH).type, "shape", [0, 0, 0])
+            high = shape[1]
+            if shape != [channels, high, high] or high % size or high <= size:
+                raise DataError(
+                    f"the column {HIGH!r} has no images that are a whole number of times finer than those of "
+                    f"{(channels, size, size)}, but {tuple(shape)}; rename it, or give other twins"
+                )
         parts = [self._splits["train"]] if "train" in self._splits else list(self._splits.values())
         self.manifest = Manifest(
             **self.about,
             size=size,
             channels=channels,
             dtype=str(np.dtype(self._schema.field("pixels").type.value_type.to_pandas_dtype())),
+            high=high,
             columns=tuple(name for name in self._schema.names if name not in RESERVED),
             splits={name: split.summary(self.about["classes"]) for name, split in self._splits.items()},
             statistics=_statistics([split.moments for split in parts]),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from raylens.augment import augment
+from raylens.augment import augment, twins
 from raylens.config import Run
 from raylens.data.order import Order
 from raylens.methods.base import Method
@@ -27,7 +27,10 @@ AHEAD = 3
 
 @dataclass(frozen=True)
 class Split:
-    """A split in memory: preprocessed pixels float32 (N, C, H, W), labels (N,) or None: int64, or float32 numbers."""
+    """A split in memory: preprocessed pixels float32 (N, C, H, W) and labels.
+
+    int64 (N,), or what else is to be predicted: float32 numbers (N,) or images (N, C, f H, f W); or None.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray | None = None
@@ -73,6 +76,10 @@ class Resident:
     ) -> Images:
         split = self.train[name]
         labels = split.labels if name == "source" else None
+        if labels is not None and labels.ndim == 4:
+            view, high = twins(split.pixels[rows], labels[rows], seed(run.seed, "views", name, rank, step))
+            same = dict.fromkeys(method.views, torch.from_numpy(view))
+            return Images(same, torch.from_numpy(high), torch.from_numpy(rows))
         return Images(
             views=views(run, method, split.pixels[rows], (name, rank, step)),
             labels=None if labels is None else torch.from_numpy(labels[rows]),

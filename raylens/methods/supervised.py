@@ -19,7 +19,7 @@ class Supervised(Method):
     """Minimises the task's loss on labelled source images."""
 
     streams = ("source",)
-    tasks = ("classification", "regression")
+    tasks = ("classification", "regression", "super_resolution")
     views = {"view": DIHEDRAL}
     space = {"optimizer.lr": LogUniform(1e-4, 1e-2), "optimizer.weight_decay": LogUniform(1e-5, 1e-2)}
 
@@ -42,6 +42,6 @@ class Supervised(Method):
         logits = self.model(source.views["view"])
         loss = self.task.loss(logits, source.labels, smoothing=self.config.label_smoothing)
         monitors = {}
-        if logits.shape[1] > 1:
+        if logits.ndim == 2 and logits.shape[1] > 1:
             monitors["accuracy"] = (logits.argmax(-1) == source.labels).float().mean()
         return Losses(terms={"supervised": loss}, monitors=monitors)

@@ -25,6 +25,13 @@ class Model(nn.Module):
         return self.head(self.encoder(pixels))
 
 
+class Painter(Model):
+    """An encoder and a head that paints an image, of the image itself and the encoder's maps of it."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(pixels, self.encoder.maps(pixels))
+
+
 def batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
     """The batch-norm layers of a module, synchronised and equivariant ones among them."""
     return (layer for layer in module.modules() if isinstance(layer, _BatchNorm))

@@ -82,9 +82,12 @@ class Encoder(nn.Module):
             nn.Linear(self.dim, self.dim),
         )
 
+    def maps(self, pixels: Tensor) -> Tensor:
+        """What is pooled, the maximum over the group: (B, fields, h, w); it turns with the image."""
+        return self.trunk(enn.GeometricTensor(pixels, self.pixels)).tensor
+
     def forward(self, pixels: Tensor) -> Tensor:
-        maps = self.trunk(enn.GeometricTensor(pixels, self.pixels)).tensor
-        return self.head(self.pool(maps))
+        return self.head(self.pool(self.maps(pixels)))
 
 
 def block(fields: enn.FieldType, out: enn.FieldType, *, kernel: int, padding: int) -> list[nn.Module]:

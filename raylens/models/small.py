@@ -43,8 +43,12 @@ class Encoder(nn.Module):
         self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(16 * width, self.dim), nn.PReLU())
         self.to(memory_format=torch.channels_last)  # faster, on CPUs too
 
+    def maps(self, pixels: Tensor) -> Tensor:
+        """What is pooled: (B, 8 width, H / 16, W / 16)."""
+        return self.layers(pixels.contiguous(memory_format=torch.channels_last))
+
     def forward(self, pixels: Tensor) -> Tensor:
-        maps = self.layers(pixels.contiguous(memory_format=torch.channels_last))
+        maps = self.maps(pixels)
         return self.project(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1))
 
 

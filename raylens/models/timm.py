@@ -6,6 +6,7 @@ PReLU. Networks that are made for one image size, as vision transformers are, ar
 
 from __future__ import annotations
 
+import math
 from difflib import get_close_matches
 from typing import Annotated
 
@@ -35,11 +36,26 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Config, channels: int, size: int) -> None:
         super().__init__()
-        self.dim = config.features
+        self.dim, self.name = config.features, config.name
         self.network = network(config.name, channels, size, config.pretrained)
         pooled = width(self.network, config.name, channels, size)
         self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(pooled, self.dim), nn.PReLU())
         self.to(memory_format=torch.channels_last)  # most of them are faster so, on CPUs too
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """What is pooled: (B, channels, h, w); of a transformer the patches' tokens. Raises ConfigError if none."""
+        found = self.network.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+        if found.ndim == 3:
+            found = found[:, getattr(self.network, "num_prefix_tokens", 0) :]
+            side = math.isqrt(found.shape[1])
+            if side**2 == found.shape[1]:
+                return found.mT.unflatten(2, (side, side))
+        elif found.ndim == 4:
+            last = found.shape[1] != self.network.num_features == found.shape[3]
+            return found.permute(0, 3, 1, 2) if last else found
+        raise ConfigError(
+            f"encoder '{self.name}' has no maps of an image, which super-resolution needs; set another encoder.name"
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.project(self.network(pixels.contiguous(memory_format=torch.channels_last)))

@@ -75,6 +75,11 @@ class Encoder(nn.Module):
         tokens = self.tokens(pixels)
         return tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(1)
 
+    def maps(self, pixels: Tensor) -> Tensor:
+        """The patches' tokens where they lie: (B, dim, H / patch, W / patch)."""
+        side = self.size // self.patch
+        return self.tokens(pixels)[:, 1:].mT.unflatten(2, (side, side))
+
     def tokens(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
         """Tokens (B, 1 + N, dim), the class token first; of the patches `kept` (B, K) alone, (B, 1 + K, dim)."""
         network = self.network

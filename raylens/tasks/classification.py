@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,15 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from raylens import metrics
+from raylens.tasks import base
 
 
-class Task:
+class Task(base.Task):
     """Which of `classes` an image shows; class k is classes[k], for lenses ("nonlens", "lens")."""
 
     objective = "auroc"
-    """Metric that trials without a target are ranked by."""
     shown = ("auroc",)
-    """Metrics on a leaderboard."""
     measured = "auroc"
-    """Metric that finetuned models are compared by."""
-
-    def __init__(self, classes: Sequence[str], scale: tuple[float, float] = (0.0, 1.0)) -> None:
-        self.classes = tuple(classes)
 
     def head(self, dim: int) -> nn.Module:
         """A layer from features (N, dim) to logits (N, K)."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from torch import nn
 
 from raylens import representation
+from raylens.tasks import base
 
 
-class Task:
+class Task(base.Task):
     """Features for tasks to come; `classes` are those of the labels, if there are any."""
 
     objective = None
-    """Trials are ranked by search.validator."""
     shown = ("rankme", "probe", "knn")
-    """Metrics on a leaderboard."""
-
-    def __init__(self, classes: Sequence[str], scale: tuple[float, float] = (0.0, 1.0)) -> None:
-        self.classes = tuple(classes)
 
     def head(self, dim: int) -> nn.Module:
         """Features as they are."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch.nn.functional as F
 from sklearn.linear_model import RidgeCV
@@ -11,20 +9,15 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from raylens import metrics
+from raylens.tasks import base
 
 
-class Task:
+class Task(base.Task):
     """The number in the column task.target, taken with the mean and deviation that it has among training images."""
 
     objective = "r2"
-    """Metric that trials without a target are ranked by."""
     shown = ("r2", "mae")
-    """Metrics on a leaderboard."""
     measured = "mae"
-    """Metric that finetuned models are compared by."""
-
-    def __init__(self, classes: Sequence[str] = (), scale: tuple[float, float] = (0.0, 1.0)) -> None:
-        self.classes, (self.mean, self.deviation) = tuple(classes), scale
 
     def head(self, dim: int) -> nn.Module:
         """A layer from features (N, dim) to the standardised number (N, 1)."""
@@ -32,11 +25,11 @@ class Task:
 
     def loss(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean squared error of standardised numbers, logits (N, 1) and labels (N,)."""
-        return F.mse_loss(logits[:, 0], (labels.to(logits.dtype) - self.mean) / self.deviation)
+        return F.mse_loss(logits[:, 0], (labels.to(logits.dtype) - self.scale[0]) / self.scale[1])
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """Numbers (N,) in their own unit."""
-        return np.asarray(logits, np.float64)[:, 0] * self.deviation + self.mean
+        return np.asarray(logits, np.float64)[:, 0] * self.scale[1] + self.scale[0]
 
     scores = predict
     """What metrics compare."""
@@ -54,6 +47,6 @@ class Task:
     def fitted(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights (1, D) and bias (1,) of a head, by ridge regression of features (N, D) with numbers (N,)."""
         scaler, ridge = StandardScaler(), RidgeCV(alphas=np.logspace(-2, 4, 13))
-        ridge.fit(scaler.fit_transform(features.astype(np.float64)), (labels - self.mean) / self.deviation)
+        ridge.fit(scaler.fit_transform(features.astype(np.float64)), (labels - self.scale[0]) / self.scale[1])
         weights = ridge.coef_[None] / scaler.scale_
         return weights.astype(np.float32), (ridge.intercept_ - weights @ scaler.mean_).astype(np.float32)

@@ -25,6 +25,8 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 NEGATIVE = ("nonlens", "nonlenses", "nolens", "nolenses", "no", "nosub")
 POSITIVE = ("lens", "lenses")
 KNOWN = (*NEGATIVE, *POSITIVE, "sphere", "cdm", "vort", "axion", "sub", "unlabelled")
+RESOLUTION = re.compile(r"(?i)(?:(.+)_)?([lh])r")
+"""Folders LR and HR, or names that end in _LR and _HR."""
 BANDS = re.compile(r"_([ugrizyjhk]+)$")
 
 
@@ -51,6 +53,8 @@ class Row(NamedTuple):
     id: str = ""
     columns: Mapping[str, Any] = {}
     bands: tuple[str, ...] = ()
+    high: np.ndarray | None = None
+    """Its twin of a higher resolution (C, f H, f W)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ class Unit:
     label: Label = None
     split: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    high: str = ""
+    """The file of twins of a higher resolution."""
     missing: str = ""
     """Why the unit cannot be read, if that is known already."""
 
@@ -95,8 +101,10 @@ def rows(unit: Unit, options: Options) -> Iterator[Row]:
     if unit.missing:
         raise Unreadable(unit.missing)
     try:
-        read = [formats()[suffix(file)].rows(file, options) for file in unit.files]
+        files = [*unit.files, unit.high] if unit.high else unit.files
+        read = [formats()[suffix(file)].rows(file, options) for file in files]
         for parts in zip(*read, strict=True):
+            *parts, high = parts if unit.high else (*parts, None)
             first = parts[0]
             yield Row(
                 pixels=np.concatenate([part.pixels for part in parts]) if len(parts) > 1 else first.pixels,
@@ -104,6 +112,7 @@ def rows(unit: Unit, options: Options) -> Iterator[Row]:
                 id=f"{unit.id}/{first.id}" if first.id else unit.id,
                 columns={**unit.columns, **first.columns},
                 bands=sum((part.bands for part in parts), ()),
+                high=high.pixels if high else None,
             )
     except (Unreadable, DataError):
         raise
@@ -141,8 +150,9 @@ def units(path: str, options: Options) -> list[Unit]:
 def _folder(path: str, names: list[str]) -> list[Unit]:
     """A unit for each file, or for each object if its bands lie in folders Band1, Band2, ... side by side."""
     objects: dict[str, dict[str, str]] = {}
-    for name in names:
-        *folders, file = name.split("/")
+    names, highs = _twins(names)
+    for called in names:
+        *folders, file = called.split("/")
         band = next((folder for folder in folders if re.fullmatch(r"(?i)band_?\w+", folder)), "")
         stem = os.path.splitext(file)[0]
         if band:  # the band is in the file's name as well, the object is its number
@@ -150,23 +160,46 @@ def _folder(path: str, names: list[str]) -> list[Unit]:
         key = "/".join([*(folder for folder in folders if folder != band), stem])
         while band in objects.get(key, {}):  # the same stem with another suffix
             key += "'"
-        objects.setdefault(key, {})[band] = name
+        objects.setdefault(key, {})[band] = called
     bands = sorted({band for files in objects.values() for band in files})
     found = []
     for key, files in objects.items():
         *folders, stem = key.split("/")
         split, label = place(stem, folders) if folders else place(stem, [os.path.basename(path)])
-        lacking = [band for band in bands if band not in files] if any(files) else []
+        missing = "missing band" if any(files) and any(band not in files for band in bands) else ""
+        if highs and (files.get("") not in highs or not names[files[""]]):
+            missing = "no twin of another resolution"
         found.append(
             Unit(
-                files=tuple(f"{path}/{files[band]}" for band in sorted(files)),
+                files=tuple(f"{path}/{names[files[band]]}" for band in sorted(files)),
                 id=key,
                 label=label,
                 split=split,
-                missing="missing band" if lacking else "",
+                high=f"{path}/{highs[files['']]}" if highs and not missing else "",
+                missing=missing,
             )
         )
     return found
+
+
+def _twins(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Files as they would be called without LR and HR in their paths, and the twins of those that have any.
+
+    A twin without its image is there without a file. Where nothing is called both LR and HR, all are images.
+    """
+    found: dict[str, dict[str, str]] = {"": {}, "l": {}, "h": {}}
+    for name in names:
+        *folders, file = name.split("/")
+        stem, dot = os.path.splitext(file)
+        parts, kind = [], ""
+        for part in (*folders, stem):
+            match = RESOLUTION.fullmatch(part)
+            kind = match[2].lower() if match else kind
+            parts.append(part if match is None else match[1] or "")
+        found[kind]["/".join(filter(None, parts)) + dot] = name
+    if not found["l"].keys() & found["h"].keys():
+        return {name: name for name in names}, {}
+    return dict.fromkeys(found["h"], "") | found[""] | found["l"], found["h"]
 
 
 def plain(name: str) -> str:

@@ -1,4 +1,5 @@
-"""Lenses with and without dark matter's substructure: DeepLense's Model I, II and III, and its older `common` set.
+"""Lenses with and without dark matter's substructure: DeepLense's Model I, II and III, and its older `common` set;
+and pairs for super-resolution, `sr-pairs`: Model I by a camera of half the resolution, and twice as fine without noise.
 
 Recipes follow DeepLenseSim (mwt5345/DeepLenseSim) and PyLensing (DeepLense-Unsupervised). Substructure is cold dark
 matter's subhaloes, point masses (`cdm`, `sphere`), or a vortex of axions, a rod of mass (`axion`, `vort`) whose length
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raylens.data.shards import HIGH
 from raylens.data.simulate.presets import MARGIN
 from raylens.errors import ConfigError
 from raylens.seeds import seed as seeded
@@ -92,6 +94,8 @@ class Recipe:
     length: float | None
     """Of the vortex; without one it follows from the axion's mass."""
     camera: Camera
+    finer: int = 1
+    """How many times finer each image's twin is: the same light through the same seeing, without noise."""
     discrete: int = 0
     """Points that the vortex is made of; a rod without any."""
     as_published: bool = False
@@ -185,7 +189,10 @@ COMMON = Recipe(
 )
 """150 pixels of 0.05 arcsec with the lens's light. Brightness is in counts a second and pixel, not square arcsec."""
 
-RECIPES = {recipe.name: recipe for recipe in (MODEL_I, MODEL_II, MODEL_III, COMMON)}
+SR_PAIRS = replace(MODEL_I, name="sr-pairs", size=75, pixel=0.1, finer=2)
+"""75 pixels of 0.1 arcsec with noise, and 150 of 0.05 without."""
+
+RECIPES = {recipe.name: recipe for recipe in (MODEL_I, MODEL_II, MODEL_III, COMMON, SR_PAIRS)}
 
 
 def recipe(
@@ -269,16 +276,24 @@ def arcs(light: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
 
 
 def render(made: Recipe, kinds: np.ndarray, key: tuple, *, device: str = "cpu") -> tuple[np.ndarray, dict]:
-    """Images float32 (N, 1, size, size) of those classes, and their truth by column; no Ray is needed."""
+    """Images float32 (N, 1, size, size) of those classes, and their truth by column; no Ray is needed.
+
+    Twins, of the column `high`, are in the brightness of the image's own, larger pixels.
+    """
     rng = np.random.default_rng(seeded(*key))
     lights, truth = populate(made, kinds, rng)
-    images = np.empty((len(kinds), 1, made.size, made.size), np.float32)
+    fine = replace(made, size=made.size * made.finer, pixel=made.pixel / made.finer)
+    rates = np.empty((len(kinds), 1, fine.size, fine.size), np.float32)
     for kind in dict.fromkeys(kinds):  # those of a class have the same parameters
         rows = np.flatnonzero(kinds == kind)
         for begin in range(0, len(rows), TOGETHER):
             some = rows[begin : begin + TOGETHER]
-            images[some, 0] = seen(made, [lights[row] for row in some], device)
-    return record(made, images, rng), truth
+            rates[some, 0] = seen(fine, [lights[row] for row in some], device)
+    exposure = np.exp(rng.uniform(*np.log(made.camera.exposure), (len(kinds), 1, 1, 1)))
+    if made.finer == 1:
+        return record(made, rates, exposure, rng), truth
+    high = made.finer**2 * rates * (exposure if _in_counts(made) else 1)
+    return record(made, binned(rates, made.finer), exposure, rng), truth | {HIGH: high.astype(np.float32)}
 
 
 def seen(made: Recipe, lights: list[dict[str, float]], device: str) -> np.ndarray:
@@ -448,10 +463,18 @@ def axis_ratio(e1: float, e2: float) -> tuple[float, float]:
     return (1 - modulus) / (1 + modulus), 0.5 * math.atan2(e2, e1)
 
 
-def record(made: Recipe, rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What the camera makes of counts a second (N, 1, H, W): Model I's counts, the others' counts a second."""
-    camera, shape = made.camera, (len(rates), 1, 1, 1)
-    exposure = np.exp(rng.uniform(*np.log(camera.exposure), shape))
+def binned(images: np.ndarray, factor: int) -> np.ndarray:
+    """Images (N, C, H, W) with the sums of factor x factor pixels as their pixels."""
+    rows, bands, height, width = images.shape
+    return images.reshape(rows, bands, height // factor, factor, width // factor, factor).sum((3, 5))
+
+
+def record(made: Recipe, rates: np.ndarray, exposure: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What the camera makes of counts a second (N, 1, H, W) in `exposure` (N, 1, 1, 1) seconds.
+
+    Model I's counts, the others' counts a second.
+    """
+    camera = made.camera
     rates = np.clip(rates.astype(np.float64), 0, None)
     if made.as_published and camera.zero_point:
         return (2 * rates).astype(np.float32)
@@ -459,8 +482,13 @@ def record(made: Recipe, rates: np.ndarray, rng: np.random.Generator) -> np.ndar
     sky = camera.sky * area
     counts = rng.poisson((rates + sky) * exposure) - sky * exposure
     counts = counts + camera.rms * exposure * rng.standard_normal(rates.shape)
-    if made.level and not made.lens_light:  # Model I is kept in counts
+    if _in_counts(made):
         if made.as_published:
             counts = rng.poisson(np.clip(counts, 0, None))
         return counts.astype(np.float32)
     return (counts / exposure).astype(np.float32)
+
+
+def _in_counts(made: Recipe) -> bool:
+    """Whether images are kept in counts, as those of Model I are."""
+    return made.level is not None and not made.lens_light

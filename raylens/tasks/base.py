@@ -1,0 +1,38 @@
+"""What every task offers: a model on an encoder, its loss, what it says and how that is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import nn
+
+from raylens.models import Model
+
+
+class Task:
+    """What a model learns to say of an image. Abstract: subclasses declare the constants and define the rest."""
+
+    objective: ClassVar[str | None]
+    """Metric that trials without a target are ranked by; by search.validator without one."""
+    shown: ClassVar[tuple[str, ...]]
+    """Metrics on a leaderboard."""
+    measured: ClassVar[str]
+    """Metric that finetuned models are compared by."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Metrics that stand beside it."""
+    judge: Callable | None = None
+    """Where what a model says is an image: what is kept of it, numbers (N, K) in place of logits."""
+
+    def __init__(
+        self, classes: Sequence[str] = (), scale: tuple[float, float] = (0.0, 1.0), **settings: Any
+    ) -> None:
+        self.classes, self.scale = tuple(classes), scale
+
+    def head(self, dim: int) -> nn.Module:
+        """A layer on features (N, dim)."""
+        raise NotImplementedError(f"{type(self).__name__} must define head")
+
+    def model(self, encoder: nn.Module, channels: int, size: int) -> Model:
+        """`encoder`, of images (N, channels, size, size), under a head of this task."""
+        return Model(encoder, self.head(encoder.dim))
