@@ -41,7 +41,7 @@ def encoder(name: str) -> ModuleType:
 
 def task(name: str) -> type:
     """The task class called `name`."""
-    return _module("tasks", name, "task").Task
+    return _module("tasks", name.replace("-", "_"), "task").Task
 
 
 def validator(name: str):

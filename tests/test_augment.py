@@ -1,6 +1,7 @@
 """Views: what they may change, what they may not, and that they depend on their seed alone."""
 
 import random
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import albumentations
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from raylens import augment as views
-from raylens.augment import augment
+from raylens.augment import augment, twins
 from raylens.errors import ConfigError
 
 D4 = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
@@ -138,6 +139,23 @@ def test_the_symmetries_are_those_of_albumentations_and_as_likely():
     }
     drawn = views.Symmetry().draw(np.random.default_rng(0), (8000, 32, 32, 1))["symmetries"]
     assert np.abs(np.bincount(drawn, minlength=8) / 1000 - 1).max() < 0.12
+
+
+def test_twins_are_moved_together_by_all_eight_symmetries_alike():
+    rng = np.random.default_rng(0)
+    high = rng.random((800, 2, 8, 8), dtype=np.float32)
+    pixels = high.reshape(800, 2, 4, 2, 4, 2).mean((3, 5))
+    views, twins_ = twins(pixels, high, 7)
+    np.testing.assert_allclose(twins_.reshape(800, 2, 4, 2, 4, 2).mean((3, 5)), views, rtol=1e-6)
+    seen = Counter()
+    for view, row in zip(views, pixels, strict=True):
+        eight = [np.rot90(side, k, axes=(1, 2)) for side in (row, row[:, ::-1]) for k in range(4)]
+        (same,) = [k for k, one in enumerate(eight) if np.array_equal(one, view)]
+        seen[same] += 1
+    assert len(seen) == 8
+    assert min(seen.values()) > 60
+    again, _ = twins(pixels, high, 7)
+    np.testing.assert_array_equal(views, again)
 
 
 def test_half_of_the_strong_views_are_blurred_by_about_half_a_pixel_and_more():

@@ -21,6 +21,8 @@ from raylens.tasks import base
 
 DETAILS = 8
 """Channels of the encoder's maps, once they are as wide as the image."""
+WINDOW = 5
+"""Pixels from the middle of SSIM's Gaussian window to its edge."""
 
 
 class Task(base.Task):
@@ -63,8 +65,11 @@ class Task(base.Task):
         found = []
         for image in (painted, bicubic(pixels, self.factor)):
             scaled = (image.float() - low) / span
-            similar = structural_similarity_index_measure(scaled, true, data_range=1.0, reduction="none")
-            found += [(scaled - true).square().mean((1, 2, 3)), similar.reshape(len(true))]
+            _, similar = structural_similarity_index_measure(
+                scaled, true, data_range=1.0, reduction="none", return_full_image=True
+            )
+            whole = similar[..., WINDOW:-WINDOW, WINDOW:-WINDOW]  # where the window lies within the image
+            found += [(scaled - true).square().mean((1, 2, 3)), whole.mean((1, 2, 3))]
         return torch.stack(found, 1)
 
     def predict(self, judged: np.ndarray) -> np.ndarray:

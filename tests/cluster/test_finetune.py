@@ -16,6 +16,7 @@ from raylens.cluster.training import check, fits, started, training
 from raylens.cluster.worker import validate
 from raylens.data import sets
 from raylens.data.shards import LENS_CLASSES, ShardWriter
+from raylens.data.simulate import simulate_substructure
 from raylens.errors import ConfigError, DataError
 from raylens.evaluate import evaluate
 from raylens.finetune import amount
@@ -146,6 +147,67 @@ def test_a_number_is_regressed_where_there_is_one(ray_cluster, folder, sky, pret
     measured = json.loads((out / "metrics.json").read_text())["metrics"]
     reported = json.loads((folder / "number" / "test.json").read_text())["finetuned-all-seed0"]["metrics"]
     assert measured["mae"]["value"] == pytest.approx(reported["mae"]["value"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_images_are_painted_finer_and_compared_with_bicubic(ray_cluster, folder, capsys):
+    sky = simulate_substructure("sr-pairs", rows=120, seed=1, out=str(folder / "pairs"), size=32)
+    first = config.build(
+        {"method.name": "contrastive", "data.source": sky, "storage": str(folder), "name": "for-pairs"}, TINY
+    )
+    start = training(first)
+    words = [start, "super-resolution", "--labels", "50%", "100%", "--seeds", "0", "1", "--task.width", "8"]
+    words += ["--task.blocks", "1", "--fit.steps", "40", "--fit.report_every", "20", "--optimizer.lr", "3e-3"]
+    words += ["--data.batch", "16", "--scale.gpus", "0", "--storage", str(folder), "--name", "finer"]
+    best = verb(words)
+    table = pd.read_csv(folder / "finer" / "finetuned.csv")
+    assert table["encoder"].tolist() == ["bicubic", *["finetuned", "from scratch"] * 2]
+    assert table["images"].tolist() == [0, 48, 48, 96, 96]
+    gain = table["psnr"] - table["psnr"][0]
+    np.testing.assert_allclose(gain[1:], table["psnr_gain"][1:])
+    assert (gain[1:] > 0).all(), "better than bicubic"
+    assert "minus bicubic" in capsys.readouterr().out
+    held = checkpoint.read(best)
+    assert (held.facts.factor, held.run.task.width) == (2, 8)
+    out = Path(evaluate([best, "--data", sky, "--resamples", "50"]))
+    assert (out / "images.png").exists()
+    measured = json.loads((out / "metrics.json").read_text())["metrics"]
+    reported = json.loads((folder / "finer" / "test.json").read_text())["finetuned-all-seed0"]["metrics"]
+    other = json.loads((folder / "finer" / "test.json").read_text())["finetuned-all-seed1"]["metrics"]
+    assert measured["psnr"]["value"] in (
+        pytest.approx(reported["psnr"]["value"], rel=1e-5),
+        pytest.approx(other["psnr"]["value"], rel=1e-5),
+    )
+    coarse = simulate_substructure("model-i", rows=30, seed=1, out=str(folder / "alone"), size=32)
+    with pytest.raises(DataError, match="has no twins of 64 pixels, which the checkpoint paints"):
+        evaluate([best, "--data", coarse])
+    again = [*words[:-1], "refused"]
+    for more, refusal in (
+        (["--frozen"], "--frozen fits a linear head"),
+        (["--data.source", coarse], "has no twins of a higher resolution"),
+        (["--data.views", "strong"], "is of one image, and super-resolution has pairs"),
+        (["--data.balance", "0.5"], r"data\.balance is of classes"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=refusal):
+            verb([*again, *more])
+
+
+@pytest.mark.slow
+def test_super_resolution_is_searched_and_learned_by_two_workers(ray_cluster, folder, capsys):
+    sky = simulate_substructure("sr-pairs", rows=60, seed=2, out=str(folder / "few-pairs"), size=16)
+    run = config.build(
+        {"method.name": "supervised", "task.name": "super-resolution", "data.source": sky, "name": "painted"},
+        {"storage": str(folder), "search.trials": 2, "search.scheduler": "none", "task.width": 8},
+        TINY,
+    )
+    best = search(run)
+    board = pd.read_csv(folder / "painted" / "leaderboard.csv")
+    assert board["target/psnr"].notna().all()
+    assert (board["objective"] == board["source/psnr"]).all()
+    assert "test PSNR" in capsys.readouterr().out
+    pair = run.replace(**{"scale.workers": 2, "name": "by-two", "data.batch": 8, "scale.cpus": 0.5})
+    assert checkpoint.read(training(pair)).metrics["source/psnr"] > 0
+    assert checkpoint.read(best).run.task.name == "super_resolution"
 
 
 @pytest.mark.slow

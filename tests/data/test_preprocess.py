@@ -86,6 +86,18 @@ def test_a_dead_pixel_takes_the_images_median():
     np.testing.assert_array_equal(ours[1], pixels[1])
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_twins_take_the_constants_of_their_images(transform):
+    rng = np.random.default_rng(0)
+    images = rng.normal(10, 2, (5, 2, 16, 16)).astype(np.float32)
+    np.testing.assert_allclose(preprocess(images, transform, like=images), preprocess(images, transform))
+    high = images.repeat(2, 2).repeat(2, 3)
+    found = preprocess(high, transform, like=images)
+    np.testing.assert_allclose(found[:, :, ::2, ::2], preprocess(images, transform), rtol=1e-5, atol=1e-6)
+    high[:, :, 0, 0], high[:, :, 0, 1] = 40, -20  # beyond what the image has
+    assert np.isfinite(preprocess(high, transform, like=images)).all()
+
+
 def test_an_image_does_not_depend_on_its_neighbours():
     pixels = sky(rows=600, size=64)
     for transform in TRANSFORMS:

@@ -169,10 +169,39 @@ def test_published_faults_come_only_when_asked_for():
 def test_noise_comes_once():
     """Of Model I: shot noise of the light, and the background's rms of 0.01 a second."""
     made, rates = recipe("model-i"), np.full((200, 1, 20, 20), 0.2)
-    counts = substructure.record(made, rates, np.random.default_rng(0))
+    seconds = np.exp(np.random.default_rng(1).uniform(*np.log(made.camera.exposure), (200, 1, 1, 1)))
+    counts = substructure.record(made, rates, seconds, np.random.default_rng(0))
     exposure = counts.mean((1, 2, 3)) / 0.2
     expected = 0.2 * exposure + (0.01 * exposure) ** 2
     assert (counts.var((1, 2, 3)) / expected).mean() == pytest.approx(1, abs=0.02)
+
+
+def test_pairs_are_of_the_same_light_and_only_the_coarse_one_is_noisy():
+    made = recipe("sr-pairs", size=30)
+    images, truth = render(made, np.array(["no_sub", "cdm", "axion"]), ("pairs",))
+    high = truth["high"]
+    assert (images.shape, high.shape) == ((3, 1, 30, 30), (3, 1, 60, 60))
+    assert high.dtype == np.float32
+    mean = substructure.binned(high, 2) / 4
+    exposed = 1e3, 10**3.5
+    noise = images - mean
+    deviation = noise.std((1, 2, 3))
+    for low, top, one in zip(
+        *(np.sqrt(mean.mean((1, 2, 3)) + (0.01 * time) ** 2) for time in exposed), deviation, strict=True
+    ):
+        assert 0.8 * low < one < 1.2 * top
+    assert np.abs(noise.mean((1, 2, 3))).max() < 0.2 * deviation.max()
+    alone, _ = render(recipe("sr-pairs", size=30), np.array(["no_sub", "cdm", "axion"]), ("pairs",))
+    np.testing.assert_array_equal(images, alone)
+    assert high.min() >= -1e-3 * high.max(), "without noise"
+
+
+def test_pairs_are_written(ray_cluster, tmp_path):
+    out = simulate_substructure("sr-pairs", rows=60, seed=1, out=str(tmp_path / "set"), size=20)
+    held = read_manifest(out)
+    assert (held.size, held.high, held.arcsec_per_pixel) == (20, 40, pytest.approx(0.375))
+    rows = read_split(out, "train", ("pixels", "high", "log10_mass"))
+    assert rows["high"].shape == (48, 1, 40, 40)
 
 
 def test_a_set_is_written(ray_cluster, tmp_path):
