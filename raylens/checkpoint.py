@@ -73,6 +73,16 @@ class Checkpoint:
         _load(model, _tensors(self.folder / "model.safetensors"), self.folder)
         return model.eval().to(device)
 
+    def method(self, device: torch.device | str = "cpu") -> torch.nn.Module:
+        """The method as it was left, with what it learned beside the model. Raises ConfigError if that was not kept."""
+        method = find.method(self.run.method.name)(
+            self.run.method, self.model(), self.facts.task(self.run.task)
+        )
+        held = _tensors(self.folder / "state.safetensors")
+        named = {name.removeprefix("method/"): v for name, v in held.items() if name.startswith("method/")}
+        _load(method, named, self.folder)
+        return method.eval().to(device)
+
 
 def build_model(run: Run, facts: Facts, *, weights: bool = True) -> Model:
     """An encoder and a head as the settings say; without `weights`, none are fetched for a pretrained encoder."""

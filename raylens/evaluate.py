@@ -14,7 +14,7 @@ from raylens import checkpoint, cli, metrics
 from raylens.checkpoint import Checkpoint
 from raylens.data.outputs import examples, look, some
 from raylens.data.sets import target_of
-from raylens.data.shards import HIGH, read_manifest
+from raylens.data.shards import HIGH, Manifest, read_manifest
 from raylens.errors import ConfigError, DataError
 from raylens.models import adapt_batch_norm
 from raylens.records import Outputs
@@ -49,25 +49,12 @@ def evaluate(argv: Sequence[str]) -> str:
     asked = parser.parse_args(argv)
     if not 0 < asked.threshold < 1:
         raise ConfigError(f"--threshold {asked.threshold:g} is no probability; give one between 0 and 1")
-    folder, _, last = asked.checkpoint.rstrip("/").rpartition("/")
-    if "://" in folder and not asked.out:
+    beside, _, last = asked.checkpoint.rstrip("/").rpartition("/")
+    if "://" in beside and not asked.out:
         raise ConfigError(
             f"the checkpoint {asked.checkpoint} is not on this machine; name a folder here by --out"
         )
     found = checkpoint.read(asked.checkpoint)
-    output = outputs(
-        found,
-        asked.data,
-        asked.split,
-        where=asked.where,
-        batch_norm_from=asked.batch_norm_from,
-        batch=asked.batch,
-        device=asked.device,
-    )
-    task = found.facts.task(found.run.task)
-    report = task.report(
-        output.logits, output.labels, threshold=asked.threshold, resamples=asked.resamples, seed=asked.seed
-    )
     about = {"checkpoint": asked.checkpoint, "data": asked.data, "split": asked.split, "where": asked.where}
     about["batch_norm_from"] = asked.batch_norm_from
     if found.run.search.oracle:
@@ -81,10 +68,45 @@ def evaluate(argv: Sequence[str]) -> str:
             *(["batch-norm"] if asked.batch_norm_from else []),
         ]
     )
-    out = Path(asked.out or f"{folder or '.'}/evaluation/{place.replace('/', '_')}")
-    write(out, about | report, output, found, asked.threshold, asked.device)
-    show(about | report)
+    out = Path(asked.out or f"{beside or '.'}/evaluation/{place.replace('/', '_')}")
+    if found.run.method.name == "mae":
+        report = about | painted(found, asked.data, asked.split, out, asked)
+        save(out, report)
+        show(report)
+        return str(out)
+    output = outputs(
+        found,
+        asked.data,
+        asked.split,
+        where=asked.where,
+        batch_norm_from=asked.batch_norm_from,
+        batch=asked.batch,
+        device=asked.device,
+    )
+    report = about | found.facts.task(found.run.task).report(
+        output.logits, output.labels, threshold=asked.threshold, resamples=asked.resamples, seed=asked.seed
+    )
+    write(out, report, output, found, asked.threshold, asked.device)
+    show(report)
     return str(out)
+
+
+def painted(found: Checkpoint, data: str, split: str, out: Path, asked: Any) -> dict[str, Any]:
+    """What a masked autoencoder paints: errors beside what needs no learning, and a picture."""
+    from raylens import pictures, reconstruction
+
+    if asked.where or asked.batch_norm_from:
+        raise ConfigError(
+            "--where and --batch-norm-from are for labelled rows and batch norm; leave them out"
+        )
+    device = resolved(asked.device)
+    fits(found, data)
+    pixels = some(data, split, found.run.data.transform, reconstruction.IMAGES)
+    made = reconstruction.reconstruction(found.method(device), pixels, seed=asked.seed, device=device)
+    each = {name: getattr(made, name) for name in ("masked", "mean_of_visible", "interpolated", "noise")}
+    folder(out)
+    pictures.draw_reconstruction(made.images, out)
+    return metrics.evaluate_means(each, resamples=asked.resamples, seed=asked.seed)
 
 
 def outputs(
@@ -109,12 +131,7 @@ def outputs(
         )
 
     device = resolved(device)
-    manifest, facts = read_manifest(data), found.facts
-    if (manifest.channels, manifest.size) != (facts.channels, facts.size):
-        raise DataError(
-            f"{data} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was "
-            f"trained on {facts.channels} of {facts.size} x {facts.size}; convert it with --size, --crop or --bands"
-        )
+    manifest, facts = fits(found, data), found.facts
     target = target_of(found.run)
     if target == HIGH and manifest.high != facts.size * facts.factor:
         raise DataError(
@@ -142,6 +159,17 @@ def outputs(
     return joined
 
 
+def fits(found: Checkpoint, data: str) -> Manifest:
+    """The manifest of a set. Raises DataError when its images are of another shape than the checkpoint's."""
+    manifest, facts = read_manifest(data), found.facts
+    if (manifest.channels, manifest.size) != (facts.channels, facts.size):
+        raise DataError(
+            f"{data} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was "
+            f"trained on {facts.channels} of {facts.size} x {facts.size}; convert it with --size, --crop or --bands"
+        )
+    return manifest
+
+
 def resolved(device: str) -> str:
     """`auto` as the GPU if there is one. Raises ConfigError for a GPU that is not there."""
     import torch
@@ -162,10 +190,7 @@ def write(
     """metrics.json and the pictures; a report's `warning` stands on them too."""
     from raylens import pictures
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be written: {error.strerror}") from None
+    folder(out)
     if found.run.task.name == "regression":
         predicted = found.facts.task(found.run.task).predict(output.logits)
         pictures.draw_regression(predicted, output.labels, found.run.task.target, out)
@@ -176,6 +201,19 @@ def write(
     else:
         classes = found.facts.classes
         pictures.draw(output, classes, out, threshold=threshold, warning=report.get("warning"))
+    save(out, report)
+
+
+def folder(out: Path) -> None:
+    """Make the folder. Raises ConfigError when it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror}") from None
+
+
+def save(out: Path, report: dict[str, Any]) -> None:
+    """Write metrics.json, whole or not at all."""
     partial = out / ".metrics.json"
     partial.write_text(json.dumps(report, indent=1))
     os.replace(partial, out / "metrics.json")

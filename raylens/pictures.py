@@ -161,6 +161,27 @@ def draw_super_resolution(
     return [folder / "images.png", folder / "gain.png"]
 
 
+def draw_reconstruction(images: Sequence[np.ndarray], out_folder: Path | str) -> list[Path]:
+    """Write `reconstruction.png` of what a Reconstruction shows: images and pure noise, masked, and painted."""
+    names = ("true", "masked", "painted", "interpolated", "pure noise", "painted")
+    rows = len(images[0])
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(1.75 * len(names), 1.8 * rows + 0.4), layout="constrained")
+        for row, line in enumerate(figure.subplots(rows, len(names), squeeze=False)):
+            for axis, name, image, true in zip(
+                line, names, images, [images[0]] * 4 + [images[4]] * 2, strict=True
+            ):
+                band, whole = image[row].mean(0), true[row].mean(0)
+                axis.set_facecolor("0.75")
+                axis.imshow(band, cmap="magma", vmin=np.nanmin(whole), vmax=np.nanmax(whole), origin="lower")
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+                if row == 0:
+                    axis.set_title(name, fontsize="small")
+        figure.savefig(Path(out_folder) / "reconstruction.png")
+    return [Path(out_folder) / "reconstruction.png"]
+
+
 def _square(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()

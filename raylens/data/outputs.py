@@ -67,15 +67,15 @@ def examples(
     return pixels, painted, high
 
 
-def some(data: str, split: str, transform: str) -> np.ndarray:
-    """Preprocessed pixels (N, C, H, W) of a split, of as many of its first files as hold ENOUGH rows."""
+def some(data: str, split: str, transform: str, enough: int = ENOUGH) -> np.ndarray:
+    """Preprocessed pixels (N, C, H, W) of a split, of as many of its first files as hold `enough` rows."""
     parts, rows = [], 0
     for file in split_files(data, split):
         fs, path = filesystem(file)
         with fs.open_input_file(path) as opened:
             parts.append(prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"])
         rows += len(parts[-1])
-        if rows >= ENOUGH:
+        if rows >= enough:
             break
     return np.concatenate(parts)
 

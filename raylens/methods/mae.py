@@ -27,6 +27,9 @@ from raylens.records import Images, Losses
 from raylens.space import Uniform
 from raylens.tasks.pretraining import Task
 
+EPSILON = 1e-6
+"""Added to a patch's variance before it is divided by."""
+
 
 class MAE(Pretraining):
     """Paints the masked patches of an image."""
@@ -121,4 +124,4 @@ def patches(pixels: Tensor, side: int) -> Tensor:
 def standardised(values: Tensor) -> Tensor:
     """Patches (B, N, P) of mean 0 and deviation 1: He et al. 2022, section 4.1."""
     mean, variance = values.mean(-1, keepdim=True), values.var(-1, keepdim=True)
-    return (values - mean) / (variance + 1e-6).sqrt()
+    return (values - mean) / (variance + EPSILON).sqrt()

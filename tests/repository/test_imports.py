@@ -26,6 +26,7 @@ LAYERS = [
         "tables",
         "health",
         "representation",
+        "reconstruction",
         "pictures",
         "checkpoint",
     }
