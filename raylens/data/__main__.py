@@ -1,4 +1,4 @@
-"""`python -m raylens.data convert | describe | check | simulate`."""
+"""`python -m raylens.data convert | describe | check | simulate | resolve`."""
 
 import argparse
 import inspect
@@ -46,7 +46,9 @@ def bands(text: str) -> tuple[str, ...]:
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="python -m raylens.data", description="Make, look at and check data sets.")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="convert | describe | check | simulate")
+    verbs = top.add_subparsers(
+        dest="verb", required=True, metavar="convert | describe | check | simulate | resolve"
+    )
 
     verb = verbs.add_parser("convert", help="images of any format -> a data set")
     add = verb.add_argument
@@ -137,6 +139,20 @@ def parser() -> argparse.ArgumentParser:
     add("--pixel", type=float, help="arcsec per pixel; the preset's own without it")
     add("--device", help="cpu or cuda")
     add("--overwrite", action="store_true", help="replace the set at --out")
+
+    verb = verbs.add_parser("resolve", help="a data set -> the same at a higher resolution")
+    add = verb.add_argument
+    add("path", metavar="CHECKPOINT", help="of super-resolution, such as runs/<name>/best")
+    add("data", metavar="SET")
+    add("--out", required=True)
+    add(
+        "--by",
+        default="model",
+        choices=("model", "bicubic", "high"),
+        help="who makes the images: the checkpoint, an enlargement, or the set's own twins [model]",
+    )
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--overwrite", action="store_true", help="replace the set at --out")
     return top
 
 
@@ -189,7 +205,22 @@ def run_simulate(preset: str, command: str, **asked) -> int:
     return 0
 
 
-VERBS = {"convert": run_convert, "describe": run_describe, "check": run_check, "simulate": run_simulate}
+def run_resolve(path: str, data: str, out: str, command: str, **asked) -> int:
+    from raylens.data.resolve import resolve
+    from raylens.data.simulate import check_device
+
+    check_device(asked["device"])
+    print(resolve(path, data, out, command=command, **asked))
+    return 0
+
+
+VERBS = {
+    "convert": run_convert,
+    "describe": run_describe,
+    "check": run_check,
+    "simulate": run_simulate,
+    "resolve": run_resolve,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
