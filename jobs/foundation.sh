@@ -20,6 +20,8 @@ for method in "$@"; do
     $run -m raylens.tune "$method" --name "$name" --search.trials "$trials" $settings
     found=runs/$name/best
   fi
+  # What it paints behind the masked patches, beside interpolation, and on pure noise.
+  [ "$method" != mae ] || $run -m raylens.evaluate "$found" --data "$data"
   $run -m raylens.finetune "$found" classification --labels 1% 10% 100% --frozen --seeds $seeds --fit.steps "$fine" \
     --fit.report_every "$((fine / 2))" --name "$name-finetuned"
   $run -m raylens.evaluate "runs/$name-finetuned/best" --data $data
