@@ -28,7 +28,8 @@ def table(manifests: list[Manifest], console: Console | None = None) -> None:
     for held in manifests:
         scale = f", {held.arcsec_per_pixel:g} arcsec/pixel" if held.arcsec_per_pixel else ""
         channels = f"bands {','.join(held.bands)}" if held.bands else f"{held.channels} channel(s)"
-        about = f"{held.size} x {held.size}, {channels}, {held.dtype}{scale}"
+        twins = f", twins of {held.high} x {held.high}" if held.high else ""
+        about = f"{held.size} x {held.size}, {channels}, {held.dtype}{scale}{twins}"
         title = f"{held.name}" + (f" ({held.domain})" if held.domain else "")
         console.print(f"\n{title}", style="bold", end="", highlight=False, soft_wrap=True)
         console.print(f": {about}", highlight=False, soft_wrap=True)
