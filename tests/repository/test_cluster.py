@@ -29,7 +29,7 @@ def test_ray_takes_it(whole):
 
 
 def test_ray_would_refuse_what_is_wrong(whole):
-    few = {"gpu": whole["available_node_types"]["gpu"] | {"min_workers": 9}}
+    few = {"gpu": whole["available_node_types"]["gpu"] | {"min_workers": 11}}
     for wrong, said in (
         ({"head_node_type": "nobody"}, "head_node_type"),
         ({"max_worker": 3}, "max_worker"),
