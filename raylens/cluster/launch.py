@@ -110,9 +110,11 @@ def capacity() -> dict[str, float]:
     """Resources of the cluster at its largest: what its nodes have, or may have once it has grown."""
     import ray
 
-    now = ray.cluster_resources()
-    grown = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0.0), grown.get(name, 0.0)) for name in ("CPU", "GPU")}
+    now, (_, kinds) = ray.cluster_resources(), nodes()
+    grown = {
+        name: sum(kind.count * kind.resources.get(name, 0.0) for kind in kinds) for name in ("CPU", "GPU")
+    }
+    return {name: max(now.get(name, 0.0), grown[name]) for name in grown}
 
 
 def nodes() -> tuple[list[Nodes], list[Nodes]]:
@@ -121,11 +123,38 @@ def nodes() -> tuple[list[Nodes], list[Nodes]]:
 
     now = [Nodes(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
     growth = ray._private.state.state.get_cluster_config()
-    groups = growth.node_group_configs if growth else ()
+    if growth is None:
+        return now, _autoscaled()
     return now, [
         Nodes(dict(group.resources), sys.maxsize if group.max_count < 0 else group.max_count)
-        for group in groups
+        for group in growth.node_group_configs
     ]
+
+
+def _autoscaled() -> list[Nodes]:
+    """The nodes that this cluster's autoscaler may start, by the file that it was started with; none without one.
+
+    Ray's own autoscaler tells nobody what it may grow to. It runs on the head, and so do the drivers of jobs.
+    """
+    import psutil
+    import ray
+    import yaml
+
+    address = ray.get_runtime_context().gcs_address
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        flags = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        if flags.get("--gcs-address") == address and "--autoscaling-config" in flags:
+            try:
+                settings = yaml.safe_load(Path(flags["--autoscaling-config"]).expanduser().read_text())
+            except OSError:  # another machine's, or another user's
+                continue
+            most, head = settings.get("max_workers", 0), settings.get("head_node_type")
+            return [
+                Nodes(kind["resources"], 1 if name == head else min(most, kind.get("max_workers", 0)))
+                for name, kind in settings["available_node_types"].items()
+            ]
+    return []
 
 
 def room(run: Run) -> int:

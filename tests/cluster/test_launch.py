@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from raylens.cluster import launch
 from raylens.cluster.folders import addressed
@@ -24,16 +24,37 @@ def cluster(monkeypatch):
         there = [{"Alive": True, "Resources": each}] * nodes
         group = SimpleNamespace(resources=kind or {}, max_count=more)
         growth = SimpleNamespace(node_group_configs=[group]) if more else None
-        count = sys.maxsize if more < 0 else more
-        most = {name: count * amount for name, amount in (kind or {}).items()} or None
-        state = SimpleNamespace(
-            get_cluster_config=lambda: growth, get_max_resources_from_cluster_config=lambda: most
-        )
+        state = SimpleNamespace(get_cluster_config=lambda: growth)
+        monkeypatch.setattr(launch, "_autoscaled", list)
         monkeypatch.setattr("ray.nodes", lambda: [*there, {"Alive": False}])
         monkeypatch.setattr("ray.cluster_resources", lambda: {name: nodes * each[name] for name in each})
         monkeypatch.setattr("ray._private.state.state", state)
 
     return set_up
+
+
+def test_an_autoscaler_that_tells_nothing_is_known_by_the_file_it_was_started_with(monkeypatch, tmp_path):
+    cluster = yaml.safe_load((Path(__file__).parents[2] / "cluster.yaml").read_text())
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(cluster, sort_keys=False))
+
+    def running(*flags: str) -> None:
+        words = ["python", "monitor.py", *flags]
+        processes = [SimpleNamespace(info={"cmdline": given}) for given in (None, ["bash"], words)]
+        monkeypatch.setattr("psutil.process_iter", lambda _: processes)
+        monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+
+    ours, file = "--gcs-address=10.0.0.1:6379", f"--autoscaling-config={tmp_path}/cluster.yaml"
+    running(ours, file)
+    found = dict(zip(cluster["available_node_types"], launch._autoscaled(), strict=True))
+    assert {name: kind.count for name, kind in found.items()} == {"head": 1, "gpu": 8, "cpu": 2}
+    assert found["gpu"].resources == {"CPU": 8, "GPU": 1}
+    for others in (
+        (ours,),
+        ("--gcs-address=10.0.0.2:6379", file),
+        (ours, "--autoscaling-config=/nowhere.yaml"),
+    ):
+        running(*others)
+        assert launch._autoscaled() == []
 
 
 def test_a_folder_is_refused_where_there_are_several_nodes_or_may_be(tiny, cluster):
