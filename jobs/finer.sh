@@ -5,7 +5,7 @@
 # axion is regressed on what is given, enlarged, painted and true. Two cores: an hour. Last result: docs/results.md.
 set -euo pipefail
 run=${RAYLENS:-uv run python} size=${SIZE:-32} rows=${ROWS:-8000} steps=${STEPS:-1500} fine=${FINE:-1000}
-masses=${MASSES:-1500} seeds=${SEEDS:-0 1 2}
+masses=${MASSES:-2500} seeds=${SEEDS:-0 1 2}
 pairs=shards/sr-pairs-$size
 
 [ -e "$pairs" ] || $run -m raylens.data simulate sr-pairs --rows "$rows" --size "$size" --seed 1 --out "$pairs"
@@ -17,11 +17,11 @@ $run -m raylens.evaluate runs/finer/best --data "$pairs"
 for by in model bicubic high; do
   [ -e "$pairs-$by" ] || $run -m raylens.data resolve runs/finer/best "$pairs" --by $by --out "$pairs-$by"
 done
-for set in "$pairs" "$pairs"-bicubic "$pairs"-model "$pairs"-high; do
-  for seed in $seeds; do
-    name=mass-$(basename "$set")-seed$seed
-    $run -m raylens.train supervised --task regression --data.source "$set" --name "$name" --seed "$seed" \
-      --fit.steps "$masses" --fit.report_every "$((masses / 2))"
-    $run -m raylens.evaluate "runs/$name/last" --data "$set"
-  done
+# Networks from scratch, in the rows of that name, are the same for all; the others start from what knows the classes.
+$run -m raylens.train supervised --name finer-classes --data.source "$pairs-high" --fit.steps 2000
+for by in model bicubic high; do
+  $run -m raylens.finetune runs/finer-classes/last regression --data.source "$pairs-$by" --seeds $seeds \
+    --fit.steps "$masses" --fit.report_every "$((masses / 2))" --name "mass-$by"
 done
+$run -m raylens.finetune runs/finer-pretrained/last regression --data.source "$pairs" --seeds $seeds \
+  --fit.steps "$masses" --fit.report_every "$((masses / 2))" --name mass-given
