@@ -15,7 +15,7 @@ $run -m raylens.finetune runs/finer-pretrained/last super-resolution --labels 10
   --fit.steps "$fine" --fit.report_every "$((fine / 2))" --name finer
 $run -m raylens.evaluate runs/finer/best --data "$pairs"
 for by in model bicubic high; do
-  [ -e "$pairs-$by" ] || $run -m raylens.data resolve runs/finer/best "$pairs" --by $by --out "$pairs-$by"
+  $run -m raylens.data resolve runs/finer/best "$pairs" --by $by --out "$pairs-$by" --overwrite
 done
 # Networks from scratch, in the rows of that name, are the same for all; the others start from what knows the classes.
 $run -m raylens.train supervised --name finer-classes --data.source "$pairs-high" --fit.steps 2000

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on a labelled split: `python -m raylens.evaluate CHECKPOINT --data DIR --split test`."""
+"""Measure a checkpoint on a split: `python -m raylens.evaluate CHECKPOINT --data DIR --split test`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def evaluate(argv: Sequence[str]) -> str:
     """Write metrics.json and pictures of the checkpoint that `argv` names; returns their folder."""
     parser = cli.Parser(prog="python -m raylens.evaluate", description=__doc__, allow_abbrev=False)
     parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
-    parser.add_argument("--data", required=True, help="shard set with labels")
+    parser.add_argument("--data", required=True, help="shard set, with what the checkpoint predicts")
     parser.add_argument("--split", default="test", help="split to measure on [test]")
     parser.add_argument("--where", help="rows to measure on, COLUMN=VALUE[,VALUE...]; all without it")
     parser.add_argument(
@@ -97,7 +97,8 @@ def painted(found: Checkpoint, data: str, split: str, out: Path, asked: Any) -> 
 
     if asked.where or asked.batch_norm_from:
         raise ConfigError(
-            "--where and --batch-norm-from are for labelled rows and batch norm; leave them out"
+            f"{found.folder} is a masked autoencoder, whose painting is measured on all rows as it is; leave --where "
+            "and --batch-norm-from out"
         )
     device = resolved(asked.device)
     fits(found, data)
@@ -196,7 +197,8 @@ def write(
         pictures.draw_regression(predicted, output.labels, found.run.task.target, out)
     elif found.run.task.name == "super_resolution":
         device, transform = resolved(device), found.run.data.transform
-        shown = examples(found.model(device), report["data"], report["split"], transform, 4, device=device)
+        place = (report["data"], report["split"], transform, 4)
+        shown = examples(found.model(device), *place, where=report["where"], device=device)
         pictures.draw_super_resolution(*shown, output.logits, out)
     else:
         classes = found.facts.classes

@@ -169,8 +169,8 @@ METRICS = {
     "ssim": Metric(
         "structural similarity of painted images, 1 at most", "Wang et al. 2004, Gaussian of 1.5 pixels"
     ),
-    "bicubic_psnr": Metric("psnr of the bicubic enlargement", "Keys 1981"),
-    "bicubic_ssim": Metric("ssim of the bicubic enlargement", "Keys 1981"),
+    "bicubic_psnr": Metric("psnr of the bicubic enlargement", "torch, a = -0.75"),
+    "bicubic_ssim": Metric("ssim of the bicubic enlargement", "torch, a = -0.75"),
     "psnr_gain": Metric("psnr above that of the bicubic enlargement, dB", "psnr - bicubic_psnr"),
     "mse": Metric(
         "mean squared error of painted images, in the squared range of each", "mean (p - y)^2 / range(y)^2"

@@ -60,7 +60,8 @@ def reconstruction(
         return _whole(values[:shown], images[:shown].shape, side).numpy()
 
     mask = hidden[..., None]
-    known = torch.ones(()) if normalised else noise.var((1, 2, 3))
+    values = true.shape[-1]  # whose deviation is the unbiased one
+    known = torch.tensor((values - 1) / values) if normalised else noise.var((1, 2, 3))
     return Reconstruction(
         masked=error(painted, true),
         mean_of_visible=error(visible, true),

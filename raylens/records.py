@@ -14,8 +14,8 @@ from torch import Tensor
 class Images:
     """A batch of one stream.
 
-    `views` maps a view's name to float32 pixels (B, C, H, W); `labels` is (B,), or None where the stream has none: the
-    target stream never has; `ids` are the rows' positions in their data set, (B,).
+    `views` maps a view's name to float32 pixels (B, C, H, W); `labels` is (B,), or images (B, C, f H, f W), or
+    None where the stream has none: the target stream never has; `ids` are the rows' positions in their data set, (B,).
     """
 
     views: Mapping[str, Tensor]
@@ -48,7 +48,10 @@ class Losses:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of a whole split: features (N, dim), logits (N, K), labels (N,) or None, ids (N,)."""
+    """What a model says of a whole split: features (N, dim), logits (N, K), labels (N,) or None, ids (N,).
+
+    Of painted images logits are what a task judged them to be, and there are no features, (N, 0).
+    """
 
     features: np.ndarray
     logits: np.ndarray

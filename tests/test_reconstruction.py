@@ -92,5 +92,5 @@ def test_an_evaluation_of_an_autoencoder_leaves_numbers_and_a_picture(tiny, tmp_
         assert one["low"] <= one["value"] <= one["high"]
     again = checkpoint.read(tmp_path / "run" / "last").method()
     assert torch.equal(again.narrow.weight, method.narrow.weight)
-    with pytest.raises(ConfigError, match="leave them out"):
+    with pytest.raises(ConfigError, match="is a masked autoencoder"):
         evaluate([*words, "--where", "split=test"])

@@ -99,11 +99,16 @@ def check(run: Run) -> None:
             )
     if pretrains and run.search.oracle:
         raise ConfigError("--oracle reads labels of a target, and pretraining has none; leave it out")
+    learned = run.task.name.replace("_", "-")
     if (predicted := sets.target_of(run)) and run.data.balance is not None:
-        raise ConfigError(f"data.balance is of classes, and {predicted} is none; set it to null")
+        raise ConfigError(f"data.balance is of classes, and {learned} learns none; set it to null")
     if predicted and run.data.target is not None:
         raise ConfigError(
-            f"data.target is {run.data.target!r}, and {run.task.name} adapts to none; give data.test to measure on it"
+            f"data.target is {run.data.target!r}, and {learned} adapts to none; give data.test to measure on it"
+        )
+    if predicted and run.data.mode == "streaming":
+        raise ConfigError(
+            f"data.mode is streaming, and {learned} keeps its images in memory; set it to resident"
         )
     if run.task.name == "super_resolution" and run.data.views is not None:
         raise ConfigError(

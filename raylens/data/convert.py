@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raylens.data import formats
-from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreadable, channels_first, plain
+from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreadable, plain
 from raylens.data.shards import HIGH, LENS_CLASSES, UNLABELLED, Manifest, ShardWriter, made_by
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
@@ -49,13 +49,21 @@ class Shape:
 
     def twin(self, high: np.ndarray) -> np.ndarray:
         """The twin as it is kept, float32; raises Unreadable with the reason why it is not."""
-        crop, size = (length and length * self.finer for length in (self.crop, self.size))
+        size = self.size and self.size * self.finer
+        if self.crop:  # by whole pixels of the image, wherever its own middle is
+            high = high[
+                :,
+                *(
+                    slice(self.finer * start, self.finer * (start + self.crop))
+                    for start in ((length // self.finer - self.crop) // 2 for length in high.shape[1:])
+                ),
+            ]
         expected = self.expected and (
             self.expected[0],
             *(length * self.finer for length in self.expected[1:]),
         )
         try:
-            kept = replace(self, crop=crop, size=size, expected=expected, dtype="float32").apply(high)
+            kept = replace(self, crop=None, size=size, expected=expected, dtype="float32").apply(high)
         except Unreadable as error:
             raise Unreadable(f"twin: {error}") from error
         return kept.astype(np.float32)
@@ -201,7 +209,7 @@ def _probe(
             names = tuple(names[i] for i in numbers) if numbers and names else tuple(names or bands)
             before = shape.crop or row.pixels.shape[1]
             if row.high is not None:
-                finer[channels_first(row.high).shape[1] / row.pixels.shape[1]] += 1
+                finer[row.high.shape[1] / row.pixels.shape[1]] += 1
             looks[(kept.shape, str(kept.dtype), numbers, names, before / kept.shape[1])] += 1
         except Unreadable as error:
             why[str(error)] += 1
@@ -324,8 +332,8 @@ def _taken(
                     yield image, None, about(row, "")
                     continue
                 if row.high is None:
-                    raise Unreadable("no twin of another resolution")
-                high = shape.twin(channels_first(row.high))
+                    raise Unreadable("no twin of a higher resolution")
+                high = shape.twin(row.high)
                 yield image, high, about(row, "") | {"brightness": _slope(image, high, shape.finer)}
             except Unreadable as error:
                 yield None, None, about(row, str(error))

@@ -40,13 +40,11 @@ def look(
 
     Raises DataError when there are none, and ConfigError when there is no such column.
     """
-    parts = [
-        collect(model, rows["pixels"], rows["label"], judge=judge, batch=batch, device=device)
-        for rows in _rows(data, split, where, transform, target)
-        if len(rows["label"])
-    ]
-    if judge is not None:
-        parts = [replace(part, labels=part.ids) for part in parts]
+    parts = []
+    for rows in _rows(data, split, where, transform, target):
+        if len(rows["label"]):
+            part = collect(model, rows["pixels"], rows["label"], judge=judge, batch=batch, device=device)
+            parts.append(part if judge is None else replace(part, labels=part.ids))  # twins are large
     if not parts:
         raise DataError(f"no labelled row in split {split!r} of {data}{f' where {where}' if where else ''}")
     joined = {
@@ -57,10 +55,17 @@ def look(
 
 
 def examples(
-    model: Model, data: str, split: str, transform: str, rows: int, *, device: str = "cpu"
+    model: Model,
+    data: str,
+    split: str,
+    transform: str,
+    rows: int,
+    *,
+    where: str | None = None,
+    device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first `rows` images (N, C, H, W) of a split, what `model` paints of them, and their twins, both finer."""
-    first = next(_rows(data, split, None, transform, HIGH))
+    first = next(_rows(data, split, where, transform, HIGH))
     pixels, high = first["pixels"][:rows], first["label"][:rows]
     with torch.inference_mode():
         painted = model.eval()(torch.from_numpy(np.array(pixels)).to(device)).float().cpu().numpy()

@@ -48,6 +48,8 @@ def resolve(
         raise DataError(
             f"{data} has no twins of {held.size * found.facts.factor} pixels; use --by model or bicubic"
         )
+    if filesystem(out)[1].rstrip("/") == filesystem(data)[1].rstrip("/"):
+        raise DataError(f"--out {out} is the set that is read; name another folder")
     model, factor, transform = found.model(device), found.facts.factor, found.run.data.transform
     writer = ShardWriter(
         out,

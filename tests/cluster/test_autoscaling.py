@@ -112,7 +112,7 @@ def growing(bucket):  # noqa: F811, whose address its nodes must know
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["direct", "nested"])
 def test_a_search_makes_the_cluster_grow_and_leaves_it_to_shrink(growing, bucket, workers):  # noqa: F811
-    assert growing.wait(lambda count: count == 0, 60) == 0
+    assert growing.wait(lambda count: count == 0, 120) == 0
     flags = {
         "storage": f"{bucket}/runs",
         "name": f"grown-{workers}",
@@ -140,4 +140,4 @@ def test_a_search_makes_the_cluster_grow_and_leaves_it_to_shrink(growing, bucket
     assert search.returncode == 0, said
     assert most == MOST
     assert said.strip().splitlines()[-1] == f"{bucket}/runs/grown-{workers}/best"
-    assert growing.wait(lambda count: count == 0, 60) == 0
+    assert growing.wait(lambda count: count == 0, 120) == 0

@@ -130,6 +130,71 @@ class TestConvert:
         )
         assert (arcs.channels, arcs.rows) == (3, 16)
 
+    @pytest.mark.parametrize("summed", [True, False], ids=["flux", "brightness"])
+    def test_folders_of_two_resolutions_become_pairs_in_the_same_units(self, tmp_path, summed):
+        rng = np.random.default_rng(0)
+        for folder in ("train/LR", "train/HR", "test/LR", "test/HR"):
+            (tmp_path / "in" / folder).mkdir(parents=True)
+        for k in range(12):
+            high = rng.random((1, 24, 24))
+            low = high.reshape(1, 12, 2, 12, 2)
+            low = low.sum((2, 4)) if summed else low.mean((2, 4))
+            split = "train" if k < 8 else "test"
+            np.save(tmp_path / "in" / split / "LR" / f"sample{k}.npy", low)
+            if k != 3:
+                np.save(tmp_path / "in" / split / "HR" / f"sample{k}.npy", high)
+        said = []
+        manifest = convert([str(tmp_path / "in")], str(tmp_path / "out"), say=said.append)
+        assert (manifest.size, manifest.high, manifest.classes) == (12, 24, ())
+        assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 7, "test": 4}
+        rows = read_split(tmp_path / "out", "train", ("pixels", "high", "id"))
+        mean = rows["high"].reshape(7, 1, 12, 2, 12, 2).mean((3, 5))
+        np.testing.assert_allclose(mean, rows["pixels"], rtol=1e-5)
+        assert "train/sample3" not in rows["id"]
+        told = " ".join(said)
+        assert "1 no twin of a higher resolution (such as train/sample3)" in told
+        assert ("twins times 4" in told) == summed
+
+    @pytest.mark.parametrize("crop", [8, 9])
+    def test_twins_are_cut_where_their_images_are(self, tmp_path, crop):
+        rng = np.random.default_rng(0)
+        for name in ("LR", "HR"):
+            (tmp_path / "in" / name).mkdir(parents=True)
+        for k in range(6):
+            high = rng.random((1, 30, 30))
+            np.save(tmp_path / "in" / "HR" / f"{k}.npy", high)
+            np.save(tmp_path / "in" / "LR" / f"{k}.npy", high.reshape(1, 15, 2, 15, 2).mean((2, 4)))
+        convert([str(tmp_path / "in")], str(tmp_path / "out"), crop=crop, splits={"train": 1.0})
+        rows = read_split(tmp_path / "out", "train", ("pixels", "high"))
+        mean = rows["high"].reshape(6, 1, crop, 2, crop, 2).mean((3, 5))
+        np.testing.assert_allclose(mean, rows["pixels"], rtol=1e-5)
+
+    def test_stacks_in_another_order_are_no_twins(self, tmp_path):
+        rng = np.random.default_rng(0)
+        for name, size, order in (("LR", 16, ("lens", "nonlens")), ("HR", 32, ("nonlens", "lens"))):
+            (tmp_path / "in" / name).mkdir(parents=True)
+            np.savez(tmp_path / "in" / name / "a.npz", **{key: rng.random((20, size, size)) for key in order})
+        with pytest.raises(DataError, match="twin of another image"):
+            convert([str(tmp_path / "in")], str(tmp_path / "out"))
+
+    def test_twins_that_are_no_whole_number_of_times_finer_are_refused(self, tmp_path):
+        for name, size in (("LR", 10), ("HR", 25)):
+            (tmp_path / "in" / name).mkdir(parents=True)
+            np.save(tmp_path / "in" / name / "a.npy", np.random.default_rng(0).random((size, size)))
+        with pytest.raises(DataError, match=r"are 2\.5 times as large as their images"):
+            convert([str(tmp_path / "in")], str(tmp_path / "out"))
+
+    def test_a_stack_and_its_twin_are_paired_by_place(self, tmp_path):
+        rng = np.random.default_rng(0)
+        (tmp_path / "in").mkdir()
+        high = rng.random((20, 32, 32))
+        np.save(tmp_path / "in" / "train_HR.npy", high)
+        np.save(tmp_path / "in" / "train_LR.npy", high.reshape(20, 16, 2, 16, 2).mean((2, 4)))
+        convert([str(tmp_path / "in")], str(tmp_path / "out"), splits={"train": 1.0})
+        rows = read_split(tmp_path / "out", "train", ("pixels", "high"))
+        mean = rows["high"].reshape(20, 1, 16, 2, 16, 2).mean((3, 5))
+        np.testing.assert_allclose(mean, rows["pixels"], rtol=1e-5)
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -201,46 +266,3 @@ def test_labels_that_are_no_class_are_named():
     rows = [{"label": "hsc"}, {"label": "smooth"}, {"label": None}]
     assert _label(rows, {"nonlens": "hsc", "lens": "smooth"}) == ("nonlens", "lens")
     assert [row["label"] for row in rows] == [0, 1, -1]
-
-    @pytest.mark.parametrize("summed", [True, False], ids=["flux", "brightness"])
-    def test_folders_of_two_resolutions_become_pairs_in_the_same_units(self, tmp_path, summed):
-        rng = np.random.default_rng(0)
-        for folder in ("train/LR", "train/HR", "test/LR", "test/HR"):
-            (tmp_path / "in" / folder).mkdir(parents=True)
-        for k in range(12):
-            high = rng.random((1, 24, 24))
-            low = high.reshape(1, 12, 2, 12, 2)
-            low = low.sum((2, 4)) if summed else low.mean((2, 4))
-            split = "train" if k < 8 else "test"
-            np.save(tmp_path / "in" / split / "LR" / f"sample{k}.npy", low)
-            if k != 3:
-                np.save(tmp_path / "in" / split / "HR" / f"sample{k}.npy", high)
-        said = []
-        manifest = convert([str(tmp_path / "in")], str(tmp_path / "out"), say=said.append)
-        assert (manifest.size, manifest.high, manifest.classes) == (12, 24, ())
-        assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 7, "test": 4}
-        rows = read_split(tmp_path / "out", "train", ("pixels", "high", "id"))
-        mean = rows["high"].reshape(7, 1, 12, 2, 12, 2).mean((3, 5))
-        np.testing.assert_allclose(mean, rows["pixels"], rtol=1e-5)
-        assert "train/sample3" not in rows["id"]
-        told = " ".join(said)
-        assert "1 no twin of another resolution (such as train/sample3)" in told
-        assert ("twins times 4" in told) == summed
-
-    def test_twins_that_are_no_whole_number_of_times_finer_are_refused(self, tmp_path):
-        for name, size in (("LR", 10), ("HR", 25)):
-            (tmp_path / "in" / name).mkdir(parents=True)
-            np.save(tmp_path / "in" / name / "a.npy", np.random.default_rng(0).random((size, size)))
-        with pytest.raises(DataError, match=r"are 2\.5 times as large as their images"):
-            convert([str(tmp_path / "in")], str(tmp_path / "out"))
-
-    def test_a_stack_and_its_twin_are_paired_by_place(self, tmp_path):
-        rng = np.random.default_rng(0)
-        (tmp_path / "in").mkdir()
-        high = rng.random((20, 32, 32))
-        np.save(tmp_path / "in" / "train_HR.npy", high)
-        np.save(tmp_path / "in" / "train_LR.npy", high.reshape(20, 16, 2, 16, 2).mean((2, 4)))
-        convert([str(tmp_path / "in")], str(tmp_path / "out"), splits={"train": 1.0})
-        rows = read_split(tmp_path / "out", "train", ("pixels", "high"))
-        mean = rows["high"].reshape(20, 1, 16, 2, 16, 2).mean((3, 5))
-        np.testing.assert_allclose(mean, rows["pixels"], rtol=1e-5)

@@ -106,6 +106,8 @@ def rows(unit: Unit, options: Options) -> Iterator[Row]:
         for parts in zip(*read, strict=True):
             *parts, high = parts if unit.high else (*parts, None)
             first = parts[0]
+            if high and high.id != first.id:
+                raise Unreadable("twin of another image")
             yield Row(
                 pixels=np.concatenate([part.pixels for part in parts]) if len(parts) > 1 else first.pixels,
                 label=unit.label if first.label is None else first.label,
@@ -167,8 +169,10 @@ def _folder(path: str, names: list[str]) -> list[Unit]:
         *folders, stem = key.split("/")
         split, label = place(stem, folders) if folders else place(stem, [os.path.basename(path)])
         missing = "missing band" if any(files) and any(band not in files for band in bands) else ""
-        if highs and (files.get("") not in highs or not names[files[""]]):
-            missing = "no twin of another resolution"
+        if highs and (called := files.get("")) not in highs:
+            missing = "no twin of a higher resolution"
+        elif highs and not names[called]:
+            missing = "no image of the lower resolution"
         found.append(
             Unit(
                 files=tuple(f"{path}/{names[files[band]]}" for band in sorted(files)),
@@ -217,7 +221,8 @@ def place(stem: str, folders: list[str] | tuple[str, ...]) -> tuple[str | None, 
         if folder:
             candidates.append(folder)
     known = [name for name in (stem, *candidates[::-1]) if plain(name) in KNOWN]
-    label = known[0] if known else candidates[-1] if len(folders) > 1 or split else None
+    last = candidates[-1] if candidates and (len(folders) > 1 or split) else None
+    label = known[0] if known else last
     return split, None if label and plain(label) == "unlabelled" else label
 
 
