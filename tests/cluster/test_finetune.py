@@ -22,6 +22,7 @@ from raylens.evaluate import evaluate
 from raylens.finetune import amount
 from raylens.finetune import finetune as verb
 from raylens.pretrain import pretrain
+from raylens.tasks.classification import Task as Classification
 from tests.conftest import toy_domain
 
 TINY = {"encoder.width": 8, "encoder.features": 16, "data.batch": 16, "scale.gpus": 0}
@@ -254,7 +255,7 @@ def test_the_table_compares_the_same_images_and_seeds(tiny):
         for kind, scores in (("finetuned", labels * 0.9), ("from-scratch", 0.9 - labels * 0.9)):
             said[f"{kind}-10pc-seed{seed}"] = Said(scores, labels, {})
     plan = Plan(tiny.run(), [0.1], [0, 1], False, True)
-    table = compared(plan, ["finetuned", "from scratch"], {0.1: 9}, "auroc", said)
+    table = compared(plan, ["finetuned", "from scratch"], {0.1: 9}, Classification, said)
     assert table["auroc"].tolist() == [1.0, 0.0]
     assert table["over"].iloc[0] == table["over_low"].iloc[0] == 1.0
     assert table["images"].tolist() == [9, 9]
