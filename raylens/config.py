@@ -358,7 +358,8 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
 def space(run: Run) -> dict[str, Range]:
     """What a search over `run` varies: the ranges beside the defaults, overlaid by search.space."""
     known = settings(run.method.name, run.encoder.name)
-    own = {path: setting.range for path, setting in known.items()}
+    unused = find.task(run.task.name).unused
+    own = {path: setting.range for path, setting in known.items() if path not in unused}
     own.update({path: parse(path, span) for path, span in run.search.space.items()})
     types = {path: setting.type for path, setting in known.items()}
     return {path: _whole(span, types[path]) for path, span in own.items() if span is not None}

@@ -202,6 +202,13 @@ def test_the_space_of_a_method_stands_beside_its_defaults():
     assert "fit.steps" not in found
 
 
+@pytest.mark.parametrize("task", ["regression", "super-resolution"])
+def test_what_changes_nothing_for_a_task_is_not_searched(task):
+    asked = {"method.name": "supervised", "task.name": task}
+    assert "method.label_smoothing" in config.space(config.build({"method.name": "supervised"}))
+    assert "method.label_smoothing" not in config.space(config.build(asked))
+
+
 def test_search_space_lies_over_the_methods_own_and_null_takes_out():
     overlay = {
         "optimizer.lr": {"log_uniform": ["1e-6", "1e-2"]},

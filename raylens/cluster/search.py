@@ -82,6 +82,11 @@ def search(run: Run) -> str:
     folder = f"{run.storage}/{run.title}"
     share = sets.share(run, sets.trained(run, method))
     if share < 1:
+        if sets.target_of(run):
+            raise ConfigError(
+                f"{run.task.name} keeps its images in memory, and data.resident_limit {run.data.resident_limit:g} "
+                f"holds {share:.1%} of these; raise it"
+            )
         if run.data.mode != "resident":
             launch.check_room(run, method)
         print(

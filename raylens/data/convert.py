@@ -150,6 +150,7 @@ def convert(
     """
     options = options or Options()
     writer = ShardWriter(out, overwrite=overwrite)  # refuses before any work is done
+    _pairs(inputs)
     units = [unit for path in inputs for unit in formats.units(path, options)]
     if len(inputs) > 1:
         units = [unit for path in inputs for unit in _prefixed(path, formats.units(path, options))]
@@ -182,9 +183,23 @@ def convert(
     return writer.manifest
 
 
+def _pairs(inputs: list[str]) -> None:
+    """Raises DataError when twins are given as inputs of their own, where nothing tells that they are."""
+    called = {path: formats.RESOLUTION.fullmatch(_stem(path)) for path in inputs}
+    low, high = (
+        [path for path, match in called.items() if match and match[2].lower() == kind] for kind in "lh"
+    )
+    if low and high:
+        raise DataError(f"{low[0]} and {high[0]} are twins: give the one folder that holds both")
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path.rstrip("/")))[0]
+
+
 def _prefixed(path: str, units: list[Unit]) -> list[Unit]:
     """Units that carry their input's name in the id, so that several inputs keep apart."""
-    stem = os.path.splitext(os.path.basename(path.rstrip("/")))[0]
+    stem = _stem(path)
     return [unit if unit.id == stem else replace(unit, id=f"{stem}/{unit.id}") for unit in units]
 
 

@@ -21,6 +21,8 @@ class Task:
     """Metric that finetuned models are compared by."""
     beside: ClassVar[tuple[str, ...]] = ()
     """Metrics that stand beside it."""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Settings of methods that change nothing here, and are not searched unless asked for."""
     judge: Callable | None = None
     """Where what a model says is an image: what is kept of it, numbers (N, K) in place of logits."""
 

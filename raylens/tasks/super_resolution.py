@@ -21,6 +21,8 @@ from raylens.tasks import base
 
 DETAILS = 8
 """Channels of the encoder's maps, once they are as wide as the image."""
+WIDER = 8
+"""How many times wider maps become by shuffling their channels; the rest is interpolated."""
 WINDOW = 5
 """Pixels from the middle of SSIM's Gaussian window to its edge."""
 
@@ -29,6 +31,7 @@ class Task(base.Task):
     """Images (N, C, f H, f W) from images (N, C, H, W) of the same field."""
 
     objective = "psnr"
+    unused = ("method.label_smoothing",)
     shown = ("psnr", "bicubic_psnr", "ssim")
     measured = "psnr"
     beside = ("psnr_gain", "ssim")
@@ -97,7 +100,7 @@ class Head(nn.Module):
         super().__init__()
         self.factor, self.size = factor, size
         depth, side, _ = maps
-        wider = size // side if size % side == 0 else 1
+        wider = min(size // side, WIDER)
         self.details = nn.Sequential(nn.Conv2d(depth, DETAILS * wider**2, 1), nn.PixelShuffle(wider))
         self.stem = nn.Conv2d(channels + DETAILS, width, 3, padding=1)
         self.trunk = nn.Sequential(*(Residual(width) for _ in range(blocks)))

@@ -184,6 +184,19 @@ class TestConvert:
         with pytest.raises(DataError, match=r"are 2\.5 times as large as their images"):
             convert([str(tmp_path / "in")], str(tmp_path / "out"))
 
+    @pytest.mark.parametrize("called", ["b.npy", "a.npz"])
+    def test_files_that_make_no_pair_are_refused(self, tmp_path, called):
+        for name, file in (("LR", "a.npy"), ("HR", called)):
+            (tmp_path / "in" / name).mkdir(parents=True)
+            (np.save if file.endswith("npy") else np.savez)(tmp_path / "in" / name / file, np.eye(10))
+        with pytest.raises(DataError, match=rf"LR/a\.npy and HR/{called} make no pair"):
+            convert([str(tmp_path / "in")], str(tmp_path / "out"))
+
+    @pytest.mark.parametrize("names", [("LR", "HR"), ("set_HR.npy", "set_LR.npy")])
+    def test_twins_given_apart_are_refused(self, tmp_path, names):
+        with pytest.raises(DataError, match="are twins: give the one folder that holds both"):
+            convert([f"{tmp_path}/{name}" for name in names], str(tmp_path / "out"))
+
     def test_a_stack_and_its_twin_are_paired_by_place(self, tmp_path):
         rng = np.random.default_rng(0)
         (tmp_path / "in").mkdir()

@@ -189,7 +189,7 @@ def _folder(path: str, names: list[str]) -> list[Unit]:
 def _twins(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Files as they would be called without LR and HR in their paths, and the twins of those that have any.
 
-    A twin without its image is there without a file. Where nothing is called both LR and HR, all are images.
+    A twin without its image is there without a file. Where nothing is called LR or nothing HR, all are images.
     """
     found: dict[str, dict[str, str]] = {"": {}, "l": {}, "h": {}}
     for name in names:
@@ -201,8 +201,13 @@ def _twins(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
             kind = match[2].lower() if match else kind
             parts.append(part if match is None else match[1] or "")
         found[kind]["/".join(filter(None, parts)) + dot] = name
-    if not found["l"].keys() & found["h"].keys():
+    if not found["l"] or not found["h"]:
         return {name: name for name in names}, {}
+    if not found["l"].keys() & found["h"].keys():
+        low, high = (next(iter(found[kind].values())) for kind in "lh")
+        raise DataError(
+            f"{low} and {high} make no pair: twins bear one name, suffix and all, beside LR and HR"
+        )
     return dict.fromkeys(found["h"], "") | found[""] | found["l"], found["h"]
 
 
