@@ -22,6 +22,9 @@ from raylens.config import Run
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
 
+KUBERNETES_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+"""Where a pod is told its own."""
+
 
 @dataclass(frozen=True)
 class Nodes:
@@ -140,6 +143,8 @@ def _autoscaled() -> list[Nodes]:
     import ray
     import yaml
 
+    if os.environ.get("RAY_CLUSTER_NAME") and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return _kuberay(os.environ["RAY_CLUSTER_NAME"])
     address = ray.get_runtime_context().gcs_address
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
@@ -149,12 +154,31 @@ def _autoscaled() -> list[Nodes]:
                 settings = yaml.safe_load(Path(flags["--autoscaling-config"]).expanduser().read_text())
             except OSError:  # another machine's, or another user's
                 continue
-            most, head = settings.get("max_workers", 0), settings.get("head_node_type")
-            return [
-                Nodes(kind["resources"], 1 if name == head else min(most, kind.get("max_workers", 0)))
-                for name, kind in settings["available_node_types"].items()
-            ]
+            return _kinds(settings)
     return []
+
+
+def _kuberay(cluster: str) -> list[Nodes]:
+    """The nodes of a cluster of KubeRay's, whose autoscaler, in another container, asks Kubernetes for them."""
+    from ray.autoscaler._private.kuberay import autoscaling_config
+
+    try:
+        namespace = KUBERNETES_NAMESPACE.read_text().strip()
+        producer = autoscaling_config.AutoscalingConfigProducer(cluster, namespace)
+        held = producer.kubernetes_api_client.get(f"rayclusters/{cluster}")
+        return _kinds(autoscaling_config._derive_autoscaling_config_from_ray_cr(held))
+    except Exception as error:  # an account that may not ask, or a cluster that does not grow
+        logging.getLogger(__name__).info("Kubernetes does not tell what %s may grow to: %s", cluster, error)
+        return []
+
+
+def _kinds(settings: Mapping[str, Any]) -> list[Nodes]:
+    """The nodes of an autoscaler's configuration, in Ray's format."""
+    most, head = settings.get("max_workers", 0), settings.get("head_node_type")
+    return [
+        Nodes(kind["resources"], 1 if name == head else min(most, kind.get("max_workers", 0)))
+        for name, kind in settings["available_node_types"].items()
+    ]
 
 
 def room(run: Run) -> int:
@@ -190,15 +214,50 @@ def check_storage(run: Run) -> None:
     grows = growth > there or any(grown[name] > now.get(name, 0.0) for name in grown)
     if there < 2 and not grows:
         return
-    cluster = f"has {there} nodes" if there > 1 else "may grow beyond this one"
     paths = {"storage": run.storage, "start": run.start}
     paths |= {"data.source": run.data.source, "data.target": run.data.target, "data.test": run.data.test}
-    for setting, path in paths.items():
-        if path is not None and ("://" not in path or path.startswith("file://")):
+    local = {setting: path for setting, path in paths.items() if path is not None and is_local(path)}
+    if grows and local:
+        setting, path = next(iter(local.items()))
+        raise ConfigError(
+            f"{setting} {path!r} is a folder of one machine, and the cluster may grow beyond those it has; "
+            f"set {setting} to an s3:// or gs:// address that all of them reach"
+        )
+    for setting, lacking in _unseen(local).items() if local else ():
+        if lacking:
             raise ConfigError(
-                f"{setting} {path!r} is a folder of one machine, and the cluster {cluster}; "
-                f"set {setting} to an s3:// or gs:// address that all of them reach"
+                f"{setting} {local[setting]!r} is not on {lacking} of the cluster's {there} nodes; set {setting} to a "
+                "folder that they share, or to an s3:// or gs:// address that all of them reach"
             )
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is of a folder, that other machines may see or not, and no address."""
+    return "://" not in path or path.startswith("file://")
+
+
+def _unseen(paths: Mapping[str, str]) -> dict[str, int]:
+    """Of each folder, on how many of the cluster's nodes it is not, or another is. Needs Ray.
+
+    A folder that can be written gets a file for as long as this takes, which all nodes must see.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    mark = f".shared-{uuid.uuid4().hex}"
+    wanted = {setting: Path(path.removeprefix("file://")) for setting, path in paths.items()}
+    marks = {folder / mark for folder in wanted.values() if folder.is_dir() and os.access(folder, os.W_OK)}
+    wanted = {setting: path / mark if path / mark in marks else path for setting, path in wanted.items()}
+    look = ray.remote(num_cpus=0)(lambda: {setting: path.exists() for setting, path in wanted.items()})
+    there = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    try:
+        for file in marks:
+            file.touch()
+        seen = ray.get([look.options(scheduling_strategy=On(node, soft=False)).remote() for node in there])
+    finally:
+        for file in marks:
+            file.unlink(missing_ok=True)
+    return {setting: sum(not found[setting] for found in seen) for setting in paths}
 
 
 def check_writable(run: Run) -> None:

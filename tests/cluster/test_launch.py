@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay import node_provider
 
 from raylens.cluster import launch
 from raylens.cluster.folders import addressed
@@ -57,9 +58,46 @@ def test_an_autoscaler_that_tells_nothing_is_known_by_the_file_it_was_started_wi
         assert launch._autoscaled() == []
 
 
-def test_a_folder_is_refused_where_there_are_several_nodes_or_may_be(tiny, cluster):
-    cluster(2, {"CPU": 2.0})
-    with pytest.raises(ConfigError, match=r"storage 'runs' is a folder .* the cluster has 2 nodes; .*s3://"):
+class TestKubeRay:
+    """A pod's driver, which asks Kubernetes what the cluster may grow to."""
+
+    @pytest.fixture
+    def pod(self, monkeypatch, tmp_path):
+        (tmp_path / "namespace").write_text("sky")
+        monkeypatch.setattr(launch, "KUBERNETES_NAMESPACE", tmp_path / "namespace")
+        monkeypatch.setenv("RAY_CLUSTER_NAME", "raylens-abc")
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+
+    @pytest.fixture
+    def answer(self, monkeypatch):
+        def set_up(answered):
+            def get(client, path):
+                assert (client._namespace, path) == ("sky", "rayclusters/raylens-abc")
+                return answered()
+
+            monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", get)
+
+        monkeypatch.setattr(node_provider, "load_k8s_secrets", lambda: ({}, "", None))
+        return set_up
+
+    def test_its_groups_are_known(self, pod, answer):
+        spec = yaml.safe_load((Path(__file__).parents[2] / "jobs/kuberay.yaml").read_text())["spec"]
+        answer(lambda: {"metadata": {"name": "a", "namespace": "sky"}, "spec": spec["rayClusterSpec"]})
+        head, gpu, cpu = launch._autoscaled()
+        assert (head.resources["CPU"], gpu.count, cpu.count) == (0, 8, 2)
+        assert (gpu.resources["CPU"], gpu.resources["GPU"], cpu.resources["CPU"]) == (8, 1, 16)
+
+    def test_an_account_that_may_not_ask_is_no_error(self, pod, answer):
+        def refused():
+            raise OSError("403 Forbidden")
+
+        answer(refused)
+        assert launch._autoscaled() == []
+
+
+def test_a_folder_is_refused_where_nodes_do_not_share_it_or_may_not(tiny, cluster, monkeypatch):
+    cluster(1, {"CPU": 2.0}, 8, {"CPU": 8.0})
+    with pytest.raises(ConfigError, match=r"storage 'runs' is a folder .* the cluster may grow .*s3://"):
         launch.check_storage(tiny.run(storage="runs"))
     far = tiny.run(storage="s3://bucket/runs")
     launch.check_storage(far)
@@ -67,9 +105,16 @@ def test_a_folder_is_refused_where_there_are_several_nodes_or_may_be(tiny, clust
         launch.check_storage(far.replace(**{"data.source": "shards"}))
     with pytest.raises(ConfigError, match=r"storage 'file:///runs' is a folder of one machine"):
         launch.check_storage(tiny.run(storage="file:///runs"))
-    cluster(1, {"CPU": 2.0}, 8, {"CPU": 8.0})
-    with pytest.raises(ConfigError, match="the cluster may grow beyond this one"):
-        launch.check_storage(tiny.run(storage="runs"))
+    cluster(2, {"CPU": 2.0})
+    launch.check_storage(far)
+    monkeypatch.setattr(
+        launch, "_unseen", lambda paths: {setting: int(setting == "data.source") for setting in paths}
+    )
+    launch.check_storage(tiny.run(storage="/shared/runs"))
+    with pytest.raises(
+        ConfigError, match=r"data.source '/shards' is not on 1 of the cluster's 2 nodes; set .*s3://"
+    ):
+        launch.check_storage(tiny.run(storage="/shared/runs").replace(**{"data.source": "/shards"}))
     cluster(1, {"CPU": 2.0})
     launch.check_storage(tiny.run(storage="runs"))
 
