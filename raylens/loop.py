@@ -64,7 +64,7 @@ def fit(
         if total.requires_grad:  # a method may gather statistics and train nothing
             _update(total, optimizer, scaler, run.fit.clip)
         method.after_step(step / steps)
-        report.add(step, losses.terms, losses.monitors)
+        report.add(step, losses.terms, losses.monitors, sum(map(len, batch.values())))
         if (step + 1) % run.fit.report_every == 0 or step + 1 == steps:
             yield step + 1, report.close(step + 1, optimizer)
             method.train()
@@ -87,7 +87,7 @@ class _Report:
     """Means of terms and monitors over the steps since the last report, kept on the device until it is due."""
 
     def __init__(self, method: Method) -> None:
-        self.method, self.sums, self.steps = method, {}, 0
+        self.method, self.sums, self.steps, self.images = method, {}, 0, 0
         self.bad: dict[str, Tensor] = {}  # first step at which a term was not finite
         trained = any(p.requires_grad for p in method.parameters())
         self.before = [p.detach().clone() for p in method.result.parameters()] if trained else []
@@ -97,7 +97,9 @@ class _Report:
     def waited(self) -> None:
         self.wait += time.perf_counter() - self.asked
 
-    def add(self, step: int, terms: Mapping[str, Tensor], monitors: Mapping[str, Tensor]) -> None:
+    def add(
+        self, step: int, terms: Mapping[str, Tensor], monitors: Mapping[str, Tensor], images: int
+    ) -> None:
         for name, term in terms.items():
             first = self.bad.get(name, torch.full((), math.inf, device=term.device))
             self.bad[name] = torch.where(term.detach().isfinite(), first, first.clamp_max(step))
@@ -106,6 +108,7 @@ class _Report:
         for name, value in named.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
         self.steps += 1
+        self.images += images
         self.asked = time.perf_counter()
 
     def close(self, step: int, optimizer: torch.optim.Optimizer) -> dict[str, float]:
@@ -122,7 +125,8 @@ class _Report:
             if group["params"]:
                 metrics[f"monitor/lr_{group['name']}"] = group["lr"]
         seconds = time.perf_counter() - self.began
-        metrics.update({"time/step": seconds / self.steps, "time/wait": self.wait / self.steps})
+        metrics["time/step"], metrics["time/wait"] = seconds / self.steps, self.wait / self.steps
+        metrics["time/images"] = self.images / seconds
         return metrics
 
     def _diverged(self, step: int) -> str:

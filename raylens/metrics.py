@@ -183,7 +183,8 @@ METRICS = {
     "loss/<term>": Metric("a term of the training loss, weight included; they add up", "the method's file"),
     "monitor/<name>": Metric("a quantity that is watched, not optimised", "the method's file"),
     "validator/<name>": Metric("a score that ranks trials", "the validator's file"),
-    "time/<part>": Metric("seconds spent", "wall clock"),
+    "time/images": Metric("images a second that a worker learns from", "wall clock"),
+    "time/<part>": Metric("seconds spent on a step", "wall clock"),
 }
 FORMULAS: dict[str, Callable[[Counts], np.ndarray]] = {
     "auroc": Counts.auroc,
@@ -211,7 +212,7 @@ def explain(name: str) -> Metric:
     bare = name.removeprefix("source/").removeprefix("target/")
     prefix, _, rest = bare.partition("/")
     pattern = "auroc_<class>" if bare[:6] == "auroc_" and bare[6:].isdigit() else bare
-    if rest:
+    if rest and bare not in METRICS:
         pattern = next((known for known in METRICS if known.startswith(f"{prefix}/<")), bare)
     if pattern not in METRICS:
         raise ConfigError(f"unknown metric {name!r}; known here: {', '.join(METRICS)}")

@@ -94,6 +94,7 @@ def test_a_report_has_means_since_the_last_one_under_their_kinds_names(tiny):
         "monitor/lr_slope",
         "monitor/lr_offset",
         "time/step",
+        "time/images",
         "time/wait",
     }
     assert all(isinstance(value, float) for value in reports[2].values())

@@ -1,37 +1,91 @@
-"""Gauges that Prometheus reads from each node, so that a dashboard can draw trials: `ray_raylens_<name>`."""
+"""Gauges that Prometheus reads from each node, `ray_<name>` there: what dashboards/ draws. All names stand here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from math import isfinite
 from typing import Any
 
+WORKER = ("method", "trial", "worker")
+SEARCH = ("method", "run")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A gauge, and the reported metrics whose value it takes, the first of them that there is."""
+
+    meaning: str
+    metrics: tuple[str, ...] = ()
+    tags: tuple[str, ...] = WORKER
+
+
 SHOWN = {
-    "step": ("raylens_step", "Optimizer steps taken"),
-    "objective": (
-        "raylens_objective",
-        "What the search maximises; reads no target label unless search.oracle is set",
+    "raylens_step": Shown("Optimizer steps taken", ("step",)),
+    "raylens_objective": Shown(
+        "What the search maximises; reads no target label unless search.oracle is set", ("objective",)
     ),
-    "source/auroc": ("raylens_source_auroc", "AUROC on the source's validation split"),
-    "time/step": ("raylens_step_seconds", "Seconds of a training step"),
+    "raylens_source_auroc": Shown("AUROC on the source's validation split", ("source/auroc",)),
+    "raylens_images_per_second": Shown("Images a second that a worker learns from", ("time/images",)),
+    "raylens_step_seconds": Shown("Seconds of a training step", ("time/step",)),
+    "raylens_wait_share": Shown("Share of a step in which a worker waits for images"),
+    "raylens_checkpoint_seconds": Shown("Seconds to write a checkpoint and hand it over"),
+    "raylens_discriminator_accuracy": Shown(
+        "Share of images whose domain the discriminator tells: 0.5 is a guess",
+        ("monitor/discriminator_accuracy",),
+    ),
+    "raylens_kept_share": Shown(
+        "Share of target images that are sure enough to be learned from",
+        ("monitor/kept", "monitor/counted", "monitor/gate_open"),
+    ),
+    "raylens_best_objective": Shown("The best objective of a search so far", tags=SEARCH),
+    "raylens_trials": Shown("Trials of a search by their state", tags=(*SEARCH, "state")),
+    "raylens_warned_trials": Shown("Trials that warned: of a collapse, a rate of 0, ...", tags=SEARCH),
 }
 
 
 class Gauges:
-    """Sets every gauge under the names of a method and a trial."""
+    """Sets the gauges of a worker of a trial."""
 
-    def __init__(self, method: str, trial: str) -> None:
-        self.tags = {"method": method, "trial": trial}
+    def __init__(self, method: str, trial: str, worker: int = 0) -> None:
+        self.tags = {"method": method, "trial": trial, "worker": str(worker)}
 
     def set(self, metrics: Mapping[str, float | str]) -> None:
-        for name in SHOWN:
-            if name in metrics:
-                _gauge(name).set(float(metrics[name]), tags=self.tags)
+        """What a worker reports."""
+        for name, shown in SHOWN.items():
+            if found := [metrics[metric] for metric in shown.metrics if metric in metrics]:
+                tell(name, found[0], self.tags)
+        if metrics.get("time/step"):
+            tell("raylens_wait_share", metrics["time/wait"] / metrics["time/step"], self.tags)
+
+    def saved(self, seconds: float) -> None:
+        """How long a checkpoint took."""
+        tell("raylens_checkpoint_seconds", seconds, self.tags)
+
+
+def tell_search(method: str, run: str, best: float, states: Iterable[str], warned: int) -> None:
+    """What is known of a search: its best objective, the state of each trial and how many of them warned."""
+    tags = {"method": method, "run": run}
+    if isfinite(best):
+        tell("raylens_best_objective", best, tags)
+    tell("raylens_warned_trials", warned, tags)
+    states = list(states)
+    for state in STATES:
+        tell("raylens_trials", states.count(state), tags | {"state": state})
+
+
+STATES = ("PENDING", "RUNNING", "PAUSED", "TERMINATED", "ERROR")
+"""What Tune says of a trial."""
+
+
+def tell(name: str, value: float, tags: Mapping[str, str]) -> None:
+    """Set the gauge `name`."""
+    _gauge(name).set(float(value), tags=dict(tags))
 
 
 @cache
 def _gauge(name: str) -> Any:
     from ray.util.metrics import Gauge
 
-    title, meaning = SHOWN[name]
-    return Gauge(title, description=meaning, tag_keys=("method", "trial"))
+    return Gauge(name, description=SHOWN[name].meaning, tag_keys=SHOWN[name].tags)

@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -390,7 +391,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     run, context = config["run"], ray_train.get_context()
     quiet(int(run.scale.cpus))
-    gauges = Gauges(run.method.name, config["label"])
+    gauges = Gauges(run.method.name, config["label"], context.get_world_rank())
     data = config["data"]
     if isinstance(data, ray.ObjectRef):
         data = ray.get(data)
@@ -407,13 +408,14 @@ def train_worker(config: dict[str, Any]) -> None:
             resume=resume,
         )
         for report in reports:
-            checkpoint = None
+            gauges.set(report.metrics)
+            began, checkpoint = time.perf_counter(), None
             if context.get_world_rank() == 0:
                 out = Path(tempfile.mkdtemp(prefix="raylens-"))
                 report.save(out)
-                gauges.set(report.metrics)
                 checkpoint = ray_train.Checkpoint.from_directory(out)
             ray_train.report(report.metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
+            gauges.saved(time.perf_counter() - began)
 
 
 def _in_job() -> bool:

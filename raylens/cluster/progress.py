@@ -12,6 +12,7 @@ from ray.train import UserCallback
 from ray.tune import Callback
 from ray.util.queue import Queue
 
+from raylens.cluster import gauges
 from raylens.config import Run
 
 EVERY = 5.0
@@ -49,6 +50,7 @@ class Progress(Callback):
         self.trials, self.of, self.objective = len(runs), of, objective(runs[0])
         self.steps = sum(run.fit.steps for run in runs) / len(runs)
         self.comparable = len({(run.method.name, run.encoder.name) for run in runs}) == 1
+        self.of_what = (runs[0].method.name if self.comparable else "several", runs[0].title)
         self.done: dict[str, int] = {}
         self.ended: set[str] = set()
         self.warned: set[tuple[str, str]] = set()
@@ -67,7 +69,7 @@ class Progress(Callback):
                 self.warned.add((trial.trial_id, warning))
                 print(f"  {trial} warns at step {result['step']}: {warning}", flush=True)
         if time.monotonic() - self.told > EVERY:
-            self._tell()
+            self._tell(trials)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
@@ -78,14 +80,17 @@ class Progress(Callback):
             f"{self.objective} {result.get('objective', 0):.4f}",
             flush=True,
         )
-        self._tell()
+        self._tell(trials)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.ended.add(trial.trial_id)
         print(f"  {trial} failed; its error is in {trial.path}/error.txt", flush=True)
+        self._tell(trials)
 
-    def _tell(self) -> None:
+    def _tell(self, trials: Sequence[Any]) -> None:
         self.told = time.monotonic()
+        warned = len({trial for trial, _ in self.warned})
+        gauges.tell_search(*self.of_what, self.best, [trial.status for trial in trials], warned)
         taken = sum(self.done.values())
         running = sum(steps for trial, steps in self.done.items() if trial not in self.ended)
         left = round((self.trials - len(self.ended)) * self.steps) - running

@@ -6,6 +6,7 @@ Both leave the same checkpoints and report the same metrics.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -38,10 +39,12 @@ def direct(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="raylens-") as folder:
         resume = latest.to_directory(f"{folder}/resume") if latest else None
         for report in work(run, facts, data, device=_device(run), resume=resume):
+            gauges.set(report.metrics)
+            began = time.perf_counter()
             with tempfile.TemporaryDirectory(prefix="raylens-") as out:
                 report.save(out)
-                gauges.set(report.metrics)
                 tune.report(report.metrics, checkpoint=tune.Checkpoint.from_directory(out))
+            gauges.saved(time.perf_counter() - began)
 
 
 def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> None:

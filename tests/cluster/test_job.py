@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Head:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "RAY_metrics_report_interval_ms": "1000",
         }
         port = self.address.rpartition(":")[2]
         command = ["ray", "start", "--head", "--block", f"--port={_free_port()}", f"--dashboard-port={port}"]
@@ -83,6 +85,58 @@ class Head:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Prometheus:
+    """Reads the gauges of a head's nodes, as Ray tells where they are."""
+
+    def __init__(self, head: Head) -> None:
+        folder = f"{head.folder}/prometheus"
+        config = {
+            "global": {"scrape_interval": "1s"},
+            "scrape_configs": [
+                {
+                    "job_name": "ray",
+                    "file_sd_configs": [{"files": [f"{head.folder}/prom_metrics_service_discovery.json"]}],
+                }
+            ],
+        }
+        Path(folder).mkdir()
+        Path(f"{folder}/prometheus.yml").write_text(json.dumps(config))
+        self.address = f"127.0.0.1:{_free_port()}"
+        command = [
+            "prometheus",
+            f"--config.file={folder}/prometheus.yml",
+            f"--storage.tsdb.path={folder}/data",
+        ]
+        self.process = subprocess.Popen(
+            [*command, f"--web.listen-address={self.address}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def read(self, expression: str) -> list[dict]:
+        """The series of the last ten minutes."""
+        now = time.time()
+        query = urllib.parse.urlencode({"query": expression, "start": now - 600, "end": now, "step": "5s"})
+        with urllib.request.urlopen(
+            f"http://{self.address}/api/v1/query_range?{query}", timeout=10
+        ) as answer:
+            return json.load(answer)["data"]["result"]
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def prometheus(head):
+    if shutil.which("prometheus") is None:
+        yield None
+        return
+    started = Prometheus(head)
+    yield started
+    started.stop()
+
+
 @pytest.fixture(scope="module")
 def head():
     started = Head()
@@ -99,7 +153,7 @@ def processes(word: str) -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if word in " ".join(one.info["cmdline"] or ())]
 
 
-def test_a_submitted_job_succeeds_and_its_trials_are_seen(head, tmp_path):
+def test_a_submitted_job_succeeds_and_its_trials_are_seen(head, prometheus, tmp_path):
     about = ("--submission-id", "smoke", "--metadata-json", '{"ticket": "7"}')
     done = head.job("submit", "--working-dir", ".", *about, *smoke(tmp_path, "smoke"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -113,6 +167,18 @@ def test_a_submitted_job_succeeds_and_its_trials_are_seen(head, tmp_path):
     assert 0 < float(about["best"]) < 2
     assert about["checkpoint"] == f"{tmp_path}/smoke/best"
     assert job["status"] == "SUCCEEDED"
+    if prometheus:
+        dashboard = json.loads((HOME / "dashboards" / "raylens.json").read_text())
+        drawn = {
+            panel["title"]: panel["targets"][0]["expr"]
+            for panel in dashboard["panels"]
+            if panel.get("targets")
+        }
+        asked = {
+            title: text.replace("$SessionName", ".*").replace("$method", ".*")
+            for title, text in drawn.items()
+        }
+        assert [title for title, text in asked.items() if not prometheus.read(text)] == []
 
 
 def test_a_stopped_job_leaves_no_process_and_a_run_that_goes_on(head, tmp_path):

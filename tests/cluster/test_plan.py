@@ -143,7 +143,18 @@ def test_gauges_carry_method_and_trial(monkeypatch):
 
     monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
     gauges._gauge.cache_clear()
-    Gauges("adda", "adda-1_00003").set({"objective": 0.9, "step": 40, "loss/adversary": 1.0})
+    Gauges("adda", "adda-1_00003", 1).set({"objective": 0.9, "step": 40, "time/step": 0.2, "time/wait": 0.05})
+    tags = {"method": "adda", "trial": "adda-1_00003", "worker": "1"}
+    assert told == [
+        ("raylens_step", 40.0, tags),
+        ("raylens_objective", 0.9, tags),
+        ("raylens_step_seconds", 0.2, tags),
+        ("raylens_wait_share", 0.25, tags),
+    ]
+    told.clear()
+    gauges.tell_search("adda", "run", float("-inf"), ["RUNNING", "ERROR", "RUNNING"], 1)
     gauges._gauge.cache_clear()
-    tags = {"method": "adda", "trial": "adda-1_00003"}
-    assert told == [("raylens_step", 40.0, tags), ("raylens_objective", 0.9, tags)]
+    tags = {"method": "adda", "run": "run"}
+    assert told[0] == ("raylens_warned_trials", 1.0, tags), "there is no best objective yet"
+    states = {tags["state"]: value for name, value, tags in told if name == "raylens_trials"}
+    assert states == {"PENDING": 0, "RUNNING": 2, "PAUSED": 0, "TERMINATED": 0, "ERROR": 1}
