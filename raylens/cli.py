@@ -44,8 +44,8 @@ def main(act: Callable[[Sequence[str]], str | None]) -> None:
         print(f"failed: {error} (RAYLENS_TRACEBACK=1 shows where)", file=sys.stderr)
         sys.exit(1)
     if made:
-        if ray := sys.modules.get("ray"):
-            ray.shutdown()  # else what it holds back of its workers' words comes after the path
+        if launch := sys.modules.get("raylens.cluster.launch"):
+            launch.leave()
         print(made)
 
 

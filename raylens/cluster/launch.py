@@ -25,6 +25,7 @@ from raylens.methods.base import Method
 
 KUBERNETES_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 """Where a pod is told its own."""
+_reached = False
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ def connect(*, dashboard: bool = True, **metadata: str) -> None:
     import ray
     from ray.job_config import JobConfig
 
+    global _reached
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     if ray.is_initialized():
         return
+    _reached = True
     # A local Ray makes its own token, and need not say so.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     stop = signal.getsignal(signal.SIGTERM)
@@ -72,6 +75,14 @@ def connect(*, dashboard: bool = True, **metadata: str) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # a local Ray's own handler ends its processes under our feet
     tell(**metadata)
+
+
+def leave() -> None:
+    """Leave the Ray that `connect` reached, if it did; what Ray held back of its workers' words is printed then."""
+    if _reached:
+        import ray
+
+        ray.shutdown()
 
 
 def tell(**metadata: str) -> None:
