@@ -177,3 +177,9 @@ def test_what_ray_names_without_its_scheme_is_an_address_again():
     assert addressed("bucket/runs/x", "s3://bucket/runs") == "s3://bucket/runs/x"
     assert addressed("s3://bucket/runs/x", "s3://bucket/runs") == "s3://bucket/runs/x"
     assert addressed("/data/runs/x", "/data/runs") == "/data/runs/x"
+
+
+def test_a_ray_that_others_started_is_not_left(ray_cluster):
+    launch.connect()
+    launch.leave()
+    assert ray_cluster.is_initialized()
