@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # How does any of raylens' verbs run on a cluster of SLURM's, as tune does here on four nodes?
 #   sbatch --nodes 4 --gpus-per-node 4 jobs/slurm.sh tune adda --from jobs/adda.yaml --storage /shared/runs --name adda
-# From a folder that all nodes see, after `uv sync` there. Not run yet under SLURM, but with its commands played by others. Ray is started on every node, the verb
-# on the first, and all end with it; nodes are the job's own, for Ray's end is the end of every Ray on them. After the time
-# limit the same command goes on.
+# From a folder that all nodes see, after `uv sync` there. Ray is started on every node, the verb on the first, and all end
+# with it; nodes are the job's own, for Ray's end is the end of every Ray on them. After the time limit the same command
+# goes on. Not run yet under SLURM, but on one machine with programs in place of srun and scontrol.
 #SBATCH --job-name=raylens
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
