@@ -178,8 +178,10 @@ def _kuberay(cluster: str) -> list[Nodes]:
         namespace = KUBERNETES_NAMESPACE.read_text().strip()
         producer = autoscaling_config.AutoscalingConfigProducer(cluster, namespace)
         held = producer.kubernetes_api_client.get(f"rayclusters/{cluster}")
+        if not held["spec"].get("enableInTreeAutoscaling"):
+            return []
         return _kinds(autoscaling_config._derive_autoscaling_config_from_ray_cr(held))
-    except Exception as error:  # an account that may not ask, or a cluster that does not grow
+    except Exception as error:  # an account that may not ask
         logging.getLogger(__name__).info("Kubernetes does not tell what %s may grow to: %s", cluster, error)
         return []
 
@@ -228,7 +230,7 @@ def check_storage(run: Run) -> None:
         return
     paths = {"storage": run.storage, "start": run.start}
     paths |= {"data.source": run.data.source, "data.target": run.data.target, "data.test": run.data.test}
-    local = {setting: path for setting, path in paths.items() if path is not None and is_local(path)}
+    local = {setting: path for setting, path in paths.items() if path is not None and _is_local(path)}
     if grows and local:
         setting, path = next(iter(local.items()))
         raise ConfigError(
@@ -243,7 +245,7 @@ def check_storage(run: Run) -> None:
             )
 
 
-def is_local(path: str) -> bool:
+def _is_local(path: str) -> bool:
     """Whether a path is of a folder, that other machines may see or not, and no address."""
     return "://" not in path or path.startswith("file://")
 

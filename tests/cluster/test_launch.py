@@ -86,6 +86,8 @@ class TestKubeRay:
         head, gpu, cpu = launch._autoscaled()
         assert (head.resources["CPU"], gpu.count, cpu.count) == (0, 8, 2)
         assert (gpu.resources["CPU"], gpu.resources["GPU"], cpu.resources["CPU"]) == (8, 1, 16)
+        spec["rayClusterSpec"]["enableInTreeAutoscaling"] = False
+        assert launch._autoscaled() == []
 
     def test_an_account_that_may_not_ask_is_no_error(self, pod, answer):
         def refused():
