@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 import sys
 
@@ -24,6 +25,7 @@ TINY |= {"search.scheduler": "none"}
 @pytest.fixture
 def bucket(monkeypatch):
     """The address of a bucket on an S3 server on this machine."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for every request would bury what failed
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
