@@ -138,6 +138,9 @@ class Fit:
 class Scale:
     workers: Count = 1
     """Data-parallel workers of a training or of each trial."""
+    min_workers: Count | None = None
+    """Workers with which a training goes on when others are lost, each with a larger batch, and waits for these; it
+    waits with none of them without it."""
     cpus: Annotated[float, Field(gt=0)] = 1.0
     """CPUs of each worker."""
     gpus: Annotated[float, Field(ge=0)] | None = None

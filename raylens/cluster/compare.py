@@ -134,7 +134,7 @@ def ready(grid: Grid) -> dict[Cell, Run]:
     if len({_name(*cell) for cell in cells}) < len(cells):
         raise ConfigError("two names of methods or encoders make the same folder; give others")
     for cell, run in cells.items():
-        check(run)
+        check(run, search=True)
         if cell.seed == grid.seeds[0]:
             fits(run, sets.facts(run, STREAMS, test=True))
     if not sets.labelled(held := sets.tested(first), "test"):

@@ -206,7 +206,7 @@ def room(run: Run) -> int:
 
 def concurrent(run: Run) -> int:
     """Trials that the cluster can run at a time. Raises ConfigError when it is none."""
-    workers = run.scale.workers
+    workers = run.scale.min_workers or run.scale.workers
     most = room(run) // workers
     if most < 1:
         there, each = capacity(), {"CPU": run.scale.cpus, "GPU": gpus(run)}
@@ -373,11 +373,12 @@ def check_room(run: Run, method: type[Method]) -> None:
 
 
 def scaling(run: Run) -> Any:
+    """Workers and what each of them is given."""
     from ray.train import ScalingConfig
 
-    each = gpus(run)
+    each, (fewest, most) = gpus(run), (run.scale.min_workers, run.scale.workers)
     return ScalingConfig(
-        num_workers=run.scale.workers,
+        num_workers=(fewest, most) if fewest else most,
         use_gpu=each > 0,
         resources_per_worker={"CPU": run.scale.cpus, **({"GPU": each} if each else {})},
     )

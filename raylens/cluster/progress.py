@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray.train import UserCallback
 from ray.tune import Callback
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylens.cluster import gauges
 from raylens.config import Run
@@ -117,7 +119,8 @@ class Reports(UserCallback):
 def told(run: Run) -> Iterator[Reports]:
     """Prints a line for each report of a training that is given this callback."""
     steps, name = run.fit.steps, objective(run)
-    queue = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # other nodes may vanish
     clock, warned = Clock(), set()
 
     def tell(metrics: Mapping[str, Any]) -> None:

@@ -39,7 +39,14 @@ SHARED = (
     "cpus",
 )
 """Data settings that a method shares with the one it starts from."""
-MAY_DIFFER = {"storage", "scale.cpus", "scale.gpus", "search.concurrent", "search.retries"}
+MAY_DIFFER = {
+    "storage",
+    "scale.min_workers",
+    "scale.cpus",
+    "scale.gpus",
+    "search.concurrent",
+    "search.retries",
+}
 MAY_DIFFER |= {"search.choice", "search.may_lose"}
 """Settings that a run may go on with when they have changed: where it runs, and who of its trials is released."""
 
@@ -67,7 +74,7 @@ def ready(
     Returns the run with its name, GPUs and paths resolved, and the facts of its data.
     """
     run = started(run.replace(**sets.given(run), name=run.title, storage=launch.storage(run)))
-    check(run)
+    check(run, search=search)
     launch.check_writable(run)
     check_same(run, search=search)
     fits(run, sets.facts(run, streams, test=test))
@@ -78,8 +85,8 @@ def ready(
     return run, sets.facts(run, streams, test=test)
 
 
-def check(run: Run) -> None:
-    """Raises ConfigError for settings that no search or training can have."""
+def check(run: Run, *, search: bool = False) -> None:
+    """Raises ConfigError for settings that no training, or no search, can have."""
     find.validator(run.search.validator)
     if run.search.validator == "oracle":
         raise ConfigError(
@@ -114,6 +121,16 @@ def check(run: Run) -> None:
         raise ConfigError(
             f"data.views {run.data.views!r} is of one image, and super-resolution has pairs, which are turned and "
             "mirrored together; leave it out"
+        )
+    if search and run.scale.min_workers is not None:
+        raise ConfigError(
+            f"scale.min_workers is {run.scale.min_workers}, and trials of a search wait for all of their workers; "
+            "leave it out"
+        )
+    if (run.scale.min_workers or 1) > run.scale.workers:
+        raise ConfigError(
+            f"scale.min_workers is {run.scale.min_workers}, more than scale.workers, {run.scale.workers}; "
+            "set it to less"
         )
     if run.search.scheduler == "pbt" and run.scale.workers > 1:
         raise ConfigError(
@@ -258,6 +275,11 @@ def loaded(run: Run, method: type[Method]) -> Any:
     if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
         print("data: resident, in memory shared by all workers", flush=True)
         return ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method)))
+    if run.scale.min_workers is not None:
+        raise ConfigError(
+            "scale.min_workers needs images in memory, of which any number of workers can take their share, and these "
+            "do not fit or data.mode is streaming; raise data.resident_limit, or leave scale.min_workers out"
+        )
     if sets.target_of(run):
         raise ConfigError(
             f"{run.task.name} keeps its images in memory, and these do not fit or data.mode is streaming; raise "

@@ -53,7 +53,7 @@ class Resident:
         orders = {
             name: Order(
                 rows=len(self.train[name]),
-                batch=sizes(run)[name],
+                batch=sizes(run, world)[name],
                 key=(run.seed, "order", name),
                 rank=rank,
                 world=world,
@@ -107,9 +107,19 @@ def few(split: Split, run: Run) -> np.ndarray | None:
     return np.sort(np.concatenate(kept))
 
 
-def sizes(run: Run) -> dict[str, int]:
-    """Rows per worker and step of each stream."""
-    return {"source": run.data.batch, "target": run.data.target_batch or run.data.batch}
+def sizes(run: Run, world: int | None = None) -> dict[str, int]:
+    """Rows per worker and step of each stream.
+
+    Where only `world` of scale.workers are there, each takes more, so that all together see as many as ever, but for
+    less than a row a worker; a target batch that is a multiple of the source batch stays one.
+    """
+    source, target = run.data.batch, run.data.target_batch or run.data.batch
+    more = max(1.0, run.scale.workers / (world or run.scale.workers))
+    taken = round(source * more)
+    return {
+        "source": taken,
+        "target": round(target * more) if target % source else taken * (target // source),
+    }
 
 
 def views(run: Run, method: type[Method], pixels: np.ndarray, key: tuple) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.numpy
+
+from raylens import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -30,14 +33,17 @@ def cluster():
     cluster.shutdown()
 
 
-def started(cluster, toy_sets: dict[str, str], folder: Path) -> subprocess.Popen:
-    """A search of two trials, one for each node."""
+TWO_TRIALS = {"search.trials": 2, "search.scheduler": "none"}
+TWO_WORKERS = {"scale.workers": 2, "scale.min_workers": 1}
+
+
+def started(cluster, toy_sets: dict[str, str], folder: Path, verb: str = "tune", **more) -> subprocess.Popen:
+    """A search of two trials, one for each node, or what else the settings `more` ask for."""
     flags = {**toy_sets, "storage": folder.parent, "name": folder.name, "encoder.width": 8, "data.batch": 16}
-    flags |= {"fit.steps": STEPS, "fit.report_every": EVERY}
-    flags |= {"search.trials": 2, "search.scheduler": "none", "search.retries": 3}
+    flags |= {"fit.steps": STEPS, "fit.report_every": EVERY, "search.retries": 3, **(more or TWO_TRIALS)}
     words = [word for path, value in flags.items() for word in (f"--{path}", str(value))]
     return subprocess.Popen(
-        [sys.executable, "-m", "raylens.tune", "supervised", *words],
+        [sys.executable, "-m", f"raylens.{verb}", "supervised", *words],
         env=os.environ | {"RAY_ADDRESS": cluster.address},
         stdout=folder.with_suffix(".log").open("w"),
         stderr=subprocess.STDOUT,
@@ -75,3 +81,16 @@ def test_a_search_outlives_a_node_and_ends_as_if_nothing_had_happened(cluster, t
     for one, other in zip(weights(calm), weights(struck), strict=True):
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_training_goes_on_with_the_worker_that_is_left(cluster, toy_sets, tmp_path):
+    training = started(cluster, toy_sets, tmp_path / "run", "train", **TWO_WORKERS)
+    while training.poll() is None and not [*tmp_path.glob("run/workers/checkpoint_*/model.safetensors")]:
+        time.sleep(0.1)
+    cluster.remove_node(cluster.workers[0], allow_graceful=False)
+    said = training.wait(600), (tmp_path / "run.log").read_text()
+    assert said[0] == 0, said[1]
+    told = [int(step) for step in re.findall(rf"step (\d+)/{STEPS}", said[1])]
+    assert sorted(set(told)) == list(range(EVERY, STEPS + 1, EVERY))
+    assert len(told) - len(set(told)) <= 1, "more than one report interval was done again"
+    assert checkpoint.read(str(tmp_path / "run" / "last")).metrics["step"] == STEPS

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from raylens import checkpoint, config, find
+from raylens.cluster import training
 from raylens.cluster.folders import write
 from raylens.cluster.training import check_same, fits, started
 from raylens.cluster.worker import build
@@ -182,3 +183,15 @@ def test_a_start_of_other_images_or_classes_is_refused(tiny, first, facts):
 def test_a_start_that_is_not_there_is_refused(tiny, tmp_path):
     with pytest.raises((ConfigError, DataError), match="nowhere"):
         started(tiny.run("adda", start=f"{tmp_path}/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "search", "said"),
+    [
+        ({"workers": 2, "min_workers": 3}, False, "min_workers is 3, more than scale.workers, 2"),
+        ({"workers": 2, "min_workers": 1}, True, "trials of a search wait for all of their workers"),
+    ],
+)
+def test_too_many_workers_or_a_search_cannot_do_with_fewer(tiny, scale, search, said):
+    with pytest.raises(ConfigError, match=said):
+        training.check(tiny.run("supervised", scale=scale), search=search)

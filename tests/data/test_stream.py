@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raylens import find
-from raylens.data.stream import AHEAD, Resident, Split, ahead, few, views
+from raylens.data.stream import AHEAD, Resident, Split, ahead, few, sizes, views
 from raylens.errors import ConfigError
 from raylens.methods.adda import ADDA
 from raylens.methods.supervised import Supervised
@@ -105,6 +105,18 @@ def test_sets_of_unequal_lengths_smaller_than_a_batch_never_end(tiny):
     data = Resident({**tiny.resident().train, "target": tinier.train["target"]}, {})
     found = batches(data, tiny.run("adda", data={"batch": 16}), 20)
     assert all(len(batch["source"]) == len(batch["target"]) == 16 for batch in found)
+
+
+@pytest.mark.parametrize(("world", "rows"), [(4, (16, 32)), (3, (21, 42)), (2, (32, 64)), (1, (64, 128))])
+def test_workers_that_are_left_take_the_rows_of_the_others(tiny, world, rows):
+    run = tiny.run("adda", data={"batch": 16, "target_batch": 32}, scale={"workers": 4})
+    assert tuple(sizes(run, world).values()) == rows
+
+
+def test_one_worker_of_two_sees_what_both_saw(tiny, data):
+    run = tiny.run("adda", scale={"workers": 2})
+    both = [batches(data, run, 1, rank=rank, world=2, start=3)[0]["source"].ids for rank in range(2)]
+    assert torch.equal(torch.cat(both), batches(data, run, 1, world=1, start=3)[0]["source"].ids)
 
 
 def test_shared_memory_is_not_written_to(tiny, data):
