@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs
 
+from raylens.data.s3 import waiting
 from raylens.data.shards import filesystem
+
+
+def patient(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The file system that a path or address lies on, which waits out a short absence, and the path there."""
+    fs, inner = filesystem(path)
+    return waiting(fs), inner
+
+
+def kept(storage: str) -> dict[str, Any]:
+    """What Ray's run configurations are told of where runs are kept."""
+    if not storage.startswith("s3://"):
+        return {"storage_path": storage}
+    fs, inner = patient(storage)
+    return {"storage_path": inner, "storage_filesystem": fs}
 
 
 def copy(source: str, out: str) -> None:
     """Copy a folder; on a local disk it appears whole or not at all."""
-    fs, path = filesystem(source)
-    there, target = filesystem(out)
+    fs, path = patient(source)
+    there, target = patient(out)
     if not isinstance(there, pyarrow.fs.LocalFileSystem):
         pyarrow.fs.copy_files(path, target, source_filesystem=fs, destination_filesystem=there)
         return
@@ -33,13 +49,13 @@ def addressed(path: str, storage: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether there is a file or a folder at `path`."""
-    fs, inner = filesystem(path)
+    fs, inner = patient(path)
     return fs.get_file_info(inner).type != pyarrow.fs.FileType.NotFound
 
 
 def write(path: str, content: str | bytes) -> None:
     """Write a file, and the folders above it; on a local disk it appears whole or not at all."""
-    fs, inner = filesystem(path)
+    fs, inner = patient(path)
     fs.create_dir(inner.rpartition("/")[0], recursive=True)
     local = isinstance(fs, pyarrow.fs.LocalFileSystem)
     with fs.open_output_stream(f"{inner}.partial" if local else inner) as stream:

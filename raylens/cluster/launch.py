@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylens.cluster.folders import addressed
+from raylens.cluster.folders import addressed, kept
 from raylens.config import Run
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
@@ -338,7 +338,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
             ),  # each has its own plan
             run_config=RunConfig(
                 name=name,
-                storage_path=storage,
+                **kept(storage),
                 logging_config=LoggingConfig(log_level="WARNING"),
                 failure_config=FailureConfig(max_failures=run.search.retries),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),

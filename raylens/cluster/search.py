@@ -27,7 +27,7 @@ from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
 from raylens.cluster.board import ORACLE, Board, measure
-from raylens.cluster.folders import addressed, copy, exists
+from raylens.cluster.folders import addressed, copy, exists, kept
 from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
 from raylens.cluster.recover import Recovered
@@ -164,9 +164,15 @@ def tuned(
     """Ray Tune's results of `trial` over `space`, kept in the folder `path`; goes on with what is there."""
     from ray import tune as ray_tune
 
-    if ray_tune.Tuner.can_restore(path):
+    there, *fs = kept(path).values()
+    if ray_tune.Tuner.can_restore(there, *fs):
         print(f"going on with {path}", flush=True)
-        tuner = ray_tune.Tuner.restore(path, trainable=trial, resume_unfinished=True, resume_errored=True)
+        again = {
+            "resume_unfinished": True,
+            "resume_errored": True,
+            "storage_filesystem": fs[0] if fs else None,
+        }
+        tuner = ray_tune.Tuner.restore(there, trial, **again)
         inner = tuner._local_tuner
         inner._run_config.callbacks = [progress, Recovered()]
         _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
@@ -179,7 +185,7 @@ def tuned(
             tune_config=tune_config,
             run_config=ray_tune.RunConfig(
                 name=name,
-                storage_path=storage,
+                **kept(storage),
                 verbose=0,
                 callbacks=[progress],
                 failure_config=ray_tune.FailureConfig(max_failures=run.search.retries),

@@ -57,6 +57,7 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from raylens.cluster import launch
+    from raylens.cluster.folders import kept
 
     run, context = run.replace(**sample), tune.get_context()
     TorchTrainer(
@@ -70,7 +71,7 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
         scaling_config=launch.scaling(run),
         run_config=train.RunConfig(
             name=context.get_trial_id(),  # found again by a trial that resumes
-            storage_path=f"{run.storage}/{run.title}/workers",
+            **kept(f"{run.storage}/{run.title}/workers"),
             logging_config=train.LoggingConfig(log_level="WARNING"),
             failure_config=train.FailureConfig(max_failures=run.search.retries),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),

@@ -22,6 +22,7 @@ from raylens import find
 from raylens.config import Run
 from raylens.data.order import Order, Shuffled
 from raylens.data.rows import prepared
+from raylens.data.s3 import waiting
 from raylens.data.shards import filesystem, split_files
 from raylens.data.stream import Split, sizes, views
 from raylens.data.tasks import ray_data
@@ -182,7 +183,7 @@ class Pools:
 
 def _group(file: str, index: int, columns: list[str]) -> pa.Table:
     fs, path = filesystem(file)
-    with fs.open_input_file(path) as opened:
+    with waiting(fs).open_input_file(path) as opened:
         return pq.ParquetFile(opened).read_row_group(index, columns=columns)
 
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from raylens.cluster.launch import _free_port
-from tests.cluster.test_storage import bucket  # noqa: F401, a fixture
+from tests.cluster.test_storage import bucket, server  # noqa: F401, fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

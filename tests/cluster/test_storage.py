@@ -6,6 +6,7 @@ import io
 import logging
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow.fs
@@ -13,6 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from raylens import checkpoint, config
+from raylens.cluster.launch import _free_port
 from raylens.data import sets
 from raylens.data.shards import filesystem, read_manifest, read_split, verify
 
@@ -22,20 +24,39 @@ TINY = {"encoder.width": 4, "data.batch": 16, "fit.steps": 20, "fit.report_every
 TINY |= {"search.scheduler": "none"}
 
 
+class Server:
+    """S3 on this machine, which may be stopped and started again with what it holds."""
+
+    def __init__(self) -> None:
+        self.port = _free_port()
+        self.start()
+
+    def start(self) -> None:
+        self.moto = ThreadedMotoServer("127.0.0.1", port=self.port, verbose=False)
+        self.moto.start()
+
+    def stop(self) -> None:
+        self.moto.stop()
+
+
 @pytest.fixture
-def bucket(monkeypatch):
-    """The address of a bucket on an S3 server on this machine."""
+def server():
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for every request would bury what failed
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
+    started = Server()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    """The address of a bucket on that server."""
+    address = f"http://127.0.0.1:{server.port}"
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     pyarrow.fs.S3FileSystem(endpoint_override=address, allow_bucket_creation=True).create_dir("lenses")
-    yield "s3://lenses"
-    server.stop()
+    return "s3://lenses"
 
 
 def test_a_search_lives_in_object_storage(bucket, tmp_path):
@@ -86,3 +107,52 @@ def test_files_in_object_storage_are_converted(bucket):
     assert manifest.rows == 30
     verify(f"{bucket}/shards")
     assert len(read_split(f"{bucket}/shards", "train")["pixels"]) == manifest.splits["train"].rows
+
+
+def test_a_search_waits_for_storage_that_is_gone_for_a_while(server, bucket, toy_sets, tmp_path):
+    """For 20 seconds, of which pyarrow's own S3 would wait six."""
+    flags = {**TINY, **toy_sets, "fit.steps": 400, "fit.report_every": 20, "search.retries": 0}
+    words = [word for path, value in flags.items() for word in (f"--{path}", str(value))]
+    with (tmp_path / "log").open("w") as log:
+        search = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "raylens.tune",
+                "supervised",
+                *words,
+                "--storage",
+                bucket,
+                "--name",
+                "gone",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    fs, root = filesystem(bucket)
+    trials = pyarrow.fs.FileSelector(f"{root}/gone/trials", recursive=True, allow_not_found=True)
+    while search.poll() is None and not any("checkpoint_" in info.path for info in fs.get_file_info(trials)):
+        time.sleep(0.2)
+    server.stop()
+    time.sleep(20)
+    server.start()
+    assert search.wait(600) == 0, (tmp_path / "log").read_text()
+    told = (tmp_path / "log").read_text()
+    assert "failed" not in told
+    assert checkpoint.read(f"{bucket}/gone/best").metrics["step"] == 400
+
+
+@pytest.mark.parametrize("place", ["s3://nobodys/runs", "s3://lenses/runs"])
+def test_a_bucket_that_may_not_be_written_is_refused_at_once(bucket, toy_sets, monkeypatch, place):
+    if place.startswith(bucket):
+        monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from now on it knows nobody
+    words = [word for path, value in {**TINY, **toy_sets}.items() for word in (f"--{path}", str(value))]
+    done = subprocess.run(
+        [sys.executable, "-m", "raylens.tune", "supervised", *words, "--storage", place],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith(f"error: storage '{place}' cannot be written: ")
+    assert done.stderr.count("\n") == 1
