@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raylens import cli, config, grid
+from raylens import cli, config, find, grid
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SCRIPTS = [*JOBS.glob("*.sh"), JOBS / "kuberay.yaml"]
@@ -44,6 +44,13 @@ def test_the_commands_of_a_readme_are_runs(readme, monkeypatch):
     assert len(commands) >= 4
     for words in commands:
         assert cli.run("tune", words).method.name == words[0]
+
+
+def test_every_method_has_a_run_file_at_its_own_defaults():
+    """What a file sets of its method would be better set in the method."""
+    for name in find.names("methods"):
+        run = config.build((config.read(JOBS / f"{name}.yaml"), name))
+        assert run.method == config.build({"method.name": name}).method
 
 
 def test_the_readme_lists_every_run_file():
