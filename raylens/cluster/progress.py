@@ -1,7 +1,11 @@
-"""What a search or a training prints while it runs: a line now and then, with the time that is left."""
+"""What a search or a training says while it runs, with the time that is left: a line now and then, or a table.
+
+The table is a search's in a terminal; where lines go to a file, as those of a job, they stay lines.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +19,13 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylens.cluster import gauges
+from raylens.cluster.live import Board, Row
 from raylens.config import Run
 
-EVERY = 5.0
-"""Seconds between lines, at least; ends of trials are always told."""
+EVERY, OFTEN = 5.0, 0.5
+"""Seconds between lines, at least, and between changes of a table; ends of trials are always told."""
+STATES = {"PENDING": "waiting", "PAUSED": "waiting", "RUNNING": "running", "ERROR": "failed"}
+"""Words for Tune's."""
 
 
 class Clock:
@@ -58,6 +65,17 @@ class Progress(Callback):
         self.warned: set[tuple[str, str]] = set()
         self.best = float("-inf")
         self.clock, self.told = Clock(), 0.0
+        self.board: Board | None = None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Show a table until the end of this, if there is a terminal to show it in."""
+        if not sys.stdout.isatty():
+            yield
+            return
+        with Board() as self.board:
+            yield
+        self.board = None
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         # TensorBoard is told these; of a trial that was given its settings, the defaults', Tune keeps none.
@@ -70,18 +88,19 @@ class Progress(Callback):
             if (trial.trial_id, warning) not in self.warned:
                 self.warned.add((trial.trial_id, warning))
                 print(f"  {trial} warns at step {result['step']}: {warning}", flush=True)
-        if time.monotonic() - self.told > EVERY:
+        if time.monotonic() - self.told > (OFTEN if self.board else EVERY):
             self._tell(trials)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
         early = "" if result.get("step", 0) >= self.of(trial).fit.steps else ", stopped early"
         self.ended.add(trial.trial_id)
-        print(
-            f"  {trial} ended at step {result.get('step', 0)}{early}, "
-            f"{self.objective} {result.get('objective', 0):.4f}",
-            flush=True,
-        )
+        if not self.board:
+            print(
+                f"  {trial} ended at step {result.get('step', 0)}{early}, "
+                f"{self.objective} {result.get('objective', 0):.4f}",
+                flush=True,
+            )
         self._tell(trials)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -98,10 +117,26 @@ class Progress(Callback):
         left = round((self.trials - len(self.ended)) * self.steps) - running
         since, wait = self.clock.read(taken, left)
         best = f", best {self.objective} {self.best:.4f}" if self.comparable else ""
-        print(
+        line = (
             f"{since} {len(self.ended)}/{self.trials} trials ended, {taken} steps taken"
-            f"{best}{wait and f'{wait} at most'}",
-            flush=True,
+            f"{best}{wait and f'{wait} at most'}"
+        )
+        if self.board:
+            self.board.show(line, [self._row(trial) for trial in trials])
+        else:
+            print(line, flush=True)
+
+    def _row(self, trial: Any) -> Row:
+        result, steps = trial.last_result or {}, self.of(trial).fit.steps
+        step = int(result.get("step", 0))
+        return Row(
+            trial=str(trial),
+            state=STATES.get(trial.status, "ended" if step >= steps else "stopped early"),
+            step=step,
+            steps=steps,
+            objective=result.get("objective"),
+            settings={path: value for path, value in trial.config.items() if path != "job"},
+            warned=any(name == trial.trial_id for name, _ in self.warned),
         )
 
 

@@ -193,7 +193,8 @@ def tuned(
                 checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if pbt else 2),
             ),
         )
-    return tuner.fit()
+    with progress.watched():
+        return tuner.fit()
 
 
 def _tune_config(run: Run, nested: bool) -> Any:
