@@ -12,6 +12,7 @@ repeated, what was running goes on from its last checkpoint.
     best/              the checkpoint that was chosen, or the start if none is released; the runners-up are in kept/
     leaderboard.csv    every trial, and the baselines
     test.json          every metric on the target's test split of those that were measured there
+    tensorboard/       images and features of best/, for TensorBoard
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 
 from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
-from raylens.cluster import choice, launch
+from raylens.cluster import choice, launch, tensorboard
 from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists, kept
 from raylens.cluster.prior import informed
@@ -126,6 +127,7 @@ def search(run: Run) -> str:
     board = Board(run, found, measured)
     board.write(folder)
     board.show()
+    tensorboard.write(run, best, data, f"{folder}/tensorboard")
     oracle = {"oracle": ORACLE} if run.search.oracle else {}
     objective = f"{released[0].objective:.4f}" if released else "none released"
     launch.tell(best=objective, checkpoint=best, **oracle)

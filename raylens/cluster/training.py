@@ -6,6 +6,7 @@ A training lives in `<storage>/<name>/`, and the same command goes on from its l
     start/      checkpoint that it starts from, where the method needs one; start-workers/ is how it was trained
     workers/    Ray Train's own
     last/       the last checkpoint
+    tensorboard/  images and features of it, for TensorBoard
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
-from raylens.cluster import launch
+from raylens.cluster import launch, tensorboard
 from raylens.cluster.folders import copy, exists, write
 from raylens.cluster.prior import informed
 from raylens.cluster.worker import build
@@ -63,6 +64,7 @@ def training(run: Run) -> str:
     run = informed(run, data)
     print(f"training {run.method.name}, {run.fit.steps} steps, {run.scale.workers} worker(s)", flush=True)
     copy(launch.train(run, facts, data, f"{folder}/workers"), f"{folder}/last")
+    tensorboard.write(run, f"{folder}/last", data, f"{folder}/tensorboard")
     return f"{folder}/last"
 
 
