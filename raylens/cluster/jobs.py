@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raylens.checkpoint import Facts
-from raylens.cluster import launch
+from raylens.cluster import nodes
 from raylens.cluster.progress import Progress
 from raylens.cluster.search import Found, of_result, tuned
 from raylens.cluster.trial import direct, nested
@@ -41,7 +41,7 @@ def train(jobs: Mapping[str, Job], folder: str, name: str, *, label: str) -> dic
         metric="objective",
         mode="max",
         scheduler=FIFOScheduler(),
-        search_alg=BasicVariantGenerator(max_concurrent=launch.concurrent(run)),
+        search_alg=BasicVariantGenerator(max_concurrent=nodes.concurrent(run)),
         reuse_actors=not is_nested,
         trial_name_creator=lambda trial: trial.config["job"],
         trial_dirname_creator=lambda trial: trial.config["job"],

@@ -26,7 +26,7 @@ import numpy as np
 
 from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
-from raylens.cluster import choice, launch, tensorboard
+from raylens.cluster import choice, launch, nodes, tensorboard
 from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists, kept
 from raylens.cluster.prior import informed
@@ -89,7 +89,7 @@ def search(run: Run) -> str:
                 f"holds {share:.1%} of these; raise it"
             )
         if run.data.mode != "resident":
-            launch.check_room(run, method)
+            nodes.check_room(run, method)
         print(
             f"data: {share:.1%} of the rows resident for the search; the winner trains on all of them",
             flush=True,
@@ -234,10 +234,10 @@ def _tune_config(run: Run, nested: bool) -> Any:
     if run.search.searcher == "tpe":
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         searcher = OptunaSearch(seed=run.seed, points_to_evaluate=first)
-        most = {"max_concurrent_trials": launch.concurrent(run)}
+        most = {"max_concurrent_trials": nodes.concurrent(run)}
     else:
         # A population takes turns on what there is; counted as running, its paused trials would never all start.
-        limit = 0 if run.search.scheduler == "pbt" else launch.concurrent(run)
+        limit = 0 if run.search.scheduler == "pbt" else nodes.concurrent(run)
         searcher = BasicVariantGenerator(
             random_state=run.seed, points_to_evaluate=first, max_concurrent=limit
         )

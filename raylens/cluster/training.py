@@ -15,7 +15,7 @@ from typing import Any
 
 from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
-from raylens.cluster import launch, tensorboard
+from raylens.cluster import launch, nodes, tensorboard
 from raylens.cluster.folders import copy, exists, write
 from raylens.cluster.prior import informed
 from raylens.cluster.worker import build
@@ -144,9 +144,9 @@ def check(run: Run, *, search: bool = False) -> None:
 
 def placed(run: Run) -> Run:
     """`run` with its GPUs. Raises ConfigError for what this cluster has no room for. Needs Ray."""
-    launch.check_storage(run)
-    run = run.replace(**{"scale.gpus": launch.gpus(run)})
-    launch.concurrent(run)
+    nodes.check_storage(run)
+    run = run.replace(**{"scale.gpus": nodes.gpus(run)})
+    nodes.concurrent(run)
     if run.fit.precision == "16" and not run.scale.gpus:
         raise ConfigError(
             "fit.precision 16 needs a GPU, its gradients vanish without one; set it to bf16 or 32"
@@ -288,5 +288,5 @@ def loaded(run: Run, method: type[Method]) -> Any:
             "data.resident_limit"
         )
     print(f"data: streaming from Parquet, {run.data.cpus:g} CPUs a task", flush=True)
-    launch.check_room(run, method)
+    nodes.check_room(run, method)
     return Streaming(sets.reside(run, sets.streams(run, method)).validation)

@@ -11,7 +11,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from raylens import config
-from raylens.cluster import gauges, launch
+from raylens.cluster import gauges, nodes
 from raylens.cluster.board import Board
 from raylens.cluster.gauges import Gauges
 from raylens.cluster.search import _tune_config, of_result
@@ -20,8 +20,8 @@ from raylens.config import space
 
 @pytest.fixture(autouse=True)
 def cluster(monkeypatch):
-    monkeypatch.setattr(launch, "capacity", lambda: {"CPU": 4.0, "GPU": 0.0})
-    monkeypatch.setattr(launch, "nodes", lambda: ([launch.Nodes({"CPU": 4.0}, 1)], []))
+    monkeypatch.setattr(nodes, "capacity", lambda: {"CPU": 4.0, "GPU": 0.0})
+    monkeypatch.setattr(nodes, "now_and_grown", lambda: ([nodes.Nodes({"CPU": 4.0}, 1)], []))
 
 
 def search(tiny, method="adda", **search):
