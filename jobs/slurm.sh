@@ -11,7 +11,8 @@ set -euo pipefail
 
 export PATH="$PWD/.venv/bin:$PATH" RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 RAY_AUTH_TOKEN=$(openssl rand -hex 32)   # Ray runs whatever it is sent, and a node's ports are open to its neighbours
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):6379
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")   # a pipe into head could end scontrol, and this
+address=${hosts%%$'\n'*}:6379
 verb=$1
 shift
 exec srun ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
