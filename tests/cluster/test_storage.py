@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pyarrow.fs
 import pytest
 from moto.server import ThreadedMotoServer
@@ -156,3 +157,33 @@ def test_a_bucket_that_may_not_be_written_is_refused_at_once(bucket, toy_sets, m
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith(f"error: storage '{place}' cannot be written: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_told_and_costs_nothing_that_was_written(toy_sets, tmp_path):
+    """A disk of its own for the runs, with room for the first checkpoints alone, and for all of them after that."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount anything")
+    disk, log = tmp_path / "disk", tmp_path / "log"
+    disk.mkdir()
+    flags = {**TINY, **toy_sets, "encoder.width": 16, "fit.steps": 60, "fit.report_every": 5}
+    words = " ".join(f"--{path} {value}" for path, value in flags.items())
+    tune = f"{sys.executable} -m raylens.tune"
+    script = f"""
+        mount -t tmpfs -o size=1500k none {disk}
+        {tune} supervised {words} --storage {disk} --name full > {log} 2>&1; echo $?
+        mount -o remount,size=500m {disk}
+        {tune} --resume {disk}/full > {log}.again 2>&1; echo $?
+        cat {disk}/full/leaderboard.csv
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=800
+    )
+    full, resumed, *board = done.stdout.splitlines()
+    told, again = log.read_text(), (tmp_path / "log.again").read_text()
+    assert full == "1", told
+    assert "No space left on device" in told.splitlines()[-1], told
+    assert resumed == "0", again
+    assert "going on with" in again
+    steps = pd.read_csv(io.StringIO("\n".join(board)))["steps"].dropna()
+    assert list(steps) == [60] * len(steps)
+    assert len(steps) >= 2
