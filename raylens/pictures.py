@@ -182,6 +182,25 @@ def draw_reconstruction(images: Sequence[np.ndarray], out_folder: Path | str) ->
     return [Path(out_folder) / "reconstruction.png"]
 
 
+def sheet(images: Sequence[np.ndarray], labels: Sequence[str], *, columns: int = 10) -> bytes:
+    """Images (C, H, W), each on its own scale under its label, row by row: a PNG to grade candidates by eye."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(1.3 * columns, 1.6 * rows), layout="constrained")
+        for axis in figure.subplots(rows, columns, squeeze=False).flat:
+            axis.set_axis_off()
+        for axis, image, label in zip(figure.axes, images, labels, strict=False):
+            shown = np.moveaxis(image[::-1], 0, -1) if len(image) == 3 else image.mean(0)
+            low, high = np.quantile(shown, (0.005, 0.998))
+            shown = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+            axis.imshow(shown, cmap="gray", origin="lower")
+            axis.set_title("\n".join(line[-18:] for line in label.split("\n")), fontsize=5.5, pad=2)
+        held = io.BytesIO()
+        figure.savefig(held, format="png")
+    return held.getvalue()
+
+
 def _square(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()

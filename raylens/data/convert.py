@@ -309,7 +309,7 @@ def _blocks(
     blank = np.zeros(shape.expected, shape.dtype)
     no_twin = np.zeros((bands, height * shape.finer, width * shape.finer), np.float32)
     for number in numbers:
-        for image, high, row in _taken(units[number], options, shape):
+        for image, high, row in images_of(units[number], options, shape):
             key = hashlib.sha256(f"{seed}:{row['id']}".encode()).digest()
             about = {**row, "unit": int(number), "order": int.from_bytes(key[:8]) >> 1}
             held.append((blank if image is None else image, no_twin if high is None else high, about))
@@ -326,7 +326,7 @@ def _block(held: list[tuple[np.ndarray, np.ndarray, dict[str, Any]]], shape: Sha
     return block | ({HIGH: np.stack(highs)} if shape.finer > 1 else {})
 
 
-def _taken(
+def images_of(
     unit: Unit, options: Options, shape: Shape
 ) -> Iterator[tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]]:
     """Each image of a unit and its twin, or None, and what is known of it, with the reason if it is None."""

@@ -1,0 +1,308 @@
+"""Predictions over any number of images, as Ray Data tasks that read and actors that hold the models.
+
+    predict.json          what was asked; a folder with another one is refused
+    predictions/          Parquet files, each of rows of one piece of the images: PIECE-ROW-COUNT[-last].parquet
+    candidates.csv        the images of the highest probability of the last class
+    candidates.png        the same as pictures
+    failed.csv            images that could not be read, and why
+
+What is in predictions/ is not predicted again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+from scipy.special import softmax
+
+from raylens import checkpoint
+from raylens.cluster.folders import exists, patient, write
+from raylens.cluster.progress import EVERY, Clock
+from raylens.data.pieces import Piece, Reader, packed, runs
+from raylens.data.tasks import ray_data
+from raylens.errors import ConfigError
+from raylens.loop import collect
+
+PART = re.compile(r"(\d{6})-(\d{9})-(\d+)(-last)?\.parquet")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What logits (N, K) become before they are probabilities: calibrated, and of another share of each class."""
+
+    temperature: float = 1.0
+    shift: tuple[float, ...] = ()
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities (N, K), in double precision."""
+        return softmax(
+            np.asarray(logits, np.float64) / self.temperature + np.array(self.shift or 0.0), axis=1
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be predicted, by which models, how."""
+
+    checkpoints: tuple[str, ...]
+    images: str
+    out: str
+    split: str | None = None
+    features: bool = False
+    corrections: tuple[Correction, ...] = ()
+    top: int = 100
+    batch: int = 256
+    cpus: float = 1.0
+    gpus: float | None = None
+
+    def shaping(self) -> dict[str, Any]:
+        """All that a prediction depends on, in plain values."""
+        named = ("checkpoints", "images", "split", "features")
+        corrections = [asdict(one) for one in self.corrections]
+        return json.loads(
+            json.dumps({name: getattr(self, name) for name in named} | {"corrections": corrections})
+        )
+
+
+def predict(request: Request, reader: Reader) -> str:
+    """Predict what is not yet predicted, then gather candidates and failures; returns the folder. Needs Ray."""
+    pieces = reader.pieces(request.images, request.split)
+    _check_same(request)
+    known = done(request.out)
+    left = {
+        number: known.get(number, {}) for number in range(len(pieces)) if not whole(known.get(number, {}))
+    }
+    taken = sum(len(rows) for parts in known.values() for rows in parts)
+    if taken:
+        print(
+            f"{request.out} has {taken} predictions; going on with {len(left)} of {len(pieces)} pieces",
+            flush=True,
+        )
+    if left:
+        _run(request, reader, {number: pieces[number] for number in left}, left)
+    gather(request, reader, pieces)
+    return request.out
+
+
+def done(out: str) -> dict[int, dict[range, bool]]:
+    """Rows of each piece that are in predictions/, and whether a file holds the piece's last."""
+    fs, folder = patient(f"{out}/predictions")
+    found: dict[int, dict[range, bool]] = {}
+    for info in fs.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True)):
+        if match := PART.fullmatch(info.base_name):
+            begin = int(match[2])
+            found.setdefault(int(match[1]), {})[range(begin, begin + int(match[3]))] = bool(match[4])
+    return found
+
+
+def whole(parts: Mapping[range, bool]) -> bool:
+    """Whether the parts of a piece follow one another from its first row to its last."""
+    end, last = 0, False
+    for rows in sorted(parts, key=lambda rows: rows.start):
+        if rows.start > end:
+            return False
+        if rows.stop >= end:
+            end, last = rows.stop, parts[rows]
+    return last
+
+
+def _check_same(request: Request) -> None:
+    """Raises ConfigError when the folder holds other predictions."""
+    path, asked = f"{request.out}/predict.json", request.shaping()
+    if not exists(path):
+        write(path, json.dumps(asked, indent=1))
+        return
+    fs, inner = patient(path)
+    with fs.open_input_stream(inner) as stream:
+        held = json.loads(stream.read())
+    for name, value in asked.items():
+        if held.get(name) != value:
+            raise ConfigError(
+                f"--out {request.out} has predictions with {name} {held.get(name)!r}, and {value!r} was given; name "
+                "another folder"
+            )
+
+
+def _run(request: Request, reader: Reader, pieces: Mapping[int, Piece], known: Mapping[int, Any]) -> None:
+    """Read, predict and write what is left, on all of the cluster."""
+    import ray
+
+    from raylens.cluster import nodes
+
+    there = nodes.capacity()
+    gpus = (1.0 if there["GPU"] else 0.0) if request.gpus is None else request.gpus
+    if gpus > there["GPU"]:
+        raise ConfigError(f"--gpus is {gpus:g}, the cluster has {there['GPU']:g}; lower it, or set it to 0")
+    if request.cpus > there["CPU"]:
+        raise ConfigError(f"--cpus is {request.cpus:g}, the cluster has {there['CPU']:g}; lower it")
+    most = max(1, int(there["GPU"] / gpus if gpus else there["CPU"] / request.cpus))
+    items = ray.put(dict(pieces)), ray.put({number: list(parts) for number, parts in known.items()})
+
+    def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        held, rows = ray.get(list(items))
+        for number in batch["item"].tolist():
+            for block in reader.blocks(held[number], rows[number]):
+                yield packed(number, block)
+
+    data = ray_data().from_items([*pieces], override_num_blocks=len(pieces))
+    data = data.map_batches(read, batch_size=1, num_cpus=0.5)
+    data = data.map_batches(
+        Predictor,
+        fn_constructor_args=(request,),
+        batch_size=None,
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=request.cpus,
+        num_gpus=gpus,
+    )
+    clock, told, rows, seen = Clock(), 0.0, 0, set()
+    for batch in data.iter_batches(batch_size=None, prefetch_batches=0):
+        rows += int(batch["rows"].sum())
+        seen.update(batch["piece"][batch["last"]].tolist())
+        if time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            since, wait = clock.read(len(seen), len(pieces) - len(seen))
+            print(f"{since} {rows} images, {len(seen)}/{len(pieces)} pieces{wait}", flush=True)
+
+
+class Predictor:
+    """An actor of Ray Data's, with the models; it writes what they say of each run of rows as a file."""
+
+    def __init__(self, request: Request) -> None:
+        from raylens.cluster.launch import quiet, task_device
+
+        quiet(int(request.cpus))
+        self.request, self.device = request, task_device()
+        found = [checkpoint.read(path) for path in request.checkpoints]
+        self.models = [one.model(self.device) for one in found]
+        self.first = found[0]
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        made = []
+        for rows in runs(batch):
+            some = {name: values[rows] for name, values in batch.items()}
+            piece, begin, last = int(some["piece"][0]), int(some["row"][0]), bool(some["last"][-1])
+            count = len(some["row"])
+            name = f"{piece:06d}-{begin:09d}-{count}{'-last' if last else ''}.parquet"
+            held = io.BytesIO()
+            pq.write_table(self.table(some), held, compression="zstd")
+            write(f"{self.request.out}/predictions/{name}", held.getvalue())
+            made.append((piece, count, last))
+        return {
+            name: np.array(column)
+            for name, column in zip(("piece", "rows", "last"), zip(*made, strict=True), strict=True)
+        }
+
+    def table(self, some: Mapping[str, np.ndarray]) -> pa.Table:
+        """What the models say of rows: a row each, null where an image could not be read."""
+        about = [json.loads(text) for text in some["about"]]
+        failed = np.array([bool(reason) for _, reason, _ in about])
+        columns: dict[str, Any] = {
+            "id": pa.array([one for one, _, _ in about], pa.string()),
+            "row": some["row"],
+        }
+        outputs = [
+            collect(model, some["pixels"], None, batch=self.request.batch, device=self.device)
+            for model in self.models
+        ]
+        for name, values in self.named([output.logits for output in outputs]).items():
+            columns[name] = pa.array(values, mask=failed)
+        if self.request.features:
+            for number, output in enumerate(outputs):
+                name = f"features_{number}" if len(outputs) > 1 else "features"
+                columns[name] = pa.FixedSizeListArray.from_arrays(
+                    pa.array(output.features.ravel()), output.features.shape[1]
+                )
+        columns["failed"] = pa.array([reason or None for _, reason, _ in about], pa.string())
+        columns["about"] = pa.array([json.dumps(column) for _, _, column in about], pa.string())
+        return pa.table(columns)
+
+    def named(self, logits: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of numbers (N,): probabilities of the classes, or the number that is predicted, and their spread."""
+        task = self.first.run.task.name
+        if task == "pretraining":
+            return {}
+        if task == "regression":
+            said = [self.first.facts.task(self.first.run.task).predict(one) for one in logits]
+            return _mean(self.first.run.task.target, np.stack(said))
+        corrections = self.request.corrections or (Correction(),) * len(logits)
+        chances = np.stack([correct(one) for correct, one in zip(corrections, logits, strict=True)])
+        classes = self.first.facts.classes
+        if len(classes) == 2:
+            return _mean("probability", chances[..., 1])
+        columns = {}
+        for index, name in enumerate(classes):
+            columns |= _mean(f"probability_{name}", chances[..., index])
+        return columns
+
+
+def _mean(name: str, said: np.ndarray) -> dict[str, np.ndarray]:
+    """The mean of what models say (M, N), and its standard deviation if they are several."""
+    return {name: said.mean(0)} | ({f"{name}_spread": said.std(0)} if len(said) > 1 else {})
+
+
+def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
+    """candidates.csv, candidates.png and failed.csv of all predictions, one file at a time in memory."""
+    fs, folder = patient(f"{request.out}/predictions")
+    found = checkpoint.read(request.checkpoints[0])
+    classes = found.facts.classes
+    score = "probability" if len(classes) == 2 else f"probability_{classes[-1]}"
+    ranked = found.run.task.name == "classification"
+    best: list[tuple[float, int, int, dict[str, Any]]] = []
+    failed, total = [], 0
+    names = sorted(info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(folder)))
+    for match in filter(None, map(PART.fullmatch, names)):
+        with fs.open_input_file(f"{folder}/{match[0]}") as opened:
+            file = pq.ParquetFile(opened)
+            columns = [name for name in file.schema_arrow.names if not name.startswith("features")]
+            table = file.read(columns=columns).to_pandas()
+        total += len(table)
+        failed += table.loc[table["failed"].notna(), ["id", "failed"]].to_dict("records")
+        if ranked:
+            good = table[table["failed"].isna()].nlargest(request.top, score)
+            rows = [(row[score], -int(match[1]), -int(row["row"]), row) for row in good.to_dict("records")]
+            best = heapq.nlargest(request.top, [*best, *rows], key=lambda one: one[:3])
+    write(f"{request.out}/failed.csv", pd.DataFrame(failed, columns=["id", "failed"]).to_csv(index=False))
+    print(f"{total - len(failed)} images predicted, {len(failed)} could not be read", flush=True)
+    if not ranked:
+        return
+    chosen = [
+        {name: value for name, value in row.items() if name not in ("failed", "about", "row")}
+        | json.loads(row["about"])
+        for *_, row in best
+    ]
+    listed = pd.DataFrame(chosen)
+    listed.insert(0, "rank", range(1, len(listed) + 1))
+    write(f"{request.out}/candidates.csv", listed.to_csv(index=False))
+    if chosen:
+        places = [(-piece, -row) for _, piece, row, _ in best]
+        from raylens.pictures import sheet
+
+        labels = [f"{rank}: {row[score]:.3f}\n{row['id']}" for rank, row in enumerate(chosen, 1)]
+        write(f"{request.out}/candidates.png", sheet(_images(reader, pieces, places), labels))
+
+
+def _images(reader: Reader, pieces: Sequence[Piece], places: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Preprocessed images (C, H, W) at these rows of these pieces, read again."""
+    found: dict[tuple[int, int], np.ndarray] = {}
+    for piece, some in groupby(sorted(places), key=lambda place: place[0]):
+        wanted = {row for _, row in some}
+        for block in reader.blocks(pieces[piece]):
+            for row in wanted & set(range(block.begin, block.begin + len(block.ids))):
+                found[piece, row] = block.pixels[row - block.begin].copy()
+            if len([row for row in wanted if (piece, row) in found]) == len(wanted):
+                break
+    return [found[place] for place in places]
