@@ -201,10 +201,8 @@ class Predictor:
             pq.write_table(self.table(some), held, compression="zstd")
             write(f"{self.request.out}/predictions/{name}", held.getvalue())
             made.append((piece, count, last))
-        return {
-            name: np.array(column)
-            for name, column in zip(("piece", "rows", "last"), zip(*made, strict=True), strict=True)
-        }
+        pieces, counts, lasts = zip(*made, strict=True)
+        return {"piece": np.array(pieces), "rows": np.array(counts), "last": np.array(lasts)}
 
     def table(self, some: Mapping[str, np.ndarray]) -> pa.Table:
         """What the models say of rows: a row each, null where an image could not be read."""
@@ -279,11 +277,10 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     print(f"{total - len(failed)} images predicted, {len(failed)} could not be read", flush=True)
     if not ranked:
         return
-    chosen = [
-        {name: value for name, value in row.items() if name not in ("failed", "about", "row")}
-        | json.loads(row["about"])
-        for *_, row in best
-    ]
+    chosen = []
+    for *_, row in best:
+        said = {name: value for name, value in row.items() if name not in ("failed", "about", "row")}
+        chosen.append(said | json.loads(row["about"]))
     listed = pd.DataFrame(chosen)
     listed.insert(0, "rank", range(1, len(listed) + 1))
     write(f"{request.out}/candidates.csv", listed.to_csv(index=False))

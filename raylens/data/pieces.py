@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Block:
-    """Images of a piece that were read together: rows `begin` ... `begin + N`, and whether they are the piece's last."""
+    """Images of a piece that were read together, rows `begin` ... `begin + N`, and whether they are its last."""
 
     begin: int
     last: bool
@@ -88,10 +88,8 @@ class Reader:
                 f"{path} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was "
                 f"trained on {channels} of {size} x {size}; convert it with --size, --crop or --bands"
             )
-        found = []
-        for file in [
-            file for name in ([split] if split else manifest.splits) for file in split_files(path, name)
-        ]:
+        found, splits = [], [split] if split else manifest.splits
+        for file in (file for name in splits for file in split_files(path, name)):
             fs, name = filesystem(file)
             with fs.open_input_file(name) as opened:
                 metadata = pq.ParquetFile(opened).metadata
