@@ -1,0 +1,143 @@
+"""Predictions over folders and sets by Ray Data, cut off and gone on with."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from raylens import checkpoint, predict
+from raylens.cluster import worker
+from raylens.cluster.predict import Correction, whole
+from raylens.data.preprocess import preprocess
+from raylens.data.shards import read_split
+from raylens.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def models(tiny, tmp_path_factory):
+    """Two checkpoints of other weights."""
+    made = []
+    for seed in (0, 1):
+        run = tiny.run("supervised", seed=seed)
+        folder = str(tmp_path_factory.mktemp(f"model{seed}"))
+        checkpoint.save(folder, run, tiny.facts(), worker.build(run, tiny.facts()).result, {})
+        made.append(folder)
+    return made
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of 30 files, of which one is torn."""
+    folder, rng = tmp_path / "images", np.random.default_rng(0)
+    folder.mkdir()
+    for row in range(30):
+        np.save(folder / f"{row:02d}.npy", rng.random((32, 32), np.float32))
+    (folder / "11.npy").write_bytes(b"no image")
+    return str(folder)
+
+
+def said(model: str, pixels: np.ndarray) -> np.ndarray:
+    """Probabilities of the last class by the model alone."""
+    from raylens.loop import collect
+
+    found = checkpoint.read(model)
+    logits = collect(found.model(), preprocess(pixels, found.run.data.transform), None).logits
+    return found.facts.task(found.run.task).predict(logits)[:, 1]
+
+
+def test_a_folder_of_files_is_predicted_ranked_and_pictured(ray_cluster, models, images, tmp_path):
+    out = str(tmp_path / "out")
+    assert predict.predict([models[0], images, "--out", out, "--top", "7", "--gpus", "0"]) == out
+    table = pd.read_parquet(f"{out}/predictions").set_index("id")
+    assert sorted(table.index) == [f"{row:02d}" for row in range(30)]
+    assert table["failed"].notna().sum() == 1
+    assert np.isnan(table.loc["11", "probability"])
+    for row in ("00", "29"):
+        pixels = np.load(f"{images}/{row}.npy")[None, None]
+        assert table.loc[row, "probability"] == pytest.approx(said(models[0], pixels)[0], abs=1e-6)
+    best = pd.read_csv(f"{out}/candidates.csv", dtype={"id": str})
+    assert list(best["rank"]) == [*range(1, 8)]
+    assert list(best["id"]) == list(table["probability"].nlargest(7).index)
+    assert pd.read_csv(f"{out}/failed.csv", dtype=str).to_dict("records")[0]["id"] == "11"
+    assert Image.open(f"{out}/candidates.png").size[0] > 500
+
+
+def test_what_was_predicted_is_not_predicted_again(ray_cluster, models, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = [models[0], images, "--out", str(out), "--gpus", "0"]
+    predict.predict(words)
+    (part,) = (out / "predictions").iterdir()
+    written, before = part.stat().st_mtime_ns, pd.read_parquet(part)
+    predict.predict(words)
+    assert part.stat().st_mtime_ns == written
+    assert "has 30 predictions; going on with 0 of 1 pieces" in capsys.readouterr().out
+    part.unlink()
+    predict.predict(words)
+    (part,) = (out / "predictions").iterdir()
+    pd.testing.assert_frame_equal(pd.read_parquet(part), before)
+    with pytest.raises(ConfigError, match="has predictions with features False, and True was given"):
+        predict.predict([*words, "--features"])
+
+
+def test_an_ensemble_gives_the_mean_the_spread_and_each_ones_features(
+    ray_cluster, models, toy_sets, tmp_path
+):
+    out, data = str(tmp_path / "out"), toy_sets["data.target"]
+    words = [models[0], data, "--checkpoint", models[1], "--split", "test", "--features", "--gpus", "0"]
+    predict.predict([*words, "--out", out])
+    table = pd.read_parquet(f"{out}/predictions").set_index("id")
+    held = read_split(data, "test")
+    each = np.stack([said(model, held["pixels"]) for model in models])
+    assert table.loc[held["id"], "probability"].to_numpy() == pytest.approx(each.mean(0), abs=1e-6)
+    assert table.loc[held["id"], "probability_spread"].to_numpy() == pytest.approx(each.std(0), abs=1e-6)
+    assert len(table.iloc[0]["features_0"]) == len(table.iloc[0]["features_1"]) == 16
+    assert set(pd.read_csv(f"{out}/candidates.csv")["half"]) == {"odd", "even"}
+
+
+def test_a_prior_shifts_odds_and_calibration_keeps_their_order(ray_cluster, models, toy_sets, tmp_path):
+    data = toy_sets["data.target"]
+    tables = {}
+    for name, words in {
+        "plain": [],
+        "rare": ["--prior", "0.01", "--calibrate", toy_sets["data.source"]],
+        "even": ["--prior", "0.5", "--calibrate", toy_sets["data.source"]],
+    }.items():
+        out = str(tmp_path / name)
+        predict.predict([models[0], data, "--split", "test", "--out", out, "--gpus", "0", *words])
+        tables[name] = pd.read_parquet(f"{out}/predictions").set_index("id")["probability"]
+    odds = {name: np.log(table / (1 - table)) for name, table in tables.items()}
+    assert np.allclose(odds["even"] - odds["rare"], np.log(99))
+    assert (tables["plain"].rank() == tables["rare"].rank()).all()
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_whole"),
+    [
+        ({}, False),
+        ({range(0, 5): False}, False),
+        ({range(0, 5): False, range(5, 9): True}, True),
+        ({range(0, 4): False, range(5, 9): True}, False),
+        ({range(0, 5): True, range(5, 9): False}, False),
+    ],
+)
+def test_a_piece_is_whole_when_its_rows_reach_its_last(parts, is_whole):
+    assert whole(parts) is is_whole
+
+
+def test_bad_requests_are_refused_in_a_line(models, images, tmp_path):
+    for words, told in (
+        (["--prior", "1.5"], "--prior 1.5 is no share"),
+        (["--bands", "a"], "--bands 'a' is no list of numbers"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            predict.predict([models[0], images, "--out", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_correction_without_anything_is_softmax():
+    assert np.allclose(Correction()(np.array([[0.0, np.log(3)]])), [[0.25, 0.75]])
+    assert json.loads(json.dumps(Correction().shift)) == []

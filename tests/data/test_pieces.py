@@ -1,0 +1,110 @@
+"""Images cut into pieces, and what is read of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from raylens.data import pieces
+from raylens.data.convert import Shape
+from raylens.data.pieces import Piece, Reader, packed, runs
+from raylens.data.preprocess import preprocess
+from raylens.data.shards import ShardWriter, read_split
+from raylens.errors import DataError
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """Of 16 x 16 images, ten at a time."""
+    monkeypatch.setattr(pieces, "BYTES", 10 * 4 * 16 * 16)
+    return Reader(Shape(expected=(1, 16, 16)), "minmax")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """25 files, of which one is torn and one is too small, and a stack of 25."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for row in range(25):
+        np.save(tmp_path / "images" / f"{row:02d}.npy", rng.random((16, 16), np.float32))
+    (tmp_path / "images" / "03.npy").write_bytes(b"\x93NUMPY")
+    np.save(tmp_path / "images" / "07.npy", rng.random((8, 8), np.float32))
+    np.save(tmp_path / "stack.npy", rng.random((25, 16, 16), np.float32))
+    return tmp_path
+
+
+def held(tmp_path, rows=(25, 8)) -> str:
+    out, rng = str(tmp_path / "set"), np.random.default_rng(0)
+    with ShardWriter(out) as writer:
+        for split, count in zip(("train", "test"), rows, strict=True):
+            pixels, ids = (
+                rng.random((count, 1, 16, 16), np.float32),
+                [f"{split}-{row}" for row in range(count)],
+            )
+            writer.add(split, pixels, np.zeros(count, int), ids, {"ra": np.arange(count, dtype=float)})
+    return out
+
+
+def test_every_file_is_read_once_and_what_is_none_says_why(reader, folder):
+    found = reader.pieces(str(folder / "images"))
+    assert [len(piece.units) for piece in found] == [10, 10, 5]
+    blocks = [block for piece in found for block in reader.blocks(piece)]
+    assert [one for block in blocks for one in block.ids] == [f"{row:02d}" for row in range(25)]
+    assert {
+        one: reason
+        for block in blocks
+        for one, reason in zip(block.ids, block.reasons, strict=True)
+        if reason
+    } == {
+        "03": "truncated",
+        "07": "wrong shape",
+    }
+    assert (blocks[0].pixels[3] == 0).all()
+    given = np.load(folder / "images" / "24.npy")[None, None]
+    assert np.array_equal(blocks[-1].pixels[-1:], preprocess(given, "minmax"))
+
+
+def test_a_stack_comes_in_blocks_and_from_any_row_on(reader, folder):
+    (piece,) = reader.pieces(str(folder / "stack.npy"))
+    blocks = [*reader.blocks(piece)]
+    assert [(block.begin, len(block.ids), block.last) for block in blocks] == [
+        (0, 10, False),
+        (10, 10, False),
+        (20, 5, True),
+    ]
+    again = [*reader.blocks(piece, [range(0, 10), range(14, 20)])]
+    assert [(block.begin, len(block.ids), block.last) for block in again] == [(10, 4, False), (20, 5, True)]
+    assert np.array_equal(again[1].pixels, blocks[2].pixels)
+
+
+def test_a_set_is_read_by_row_groups_with_its_columns(reader, tmp_path):
+    path = held(tmp_path)
+    everything = reader.pieces(path)
+    assert len(everything) == 2  # a file each; row groups hold more than is read at a time
+    (piece,) = reader.pieces(path, "test")
+    (block,) = reader.blocks(piece)
+    assert (block.ids, block.columns[3]) == ([f"test-{row}" for row in range(8)], {"ra": 3.0})
+    assert np.array_equal(block.pixels, preprocess(read_split(path, "test")["pixels"], "minmax"))
+
+
+def test_what_does_not_fit_is_refused_in_a_line(reader, tmp_path, folder):
+    path = held(tmp_path)
+    with pytest.raises(DataError, match=r"has 1 channel.* of 16 x 16, the checkpoint was trained on 3 of 16"):
+        Reader(Shape(expected=(3, 16, 16)), "minmax").pieces(path)
+    with pytest.raises(DataError, match="is no shard set, and has no split 'test'"):
+        reader.pieces(str(folder / "images"), "test")
+    with pytest.raises(DataError, match="has no split 'moon'"):
+        reader.pieces(path, "moon")
+
+
+def test_blocks_that_were_joined_come_apart_again(reader, folder):
+    (piece,) = reader.pieces(str(folder / "stack.npy"))
+    blocks = [packed(number, block) for number in (4, 5) for block in reader.blocks(piece, [range(10, 12)])]
+    joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    found = [(int(joined["piece"][some][0]), joined["row"][some].tolist()) for some in runs(joined)]
+    assert found == [(number, [*rows]) for number in (4, 5) for rows in (range(10), range(12, 25))]
+    assert joined["last"].sum() == 2
+
+
+def test_nothing_in_a_piece_is_nothing_read(reader):
+    assert [*reader.blocks(Piece())] == []
