@@ -6,6 +6,7 @@ import io
 import logging
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pyarrow.fs
@@ -29,6 +30,9 @@ def bucket(monkeypatch):
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
+    urllib.request.urlopen(
+        f"{address}/moto-api/reset", data=b""
+    ).close()  # earlier servers of this process live on
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
