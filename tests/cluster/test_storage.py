@@ -30,9 +30,8 @@ def bucket(monkeypatch):
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
-    urllib.request.urlopen(
-        f"{address}/moto-api/reset", data=b""
-    ).close()  # earlier servers of this process live on
+    # What earlier servers of this process held lives on.
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"").close()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
