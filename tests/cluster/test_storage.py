@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import time
+import urllib.request
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,8 @@ def server():
 def bucket(server, monkeypatch):
     """The address of a bucket on that server."""
     address = f"http://127.0.0.1:{server.port}"
+    # What earlier servers of this process held lives on.
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"").close()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
