@@ -41,12 +41,18 @@ def main(act: Callable[[Sequence[str]], str | None]) -> None:
     except Exception as error:
         if os.environ.get("RAYLENS_TRACEBACK"):
             raise
+        _leave()
         print(f"failed: {error} (RAYLENS_TRACEBACK=1 shows where)", file=sys.stderr)
         sys.exit(1)
     if made:
-        if launch := sys.modules.get("raylens.cluster.launch"):
-            launch.leave()
+        _leave()
         print(made)
+
+
+def _leave() -> None:
+    """Leave Ray, if it was reached, so that what its workers still say comes before our last line."""
+    if launch := sys.modules.get("raylens.cluster.launch"):
+        launch.leave()
 
 
 def run(verb: str, argv: Sequence[str]) -> Run | None:

@@ -12,6 +12,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # how Ray 2.60 will do it, without its warning
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a trace for each; raylens tells the last line and where the rest is
     # Memory of a step is kept for the next one: benchmarks/README.md.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),

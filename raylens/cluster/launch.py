@@ -140,6 +140,9 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     in_order = ray.data.ExecutionOptions(preserve_order=True)
     storage, _, name = folder.rpartition("/")
     interrupt = signal.getsignal(signal.SIGINT)
+    if run.scale.min_workers:
+        # Ray may count on a node that has just died, and looks anew only when its workers have not come.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "30"
     with told(run) as progress:
         trainer = TorchTrainer(
             train_worker,

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -105,8 +106,11 @@ class Progress(Callback):
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.ended.add(trial.trial_id)
-        print(f"  {trial} failed; its error is in {trial.path}/error.txt", flush=True)
+        print(f"  {trial} failed: {_why(trial)}; all of it is in {trial.path}/error.txt", flush=True)
         self._tell(trials)
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        print(f"  {trial} goes on from its last checkpoint after: {_why(trial)}", flush=True)
 
     def _tell(self, trials: Sequence[Any]) -> None:
         self.told = time.monotonic()
@@ -178,6 +182,14 @@ def told(run: Run) -> Iterator[Reports]:
         queue.put(None)
         reader.join(timeout=5)
         queue.shutdown(force=True)
+
+
+def _why(trial: Any) -> str:
+    """The last line of a trial's last error."""
+    try:
+        return Path(trial.error_file).read_text().strip().splitlines()[-1][:300]
+    except (OSError, TypeError, IndexError):
+        return "an error that was not written down"
 
 
 def _minutes(seconds: float) -> str:

@@ -1,10 +1,13 @@
-"""Trials that go on after their driver was killed find checkpoints that are there."""
+"""Trials that go on find checkpoints that are there, and no errors of before."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pyarrow.fs
 from ray.tune import Callback, Checkpoint
+
+from raylens.cluster.folders import patient
 
 
 class Recovered(Callback):
@@ -23,6 +26,18 @@ class Recovered(Callback):
             for trial in trials:
                 recover(trial)
         self.done = True
+
+
+def forget_errors(path: str) -> None:
+    """Delete what trials in Ray Tune's folder `path` failed of: they are tried again.
+
+    An error that was cut off as it was written, on a full disk, would keep Tune from reading any result.
+    """
+    fs, folder = patient(path)
+    for info in fs.get_file_info(pyarrow.fs.FileSelector(folder)):
+        error = f"{info.path}/error.pkl"
+        if fs.get_file_info(error).type == pyarrow.fs.FileType.File:
+            fs.delete_file(error)
 
 
 def recover(trial: Any) -> None:

@@ -17,6 +17,7 @@ repeated, what was running goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists, kept
 from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
-from raylens.cluster.recover import Recovered
+from raylens.cluster.recover import Recovered, forget_errors
 from raylens.cluster.training import loaded, ready, start_run, trained_start
 from raylens.cluster.trial import trainable
 from raylens.cluster.worker import WORST
@@ -169,6 +170,7 @@ def tuned(
     there, *fs = kept(path).values()
     if ray_tune.Tuner.can_restore(there, *fs):
         print(f"going on with {path}", flush=True)
+        forget_errors(path)
         again = {
             "resume_unfinished": True,
             "resume_errored": True,
@@ -195,8 +197,17 @@ def tuned(
                 checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if pbt else 2),
             ),
         )
-    with progress.watched():
-        return tuner.fit()
+    try:
+        with progress.watched():
+            return tuner.fit()
+    except (
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:  # from a trial's own error, which Tune could not write either
+        raise RuntimeError(
+            f"trials failed, and their errors were cut off as they were written to {path}: No space left on device? "
+            "the same command goes on once there is room"
+        ) from error
 
 
 def _tune_config(run: Run, nested: bool) -> Any:

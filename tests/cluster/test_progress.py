@@ -93,3 +93,19 @@ def test_a_resumed_search_remembers_its_rungs_and_its_steps():
     assert rungs[10] == {"good": 0.8, "half": 0.7}
     assert rungs[20] == {"good": 0.9, "half": 0.85}
     assert rungs[40] == {"good": 0.95}
+
+
+def test_a_trial_that_goes_on_says_after_what(tmp_path, capsys):
+    (tmp_path / "error.txt").write_text(
+        "Failure # 1 (occurred at noon)\nTraceback\n  ...\nOSError: the disk is full\n"
+    )
+    trial = Trial(trial_id="a", path="runs/a", error_file=str(tmp_path / "error.txt"))
+    progress = searched(trials=1, steps=10)
+    progress.on_trial_recover(0, [], trial)
+    trial.error_file = None
+    progress.on_trial_recover(0, [], trial)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "  a goes on from its last checkpoint after: OSError: the disk is full",
+        "  a goes on from its last checkpoint after: an error that was not written down",
+    ]

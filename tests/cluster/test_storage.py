@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import time
+import urllib.request
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,8 @@ def server():
 def bucket(server, monkeypatch):
     """The address of a bucket on that server."""
     address = f"http://127.0.0.1:{server.port}"
+    # What earlier servers of this process held lives on.
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"").close()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -160,7 +163,7 @@ def test_a_bucket_that_may_not_be_written_is_refused_at_once(bucket, toy_sets, m
 
 
 def test_a_full_disk_is_told_and_costs_nothing_that_was_written(toy_sets, tmp_path):
-    """A disk of its own for the runs, with room for the first checkpoints alone, and for all of them after that."""
+    """A disk of its own for the runs, with room for four checkpoints, and for all of them after that."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount anything")
     disk, log = tmp_path / "disk", tmp_path / "log"
@@ -169,7 +172,7 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_written(toy_sets, tmp_pa
     words = " ".join(f"--{path} {value}" for path, value in flags.items())
     tune = f"{sys.executable} -m raylens.tune"
     script = f"""
-        mount -t tmpfs -o size=1500k none {disk}
+        mount -t tmpfs -o size=24m none {disk}
         {tune} supervised {words} --storage {disk} --name full > {log} 2>&1; echo $?
         mount -o remount,size=500m {disk}
         {tune} --resume {disk}/full > {log}.again 2>&1; echo $?
@@ -182,6 +185,7 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_written(toy_sets, tmp_pa
     told, again = log.read_text(), (tmp_path / "log.again").read_text()
     assert full == "1", told
     assert "No space left on device" in told.splitlines()[-1], told
+    assert "Trial task failed" not in told  # a trace for each trial
     assert resumed == "0", again
     assert "going on with" in again
     steps = pd.read_csv(io.StringIO("\n".join(board)))["steps"].dropna()
