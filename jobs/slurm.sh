@@ -11,7 +11,7 @@ set -euo pipefail
 
 export PATH="$PWD/.venv/bin:$PATH" RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 RAY_AUTH_TOKEN=$(openssl rand -hex 32)   # Ray runs whatever it is sent, and a node's ports are open to its neighbours
-hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")   # a pipe into head could end scontrol, and this
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")   # not through head, which may close the pipe on it
 address=${hosts%%$'\n'*}:6379
 verb=$1
 shift
