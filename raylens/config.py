@@ -423,10 +423,10 @@ def flat(run: Run) -> dict[str, Any]:
         value = getattr(run, field.name)
         if dataclasses.is_dataclass(value):
             paths.update(
-                {f"{field.name}.{key}": _plain(inner) for key, inner in vars(value).items() if key[0] != "_"}
+                {f"{field.name}.{key}": plain(inner) for key, inner in vars(value).items() if key[0] != "_"}
             )
         else:
-            paths[field.name] = _plain(value)
+            paths[field.name] = plain(value)
     return paths
 
 
@@ -467,7 +467,8 @@ def _text(path: str) -> str:
         return stream.read().decode()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting's value as YAML knows it."""
     return list(value) if isinstance(value, tuple) else value
 
 

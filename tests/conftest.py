@@ -150,6 +150,71 @@ def tiny() -> Tiny:
     return Tiny()
 
 
+@pytest.fixture(scope="session")
+def searched(tiny, toy_sets, tmp_path_factory) -> str:
+    """The folder of a search of ADDA as if it had run: nine trials, one of them stopped early and one failed."""
+    import json
+
+    import pandas as pd
+
+    from raylens import checkpoint, config
+    from raylens.cluster import worker
+
+    folder = tmp_path_factory.mktemp("runs") / "found"
+    run = _run(tiny, toy_sets, folder)
+    folder.mkdir()
+    (folder / "run.yaml").write_text(config.dump(run))
+    facts = tiny.facts()
+    made = worker.build(run, facts)
+    for name in ("start", "best"):
+        checkpoint.save(folder / name, run, facts, made.result, {"objective": 0.8, "warnings": ""}, step=4)
+    rng, rows = np.random.default_rng(0), []
+    for number in range(9):
+        trial = folder / "trials" / f"adda-{number:05d}"
+        trial.mkdir(parents=True)
+        lr = 10 ** rng.uniform(-5, -2)
+        (trial / "params.json").write_text(json.dumps({"optimizer.lr": lr}))
+        steps = [2] if number in (7, 8) else [2, 4]
+        reports = [
+            {
+                "step": step,
+                "objective": -abs(np.log10(lr) + 3) + step / 10,
+                "source/auroc": 0.9,
+                "warnings": "",
+            }
+            for step in steps
+        ]
+        (trial / "result.json").write_text(
+            "".join(json.dumps(one) + "\n" for one in reports) + '{"step": 6, "obj'
+        )
+        if number == 8:
+            (trial / "error.txt").write_text("Traceback\nRuntimeError: out of memory\n")
+        rows.append(
+            {
+                "rank": number + 1,
+                "trial": trial.name,
+                "objective": reports[-1]["objective"],
+                "steps": steps[-1],
+            }
+        )
+    table = pd.DataFrame(rows)
+    for name, value in {"target/auroc": 0.8, "difference": -0.02}.items():
+        for end, less in (("", 0), ("_low", -0.05), ("_high", 0.05)):
+            table.loc[0, f"{name}{end}"] = value + less
+    table.to_csv(folder / "leaderboard.csv", index=False)
+    return str(folder)
+
+
+def _run(tiny, toy_sets, folder):
+    from raylens import config
+
+    data = {name.removeprefix("data."): path for name, path in toy_sets.items()}
+    space = {"optimizer.lr": {"log_uniform": [1e-5, 1e-2]}}
+    run = tiny.run("adda", data=data, search={"space": space})
+    fixed = {path: None for path in config.space(run) if path != "optimizer.lr"}
+    return run.replace(**{"search.space": {**fixed, **space}, "name": "found", "storage": str(folder.parent)})
+
+
 @pytest.fixture
 def one_thread():
     """Tiny batches are faster without a second thread to wait for."""

@@ -143,7 +143,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     if run.scale.min_workers:
         # Ray may count on a node that has just died, and looks anew only when its workers have not come.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "30"
-    with told(run) as progress:
+    with told(run, folder) as progress:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"run": run, "facts": facts, "data": data, "label": run.title},

@@ -5,11 +5,12 @@ The table is a search's in a terminal; where lines go to a file, as those of a j
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylens.cluster import gauges
+from raylens.cluster.folders import exists, patient, write
 from raylens.cluster.live import Board, Row
 from raylens.config import Run
 
@@ -155,15 +157,21 @@ class Reports(UserCallback):
 
 
 @contextmanager
-def told(run: Run) -> Iterator[Reports]:
-    """Prints a line for each report of a training that is given this callback."""
+def told(run: Run, folder: str) -> Iterator[Reports]:
+    """Prints a line for each report of a training that is given this callback, and keeps all in reports.jsonl there."""
     steps, name = run.fit.steps, objective(run)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # other nodes may vanish
-    clock, warned = Clock(), set()
+    clock, warned, history = Clock(), set(), f"{folder}/reports.jsonl"
+    reports = _lines(history)
 
     def tell(metrics: Mapping[str, Any]) -> None:
         step = int(metrics["step"])
+        reports[step] = json.dumps(metrics, default=float)
+        for later in [one for one in reports if one > step]:  # taken again since it was resumed
+            del reports[later]
+        with suppress(OSError):  # the next report brings it along
+            write(history, "".join(f"{line}\n" for line in reports.values()))
         since, wait = clock.read(step, steps - step)
         print(f"{since} step {step}/{steps}, {name} {metrics.get('objective', 0):.4f}{wait}", flush=True)
         for warning in set(filter(None, (metrics.get("warnings") or "").split("; "))) - warned:
@@ -182,6 +190,16 @@ def told(run: Run) -> Iterator[Reports]:
         queue.put(None)
         reader.join(timeout=5)
         queue.shutdown(force=True)
+
+
+def _lines(path: str) -> dict[int, str]:
+    """The lines of a training's reports so far, by step."""
+    if not exists(path):
+        return {}
+    fs, inner = patient(path)
+    with fs.open_input_stream(inner) as stream:
+        lines = stream.read().decode().splitlines()
+    return {int(json.loads(line)["step"]): line for line in lines}
 
 
 def _why(trial: Any) -> str:

@@ -4,7 +4,7 @@ A training lives in `<storage>/<name>/`, and the same command goes on from its l
 
     run.yaml    every setting
     start/      checkpoint that it starts from, where the method needs one; start-workers/ is how it was trained
-    workers/    Ray Train's own
+    workers/    Ray Train's own, and every report by step in reports.jsonl
     last/       the last checkpoint
     tensorboard/  images and features of it, for TensorBoard
 """

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "raylens"
-VERBS = {"train", "pretrain", "finetune", "tune", "benchmark", "evaluate", "predict", "cli"}
+VERBS = {
+    "train",
+    "pretrain",
+    "finetune",
+    "tune",
+    "benchmark",
+    "evaluate",
+    "predict",
+    "report",
+    "pages",
+    "cli",
+}
 LAYERS = [
     {"errors", "records", "space", "find", "config", "grid", "seeds"},
     {

@@ -1,0 +1,264 @@
+"""What the model of a run is worth, and what it looks at: measures, scores, features, galleries."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raylens import checkpoint, evaluate, metrics, pictures, saliency
+from raylens.checkpoint import Checkpoint
+from raylens.data.shards import read_manifest
+from raylens.errors import RequestError
+from raylens.pages import charts
+from raylens.pages.blocks import Block, Chart, Facts, Picture, Section, Words
+from raylens.pages.seen import UNKNOWN, Seen, see
+from raylens.records import Outputs
+from raylens.validators import domain_gap
+
+POINTS = 500
+"""Images of each domain in an embedding."""
+CAPTIONS = {
+    "roc": "True positives against false ones, with 95 % bands; on the right the corner where surveys work.",
+    "pr": "Precision against recall, and the lenses found among so many candidates, best first.",
+    "confusion": "True classes against predicted ones.",
+    "calibration": "How often a probability comes true, and how probabilities are spread.",
+    "scatter": "Predicted against true numbers.",
+    "residuals": "Errors by tenths of the images.",
+    "images": "Images as given, enlarged by bicubic interpolation and by the model, the truth, and what both miss.",
+    "gain": "PSNR above bicubic interpolation, image by image.",
+    "reconstruction": "Masked images and what is painted of them; on the right pure noise.",
+}
+
+
+def sections(
+    name: str, found: Checkpoint, start: Checkpoint | None, *, top: int, device: str
+) -> list[Section]:
+    """Sections on the model `found`, beside the one it started from; one that its data do not allow says why."""
+    run = found.run
+    source, target = run.data.source, run.data.target
+    tested = run.data.test or target or source
+    if run.task.name == "pretraining":
+        if run.method.name != "mae":
+            return [_guarded("Features", lambda: _classes(found, source, device))]
+        return [
+            _guarded("Reconstruction", lambda: _painted(name, found, source, device)),
+            _guarded("Features", lambda: _classes(found, source, device)),
+        ]
+    made = [_guarded("Measured on the test split", lambda: _measured(name, found, start, tested, device))]
+    if run.task.name != "classification":
+        return made
+    print("  scores and features", flush=True)
+    try:
+        ours, theirs = see(found, source, "val", device=device), see(found, tested, "test", device=device)
+        before = (
+            [see(start, data, split, device=device) for data, split in ((source, "val"), (tested, "test"))]
+            if start
+            else None
+        )
+    except (RequestError, OSError) as error:
+        return [
+            *made,
+            Section("What the model says", [Words(f"The images cannot be read: {error}", warning=True)]),
+        ]
+    classes, domains = found.facts.classes, ("source", "test" if tested == source else "target")
+    scores, features = {}, {}
+    for title, pair in (("before adaptation", before), ("after", (ours, theirs))):
+        if pair:
+            title = title if before else "scores"
+            scores[title] = _scores(pair, domains, classes)
+            features[title] = pair
+    return [
+        *made,
+        Section("Scores by domain", [Chart(charts.histograms(scores), _SCORES)]),
+        Section("Features", _features(features, domains, classes)),
+        *_galleries(name, found, theirs, top=top, device=device),
+    ]
+
+
+_SCORES = (
+    "Probabilities of validation images of the source and of the test images. Where adaptation does its work, "
+    "galaxies without lenses of both domains lie alike."
+)
+
+
+_LOOKS = {False: "Grad-CAM (Selvaraju et al. 2017)", True: "attention rollout (Abnar & Zuidema 2020)"}
+
+
+def _guarded(title: str, made: Any) -> Section:
+    """A section, or why there is none: a report is worth having when some of its data have gone."""
+    print(f"  {title.lower()}", flush=True)
+    try:
+        return Section(title, made())
+    except (RequestError, OSError) as error:
+        return Section(title, [Words(str(error), warning=True)])
+
+
+def _measured(name: str, found: Checkpoint, start: Checkpoint | None, data: str, device: str) -> list[Block]:
+    report, blocks = _report(name, found, data, device)
+    beside = {}
+    if start and checkpoint.comparable(found.run.replace(start=str(start.folder)), found.facts):
+        output = evaluate.outputs(start, data, "test", device=device)
+        beside = start.facts.task(start.run.task).report(output.logits, output.labels, seed=0)["metrics"]
+    rows = []
+    for metric, one in report["metrics"].items():
+        row = {"metric": metric, "value": _interval(one)}
+        if metric in beside:
+            row["source only"] = _interval(beside[metric])
+        rows.append(row | {"meaning": metrics.explain(metric).meaning})
+    counts = ", ".join(f"{count} {one}" for one, count in report.get("classes", {}).items())
+    told = f"{counts or report['rows']} images of {Path(data).name}; intervals are 95 %, by bootstrap of the images."
+    return [Facts(pd.DataFrame(rows), told), *blocks]
+
+
+def _report(name: str, found: Checkpoint, data: str, device: str) -> tuple[dict[str, Any], list[Block]]:
+    """Every metric, and the pictures that raylens.evaluate makes."""
+    output = evaluate.outputs(found, data, "test", device=device)
+    about = {"data": data, "split": "test", "where": None}
+    report = about | found.facts.task(found.run.task).report(output.logits, output.labels, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        evaluate.write(Path(folder), report, output, found, 0.5, device)
+        return report, _pictures(name, Path(folder))
+
+
+def _painted(name: str, found: Checkpoint, data: str, device: str) -> list[Block]:
+    asked = SimpleNamespace(
+        where=None, batch_norm_from=None, device=device, seed=0, resamples=metrics.RESAMPLES
+    )
+    split = "test" if "test" in read_manifest(data).splits else "val"
+    with tempfile.TemporaryDirectory() as folder:
+        report = evaluate.painted(found, data, split, Path(folder), asked)
+        rows = [
+            (one, _interval(value), metrics.explain(one).meaning) for one, value in report["metrics"].items()
+        ]
+        return [
+            Facts(pd.DataFrame(rows, columns=["metric", "value", "meaning"])),
+            *_pictures(name, Path(folder)),
+        ]
+
+
+def _pictures(name: str, folder: Path) -> list[Block]:
+    return [
+        Picture(f"{name}-{one}", path.read_bytes(), caption)
+        for one, caption in CAPTIONS.items()
+        if (path := folder / f"{one}.png").is_file()
+    ]
+
+
+def _scores(pair: Sequence[Seen], domains: Sequence[str], classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Probabilities of the last class by domain and class; of a domain without labels all together."""
+    found = {}
+    for seen, domain in zip(pair, domains, strict=True):
+        names = _groups(seen, domain, classes)
+        for group in (*(f"{domain} {one}" for one in classes), domain):
+            if (names == group).any():
+                found[group] = seen.probabilities[names == group, -1]
+    return found
+
+
+def _groups(seen: Seen, domain: str, classes: Sequence[str]) -> np.ndarray:
+    """Words (N,): the domain and the class of each image, or the domain alone."""
+    known = np.array([*classes, ""], dtype=object)[seen.labels]
+    return np.array([f"{domain} {one}".strip() for one in known], dtype=object)
+
+
+def _features(
+    pairs: dict[str, Sequence[Seen]], domains: Sequence[str], classes: Sequence[str]
+) -> list[Block]:
+    """t-SNE of the features of both domains before and after, and whether a classifier tells the domains apart."""
+    panels, told = {}, []
+    for title, pair in pairs.items():
+        rows = [_some(len(seen.labels)) for seen in pair]
+        points = _embedded(
+            np.concatenate([seen.features[some] for seen, some in zip(pair, rows, strict=True)])
+        )
+        groups = [
+            _groups(seen, domain, classes)[some]
+            for seen, domain, some in zip(pair, domains, rows, strict=True)
+        ]
+        words = [
+            f"{seen.ids[row]}<br>{group}, probability {seen.probabilities[row, -1]:.3f}"
+            for seen, some, of in zip(pair, rows, groups, strict=True)
+            for row, group in zip(some, of, strict=True)
+        ]
+        panels[title] = points, np.concatenate(groups).tolist(), words
+        ours, theirs = (Outputs(seen.features, seen.logits, None, np.arange(len(seen.ids))) for seen in pair)
+        told.append(f"{-domain_gap.score(ours, theirs):.3f} {title if len(pairs) > 1 else ''}".strip())
+    caption = (
+        f"t-SNE of features of up to {POINTS} images of each domain, each panel by itself; distances between groups "
+        f"mean little. A linear classifier tells the domains apart with an AUROC of {', '.join(told)} (0.5: not at "
+        "all); where the domains hold different shares of lenses, some of that is right."
+    )
+    return [Chart(charts.scatters(panels), caption)]
+
+
+def _classes(found: Checkpoint, data: str, device: str) -> list[Block]:
+    """t-SNE of the features of a pretrained encoder, by class where there are labels."""
+    seen = see(found, data, "val", device=device)
+    some = _some(len(seen.labels), 2 * POINTS)
+    known = np.array([*read_manifest(data).classes, "unlabelled"], dtype=object)[seen.labels[some]]
+    panel = _embedded(seen.features[some]), known.tolist(), [str(one) for one in seen.ids[some]]
+    told = "t-SNE of features of validation images; labels were not used to learn them."
+    return [Chart(charts.scatters({"": panel}), told)]
+
+
+def _some(rows: int, most: int = POINTS) -> np.ndarray:
+    """At most so many of `rows`, spread evenly."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))
+
+
+def _embedded(features: np.ndarray) -> np.ndarray:
+    """Points (N, 2) of features (N, D)."""
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import StandardScaler
+
+    scaled = StandardScaler().fit_transform(features.astype(np.float64))
+    perplexity = min(30.0, max(2.0, (len(features) - 1) / 3))
+    return TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(scaled)
+
+
+def _galleries(name: str, found: Checkpoint, seen: Seen, *, top: int, device: str) -> list[Section]:
+    """The images of the highest probability of the last class and the worst errors, with what the model looks at."""
+    classes, chances = found.facts.classes, seen.probabilities
+    last, known = chances[:, -1], seen.labels != UNKNOWN
+    ranked = np.argsort(-last, kind="stable")
+    shown = {f"Likeliest {classes[-1]}": ("first", ranked[:top])}
+    if known.any():
+        if len(classes) == 2:
+            false = ranked[(seen.labels[ranked] == 0)][:top]
+            missed = ranked[::-1][seen.labels[ranked[::-1]] == 1][:top]
+            shown[f"Worst errors: {classes[0]} taken for {classes[1]}"] = ("false", false)
+            shown[f"Worst errors: {classes[1]} taken for {classes[0]}"] = ("missed", missed)
+        else:
+            own = np.where(known, chances[np.arange(len(chances)), np.maximum(seen.labels, 0)], np.inf)
+            wrong = known & (chances.argmax(1) != seen.labels)
+            order = np.argsort(own, kind="stable")
+            shown["Worst errors"] = ("errors", order[wrong[order]][:top])
+    model, made = found.model(device), []
+    for title, (short, rows) in shown.items():
+        if not len(rows):
+            continue
+        pixels = seen.pixels(rows)
+        maps = saliency.maps(model, pixels, target=None if len(classes) > 2 else len(classes) - 1)
+        labels = [_label(seen, row, classes) for row in rows]
+        told = f"Each image beside what raises its probability, by {_LOOKS[bool(saliency.attentions(model.encoder))]}."
+        made.append(
+            Section(title, [Picture(f"{name}-{short}", pictures.explained(pixels, maps, labels), told)])
+        )
+    return made
+
+
+def _label(seen: Seen, row: int, classes: Sequence[str]) -> str:
+    chances = seen.probabilities[row]
+    said = f"{chances[-1]:.3f}" if len(classes) == 2 else f"{classes[chances.argmax()]} {chances.max():.2f}"
+    true = "" if seen.labels[row] == UNKNOWN else f", {classes[seen.labels[row]]}"
+    return f"{said}{true}\n{seen.ids[row]}"
+
+
+def _interval(one: dict[str, float]) -> str:
+    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"

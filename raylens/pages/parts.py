@@ -1,0 +1,306 @@
+"""What is told of a run: its settings and data, its trials, and what the model that came of it is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import pandas as pd
+
+from raylens import config, find, tables
+from raylens.checkpoint import Checkpoint
+from raylens.cluster.worker import WORST
+from raylens.data.shards import read_manifest
+from raylens.errors import DataError
+from raylens.pages import charts, models
+from raylens.pages.blocks import Block, Chart, Code, Facts, Part, Picture, Section, Words
+from raylens.pages.runs import Folder
+
+ROWS = 20
+"""Of a leaderboard, at most."""
+VERBS = {"search": "tune", "training": "train", "finetuning": "finetune", "benchmark": "benchmark"}
+HEALTH = (
+    "source/probe",
+    "source/knn",
+    "source/rankme",
+    "source/spread",
+    "source/alignment",
+    "source/uniformity",
+)
+COLUMNS = {
+    "difference": "minus source only",
+    "target/auroc": "test AUROC",
+    "source/auroc": "source val AUROC",
+}
+
+
+def part(folder: Folder, *, top: int, device: str) -> Part:
+    """All that is told of the run in `folder`, with `top` images in each gallery. Reads labels of test splits."""
+    if folder.kind == "benchmark":
+        return _benchmark(folder)
+    found = folder.checkpoint("best", "last")
+    start = folder.checkpoint("start") if found and found.run.task.name == "classification" else None
+    sections = [
+        Section(_LEADERBOARD[folder.kind], _leaderboard(folder)),
+        *(models.sections(folder.name, found, start, top=top, device=device) if found else ()),
+        Section("How it went", _course(folder)),
+        Section("What mattered", _importances(folder)),
+        Section("What was run", _settings(folder, found)),
+    ]
+    return Part(_title(folder), _summary(folder, found), sections)
+
+
+_LEADERBOARD = {"search": "Leaderboard", "finetuning": "Labels and starts", "training": "Last report"}
+
+
+def _title(folder: Folder) -> str:
+    run = folder.run
+    learned = (
+        "" if run.task.name in ("classification", "pretraining") else f", {run.task.name.replace('_', '-')}"
+    )
+    return f"{folder.name}: {folder.kind} of {run.method.name}{learned}, encoder {run.encoder.name}"
+
+
+def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
+    """The result in a sentence or two, what went wrong first."""
+    blocks: list[Block] = []
+    if folder.run.search.oracle:
+        blocks.append(
+            Words("Chosen by target labels (search.oracle): these figures are cheating.", warning=True)
+        )
+    if found is None:
+        return [
+            *blocks,
+            Words("The run has not ended: there is no checkpoint of its best model yet.", warning=True),
+        ]
+    if folder.kind == "finetuning":
+        return blocks + ([Words(folder_said)] if (folder_said := _finetuned(folder)) else [])
+    if folder.kind != "search" or folder.table is None:
+        step = int(found.metrics.get("step", 0))
+        said = f"The model is that of step {step} of {folder.run.fit.steps}"
+        objective = found.metrics.get("objective")
+        return [*blocks, Words(f"{said}{'' if objective is None else f', objective {objective:.4f}'}.")]
+    released = _released(folder.table)
+    if released is None:
+        return [
+            *blocks,
+            Words("No trial may be released; the model is the one that all started from.", warning=True),
+        ]
+    metric = next(
+        (name for name in folder.table if name.startswith("target/") and f"{name}_low" in folder.table), None
+    )
+    if metric is None or pd.isna(released[metric]):
+        return [*blocks, Words(f"Released: {released['trial']}, objective {released['objective']:.4f}.")]
+    name = metric.partition("/")[2].upper()
+    said = f"Released: {released['trial']}, {name} {_interval(released, metric)} on the test split"
+    if "difference" in folder.table and pd.notna(released["difference"]):
+        said += f", {_interval(released, 'difference', '+')} over the model that was never adapted"
+        blocks.append(Words(said + "."))
+        if released["difference_low"] <= 0:
+            worse = "below" if released["difference_high"] < 0 else "not clearly above"
+            blocks.append(Words(f"That is {worse} the model that was never adapted.", warning=True))
+        return blocks
+    return [*blocks, Words(said + ".")]
+
+
+def _released(table: pd.DataFrame) -> pd.Series | None:
+    """The first row, unless it is not to be released."""
+    first = table.iloc[0]
+    refused = str(first.get("warnings") or "").startswith("not released")
+    return None if refused or pd.isna(first.get("rank")) else first
+
+
+def _finetuned(folder: Folder) -> str | None:
+    """How a finetuned encoder compares with one from scratch on the fewest and the most labels."""
+    table = folder.table
+    if table is None or "over" not in table or table["over"].notna().sum() == 0:
+        return None
+    metric = find.task(folder.run.task.name).measured
+    rows = table[table["over"].notna()]
+    told = [
+        f"{row['encoder']} on {row['labels']} of the labels, {metric.upper()} {_interval(row, metric)}, "
+        f"{_interval(row, 'over', '+')} against from scratch"
+        for row in rows.to_dict("records")
+    ]
+    return "; ".join(told) + "."
+
+
+def _settings(folder: Folder, found: Checkpoint | None) -> list[Block]:
+    """The command that repeats it, its settings that differ from the defaults, its data and versions."""
+    run = folder.run
+    again = f"python -m raylens.{VERBS[folder.kind]} --resume {folder.path}"
+    if folder.kind == "training" and run.task.name == "pretraining":
+        again = again.replace("raylens.train", "raylens.pretrain")
+    known = config.settings(run.method.name, run.encoder.name)
+    values = config.flat(run)
+    rows = [
+        (path, _word(value), _word(config.plain(known[path].default)))
+        for path, value in values.items()
+        if path in known
+        and _word(value) != _word(config.plain(known[path].default))
+        and path not in ("name", "storage")
+    ]
+    blocks: list[Block] = []
+    if folder.kind != "finetuning":
+        blocks.append(Code(again))
+    if rows:
+        blocks.append(
+            Facts(
+                pd.DataFrame(rows, columns=["setting", "value", "default"]),
+                "All other settings are the defaults.",
+            )
+        )
+    if found:
+        blocks += _data(folder, found)
+        versions = json.loads(folder.text_of(f"{found.folder.name}/version.json") or "{}")
+        blocks.append(
+            Words("Versions: " + ", ".join(f"{name} {one}" for name, one in versions.items()) + ".")
+        )
+    return blocks
+
+
+def _data(folder: Folder, found: Checkpoint) -> list[Block]:
+    """The sets, as their manifests tell, with one hash over those of their files, and the commands that made them."""
+    held = dict(found.facts.manifests)
+    if folder.run.data.test:
+        try:
+            manifest = read_manifest(folder.run.data.test)
+            held["test"] = {
+                **vars(manifest),
+                "splits": {name: vars(one) for name, one in manifest.splits.items()},
+            }
+        except DataError:
+            pass
+    rows = []
+    for stream, one in held.items():
+        splits = one["splits"]
+        hashes = "".join(file.get("sha256", "") for part in splits.values() for file in part["files"])
+        scale = one.get("arcsec_per_pixel")
+        rows.append(
+            {
+                "stream": stream,
+                "set": one["name"],
+                "images": ", ".join(f"{name} {part['rows']}" for name, part in splits.items()),
+                "training images": ", ".join(
+                    f"{count} {name}" for name, count in splits.get("train", {}).get("labels", {}).items()
+                ),
+                "pixels": f"{one['channels']} x {one['size']} x {one['size']}"
+                + (f", {scale:g} arcsec each" if scale else ""),
+                "hash": sha256(hashes.encode()).hexdigest()[:12] if hashes else "",
+            }
+        )
+    commands = [str((one.get("made") or {}).get("command", "")) for one in held.values()]
+    made = Code("\n".join(filter(None, dict.fromkeys(commands))))
+    told = Facts(pd.DataFrame(rows), "The hash is one over the SHA-256 of all files of the set.")
+    return [told, made] if made.text else [told]
+
+
+def _leaderboard(folder: Folder) -> list[Block]:
+    if folder.kind == "finetuning":
+        text = folder.text_of("finetuned.md")
+        return [Facts(of_markdown(text))] if text else []
+    if folder.kind == "training":
+        found = folder.checkpoint("last")
+        if found is None:
+            return []
+        rows = [(name, _word(value)) for name, value in found.metrics.items() if name != "warnings"]
+        return [Facts(pd.DataFrame(rows, columns=["reported", "value"]))]
+    if folder.table is None:
+        return [Words("The search has not ended, and has no leaderboard yet.")]
+    table, shown = folder.table, []
+    for row in table.head(ROWS).to_dict("records"):
+        cells = {"": "" if pd.isna(row.get("rank")) else f"{row['rank']:.0f}", "trial": row["trial"]}
+        for name in table:
+            if name in ("rank", "trial", "checkpoint") or name.endswith(("_low", "_high")):
+                continue
+            head = COLUMNS.get(name, name.replace("source/", "source val "))
+            if f"{name}_low" in table:
+                cells[head] = _interval(row, name, "+" if name == "difference" else "")
+            elif name == "objective" and row[name] <= WORST:
+                cells[head] = "diverged"
+            else:
+                cells[head] = _word(row[name])
+        shown.append(cells)
+    frame = pd.DataFrame(shown)
+    frame = frame.loc[:, (frame != "").any()]
+    more = "" if len(table) <= ROWS else f" {len(table) - ROWS} more rows are in leaderboard.csv."
+    how = "In the order in which they were chosen. Intervals are 95 %, by bootstrap of the test images."
+    return [Facts(frame, how + more)]
+
+
+def _course(folder: Folder) -> list[Block]:
+    """Reports against steps, and settings against what came of them."""
+    if not folder.trials:
+        return []
+    several = len(folder.trials) > 1
+    caption = "Each line is a trial; a cross is where it was stopped early, a triangle where it failed."
+    blocks: list[Block] = []
+    health = [name for name in HEALTH if any(name in trial.reports for trial in folder.trials)]
+    if folder.run.task.name == "pretraining" and health:
+        told = "Probe and kNN read labels to watch, and are not trained on; RankMe falls to 1 when features collapse."
+        blocks.append(Chart(charts.grid(folder.trials, health), told))
+    blocks.append(Chart(charts.curves(folder.trials), caption if several else "What the training reported."))
+    space = config.space(folder.run) if folder.kind == "search" else {}
+    if space and len(charts.ended(folder.trials)) > 1:
+        told = "Settings of each trial and the objective of its last report. Drag along an axis to keep some lines."
+        blocks.append(Chart(charts.parallel(folder.trials, space), told))
+    return blocks
+
+
+def _importances(folder: Folder) -> list[Block]:
+    if folder.kind != "search":
+        return []
+    table = charts.importances(folder.trials, config.space(folder.run))
+    count = len(charts.ended(folder.trials))
+    if table is None:
+        return [
+            Words(
+                f"{count} trials are too few to tell which settings matter; {charts.FEWEST} or more would do."
+            )
+        ]
+    told = (
+        "Share of the differences in the objective of the last reports that each setting explains (functional ANOVA, "
+        f"Hutter et al. 2014), of {count} trials, with 95 % intervals over trials. Trials stopped early count "
+        "as they stood."
+    )
+    return [Chart(charts.bars(table), told)]
+
+
+def _benchmark(folder: Folder) -> Part:
+    """Tables and picture of a benchmark."""
+    sections = []
+    if folder.table is not None:
+        blocks: list[Block] = [Facts(tables.readable(folder.table), "Means over seeds with 95 % intervals.")]
+        if picture := folder.bytes_of("table.png"):
+            caption = "What methods gain over source only: a dot a seed, a bar for the mean and its interval."
+            blocks.append(Picture(f"{folder.name}-table", picture, caption))
+        sections.append(Section("Methods and encoders", blocks))
+    if text := folder.text_of("regret.md"):
+        told = "What each way of choosing among trials gives away of the best one's test AUROC."
+        sections.append(Section("Choosing without target labels", [Facts(of_markdown(text), told)]))
+    sections.append(Section("What was run", [Code(folder.text)]))
+    summary: Sequence[Block] = (
+        [] if folder.table is not None else [Words("The benchmark has not ended.", warning=True)]
+    )
+    return Part(f"{folder.name}: benchmark", summary, sections)
+
+
+def of_markdown(text: str) -> pd.DataFrame:
+    """The reverse of tables.markdown."""
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.strip().splitlines()
+    ]
+    return pd.DataFrame(rows[2:], columns=rows[0])
+
+
+def _interval(row: Any, name: str, sign: str = "") -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return "" if pd.isna(value) else f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _word(value: Any) -> str:
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,156 @@
+"""The folder of a search, a training, a finetuning or a benchmark, read back; a run need not have ended."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow.fs
+
+from raylens import checkpoint, config
+from raylens.checkpoint import Checkpoint
+from raylens.cluster.folders import exists
+from raylens.config import Run
+from raylens.data.shards import filesystem
+from raylens.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training as it went: what was searched, and a row for each report, by step."""
+
+    name: str
+    settings: Mapping[str, Any]
+    reports: pd.DataFrame
+    steps: int
+    """That it was to take."""
+    error: str | None = None
+
+    @property
+    def state(self) -> str:
+        """`ended`, `stopped early` or `failed`; one that still runs is told as stopped early."""
+        if self.error:
+            return "failed"
+        return "ended" if self.reports["step"].max() >= self.steps else "stopped early"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What is in the folder of a run."""
+
+    path: str
+    kind: str
+    """search, training, finetuning or benchmark."""
+    run: Run | None
+    """None of a benchmark, which has many."""
+    text: str
+    """The file of its settings."""
+    trials: tuple[Trial, ...]
+    table: pd.DataFrame | None
+    """Leaderboard or table, once it is there."""
+    tests: Mapping[str, Any]
+    """Reports of metrics on the test split, by name."""
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    def checkpoint(self, *names: str) -> Checkpoint | None:
+        """The first of the folders `names` that holds one."""
+        for name in names:
+            if exists(f"{self.path}/{name}/model.safetensors"):
+                return checkpoint.read(f"{self.path}/{name}")
+        return None
+
+    def text_of(self, name: str) -> str | None:
+        """The content of a file in the folder, if it is there."""
+        return _text(f"{self.path}/{name}")
+
+    def bytes_of(self, name: str) -> bytes | None:
+        """The same, as bytes."""
+        return _bytes(f"{self.path}/{name}")
+
+
+def read(path: str) -> Folder:
+    """The run in the folder or at the address `path`. Raises ConfigError when it is none."""
+    path = path.rstrip("/")
+    if grid := _text(f"{path}/grid.yaml"):
+        return Folder(path, "benchmark", None, grid, (), _table(f"{path}/table.csv"), {})
+    text = _text(f"{path}/run.yaml")
+    if text is None:
+        raise ConfigError(f"{path} is no run: it has no run.yaml; give a folder such as runs/<name>")
+    if exists(f"{path}/model.safetensors"):
+        raise ConfigError(
+            f"{path} is a checkpoint; give the folder of its run, {path.rpartition('/')[0] or '.'}, or measure it by "
+            "raylens.evaluate"
+        )
+    run = config.build((config.read(f"{path}/run.yaml"), f"{path}/run.yaml"))
+    tests = json.loads(_text(f"{path}/test.json") or "{}")
+    if exists(f"{path}/plan.json"):
+        trials, table = _trials(f"{path}/trials", run), _table(f"{path}/finetuned.csv")
+        return Folder(path, "finetuning", run, text, trials, table, tests)
+    if exists(f"{path}/trials"):
+        trials, table = _trials(f"{path}/trials", run), _table(f"{path}/leaderboard.csv")
+        return Folder(path, "search", run, text, trials, table, tests)
+    trials = _training(path, run)
+    return Folder(path, "training", run, text, trials, None, tests)
+
+
+def _training(path: str, run: Run) -> tuple[Trial, ...]:
+    reports = _reports(f"{path}/workers/reports.jsonl")
+    return () if reports.empty else (Trial(path.rpartition("/")[2], {}, reports, run.fit.steps),)
+
+
+def _trials(path: str, run: Run) -> tuple[Trial, ...]:
+    """Of Ray Tune's folders those in which something was reported, by name."""
+    fs, inner = filesystem(path)
+    found = []
+    for info in sorted(
+        fs.get_file_info(pyarrow.fs.FileSelector(inner, allow_not_found=True)), key=lambda info: info.path
+    ):
+        folder = f"{path}/{info.base_name}"
+        if info.type != pyarrow.fs.FileType.Directory or (reports := _reports(f"{folder}/result.json")).empty:
+            continue
+        settings = json.loads(_text(f"{folder}/params.json") or "{}")
+        settings.pop("job", None)
+        error = (_text(f"{folder}/error.txt") or "").strip().splitlines()
+        ended = reports["step"].max() >= run.fit.steps  # then the error was one that it came back from
+        why = error[-1] if error and not ended else None
+        found.append(Trial(info.base_name, settings, reports, run.fit.steps, why))
+    return tuple(found)
+
+
+def _reports(path: str) -> pd.DataFrame:
+    """A row for each step, the last report of it; a line that was cut off is left out."""
+    rows = []
+    for line in (_text(path) or "").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    table = pd.DataFrame(rows)
+    if "step" not in table:
+        return pd.DataFrame()
+    return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+
+
+def _table(path: str) -> pd.DataFrame | None:
+    text = _text(path)
+    return None if text is None else pd.read_csv(io.StringIO(text), comment="#")
+
+
+def _text(path: str) -> str | None:
+    content = _bytes(path)
+    return None if content is None else content.decode(errors="replace")
+
+
+def _bytes(path: str) -> bytes | None:
+    if not exists(path):
+        return None
+    fs, inner = filesystem(path)
+    with fs.open_input_stream(inner) as stream:
+        return stream.read()

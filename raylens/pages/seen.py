@@ -1,0 +1,68 @@
+"""What a model says of a split, one file at a time in memory, labelled or not; and its images, by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from raylens.checkpoint import Checkpoint
+from raylens.data.rows import prepared
+from raylens.data.shards import filesystem, read_split, split_files
+from raylens.loop import collect
+from raylens.metrics import softmax64
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A split as a model sees it: features (N, D), logits (N, K), labels (N,), -1 where unknown, and names (N,)."""
+
+    data: str
+    split: str
+    transform: str
+    features: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of each class, (N, K)."""
+        return softmax64(self.logits)
+
+    def pixels(self, rows: Sequence[int]) -> np.ndarray:
+        """The images (M, C, H, W) of `rows` (M,), preprocessed as the model takes them."""
+        wanted = np.asarray(rows, dtype=int)
+        found: dict[int, np.ndarray] = {}
+        begin = 0
+        for file in split_files(self.data, self.split):
+            fs, path = filesystem(file)
+            with fs.open_input_file(path) as opened:
+                held = pq.ParquetFile(opened)
+                here = wanted[(wanted >= begin) & (wanted < begin + held.metadata.num_rows)]
+                if len(here):
+                    table = held.read(columns=["pixels"]).take(here - begin)
+                    found |= dict(zip(here.tolist(), prepared(table, self.transform)["pixels"], strict=True))
+                begin += held.metadata.num_rows
+        return np.stack([found[row] for row in wanted.tolist()])
+
+
+def see(found: Checkpoint, data: str, split: str, *, batch: int = 256, device: str = "cpu") -> Seen:
+    """What the checkpoint's model says of all rows of a split."""
+    model, transform = found.model(device), found.run.data.transform
+    features, logits = [], []
+    for file in split_files(data, split):
+        fs, path = filesystem(file)
+        with fs.open_input_file(path) as opened:
+            pixels = prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"]
+        said = collect(model, pixels, None, batch=batch, device=device)
+        features.append(said.features)
+        logits.append(said.logits)
+    about = read_split(data, split, ("label", "id"))
+    return Seen(
+        data, split, transform, np.concatenate(features), np.concatenate(logits), about["label"], about["id"]
+    )
