@@ -18,7 +18,7 @@ SECTIONS = (
     "How it went",
     "What mattered",
     "Measured on the test split",
-    "Scores by domain",
+    "Scores",
     "Features",
     "Likeliest lens",
     "Worst errors: nonlens taken for lens",

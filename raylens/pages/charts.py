@@ -75,7 +75,7 @@ def curves(trials: Sequence[Trial], first: str = "objective") -> go.Figure:
 def grid(trials: Sequence[Trial], names: Sequence[str]) -> go.Figure:
     """A small panel against steps for each of the reported numbers `names`, a line a trial."""
     rows = -(-len(names) // 2)
-    figure = make_subplots(rows=rows, cols=2, subplot_titles=names, vertical_spacing=0.22 / rows)
+    figure = make_subplots(rows=rows, cols=2, subplot_titles=names, vertical_spacing=0.36 / rows)
     for at, name in enumerate(names):
         for number, trial in enumerate(trials):
             if name in trial.reports:
@@ -90,7 +90,7 @@ def grid(trials: Sequence[Trial], names: Sequence[str]) -> go.Figure:
                     row=1 + at // 2,
                     col=1 + at % 2,
                 )
-    return _plain(figure, 90 + 210 * rows)
+    return _plain(figure, 90 + 230 * rows)
 
 
 def parallel(trials: Sequence[Trial], space: Mapping[str, Range], metric: str = "objective") -> go.Figure:

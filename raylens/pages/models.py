@@ -54,39 +54,28 @@ def sections(
     if run.task.name != "classification":
         return made
     print("  scores and features", flush=True)
+    places = [("source", source, "val"), ("target", tested, "test")] if target else [("", tested, "test")]
+    models = {"before adaptation": start, "after": found} if start and target else {"": found}
     try:
-        ours, theirs = see(found, source, "val", device=device), see(found, tested, "test", device=device)
-        before = (
-            [see(start, data, split, device=device) for data, split in ((source, "val"), (tested, "test"))]
-            if start
-            else None
-        )
+        views = {
+            title: [see(one, *place, device=device) for place in places] for title, one in models.items()
+        }
     except (RequestError, OSError) as error:
-        return [
-            *made,
-            Section("What the model says", [Words(f"The images cannot be read: {error}", warning=True)]),
-        ]
-    classes, domains = found.facts.classes, ("source", "test" if tested == source else "target")
-    scores, features = {}, {}
-    for title, pair in (("before adaptation", before), ("after", (ours, theirs))):
-        if pair:
-            title = title if before else "scores"
-            scores[title] = _scores(pair, domains, classes)
-            features[title] = pair
+        return [*made, Section("Scores", [Words(f"The images cannot be read: {error}", warning=True)])]
+    scores = {title: _scores(seen, found.facts.classes) for title, seen in views.items()}
     return [
         *made,
-        Section("Scores by domain", [Chart(charts.histograms(scores), _SCORES)]),
-        Section("Features", _features(features, domains, classes)),
-        *_galleries(name, found, theirs, top=top, device=device),
+        Section("Scores", [Chart(charts.histograms(scores), _ADAPTED if target else _ALONE)]),
+        Section("Features", _features(views, found.facts.classes)),
+        *_galleries(name, found, [*views.values()][-1][-1], top=top, device=device),
     ]
 
 
-_SCORES = (
-    "Probabilities of validation images of the source and of the test images. Where adaptation does its work, "
-    "galaxies without lenses of both domains lie alike."
+_ALONE = "Probabilities of the test images."
+_ADAPTED = (
+    "Probabilities of validation images of the source and of the test images of the target. Where adaptation does its "
+    "work, galaxies without lenses of both domains lie alike."
 )
-
-
 _LOOKS = {False: "Grad-CAM (Selvaraju et al. 2017)", True: "attention rollout (Abnar & Zuidema 2020)"}
 
 
@@ -107,7 +96,9 @@ def _measured(name: str, found: Checkpoint, start: Checkpoint | None, data: str,
         beside = start.facts.task(start.run.task).report(output.logits, output.labels, seed=0)["metrics"]
     rows = []
     for metric, one in report["metrics"].items():
-        row = {"metric": metric, "value": _interval(one)}
+        of = metric.removeprefix("auroc_")
+        shown = f"auroc of {found.facts.classes[int(of)]}" if of.isdigit() else metric
+        row = {"metric": shown, "value": _interval(one)}
         if metric in beside:
             row["source only"] = _interval(beside[metric])
         rows.append(row | {"meaning": metrics.explain(metric).meaning})
@@ -150,56 +141,54 @@ def _pictures(name: str, folder: Path) -> list[Block]:
     ]
 
 
-def _scores(pair: Sequence[Seen], domains: Sequence[str], classes: Sequence[str]) -> dict[str, np.ndarray]:
+def _scores(domains: Sequence[Seen], classes: Sequence[str]) -> dict[str, np.ndarray]:
     """Probabilities of the last class by domain and class; of a domain without labels all together."""
     found = {}
-    for seen, domain in zip(pair, domains, strict=True):
-        names = _groups(seen, domain, classes)
-        for group in (*(f"{domain} {one}" for one in classes), domain):
+    for seen in domains:
+        names = _groups(seen, classes)
+        for group in (*(f"{seen.domain} {one}".strip() for one in classes), seen.domain):
             if (names == group).any():
                 found[group] = seen.probabilities[names == group, -1]
     return found
 
 
-def _groups(seen: Seen, domain: str, classes: Sequence[str]) -> np.ndarray:
+def _groups(seen: Seen, classes: Sequence[str]) -> np.ndarray:
     """Words (N,): the domain and the class of each image, or the domain alone."""
     known = np.array([*classes, ""], dtype=object)[seen.labels]
-    return np.array([f"{domain} {one}".strip() for one in known], dtype=object)
+    return np.array([f"{seen.domain} {one}".strip() for one in known], dtype=object)
 
 
-def _features(
-    pairs: dict[str, Sequence[Seen]], domains: Sequence[str], classes: Sequence[str]
-) -> list[Block]:
-    """t-SNE of the features of both domains before and after, and whether a classifier tells the domains apart."""
+def _features(views: dict[str, Sequence[Seen]], classes: Sequence[str]) -> list[Block]:
+    """t-SNE of features before and after, and whether a classifier tells the domains apart."""
     panels, told = {}, []
-    for title, pair in pairs.items():
-        rows = [_some(len(seen.labels)) for seen in pair]
-        points = _embedded(
-            np.concatenate([seen.features[some] for seen, some in zip(pair, rows, strict=True)])
-        )
-        groups = [
-            _groups(seen, domain, classes)[some]
-            for seen, domain, some in zip(pair, domains, rows, strict=True)
-        ]
+    for title, domains in views.items():
+        rows = [_some(len(seen.labels)) for seen in domains]
+        pairs = [*zip(domains, rows, strict=True)]
+        points = _embedded(np.concatenate([seen.features[some] for seen, some in pairs]))
+        groups = [_groups(seen, classes)[some] for seen, some in pairs]
         words = [
             f"{seen.ids[row]}<br>{group}, probability {seen.probabilities[row, -1]:.3f}"
-            for seen, some, of in zip(pair, rows, groups, strict=True)
+            for (seen, some), of in zip(pairs, groups, strict=True)
             for row, group in zip(some, of, strict=True)
         ]
         panels[title] = points, np.concatenate(groups).tolist(), words
-        ours, theirs = (Outputs(seen.features, seen.logits, None, np.arange(len(seen.ids))) for seen in pair)
-        told.append(f"{-domain_gap.score(ours, theirs):.3f} {title if len(pairs) > 1 else ''}".strip())
+        if len(domains) > 1:
+            both = (Outputs(seen.features, seen.logits, None, np.arange(len(seen.ids))) for seen in domains)
+            told.append(f"{-domain_gap.score(*both):.3f} {title}".strip())
     caption = (
-        f"t-SNE of features of up to {POINTS} images of each domain, each panel by itself; distances between groups "
-        f"mean little. A linear classifier tells the domains apart with an AUROC of {', '.join(told)} (0.5: not at "
-        "all); where the domains hold different shares of lenses, some of that is right."
+        f"t-SNE of features of up to {POINTS} images of each domain; distances between groups mean little."
     )
+    if told:
+        caption += (
+            f" A linear classifier tells the domains apart with an AUROC of {', '.join(told)} (0.5: not at all); where "
+            "they hold different shares of lenses, some of that is right."
+        )
     return [Chart(charts.scatters(panels), caption)]
 
 
 def _classes(found: Checkpoint, data: str, device: str) -> list[Block]:
     """t-SNE of the features of a pretrained encoder, by class where there are labels."""
-    seen = see(found, data, "val", device=device)
+    seen = see(found, "", data, "val", device=device)
     some = _some(len(seen.labels), 2 * POINTS)
     known = np.array([*read_manifest(data).classes, "unlabelled"], dtype=object)[seen.labels[some]]
     panel = _embedded(seen.features[some]), known.tolist(), [str(one) for one in seen.ids[some]]

@@ -57,9 +57,10 @@ _LEADERBOARD = {"search": "Leaderboard", "finetuning": "Labels and starts", "tra
 
 def _title(folder: Folder) -> str:
     run = folder.run
-    learned = (
-        "" if run.task.name in ("classification", "pretraining") else f", {run.task.name.replace('_', '-')}"
-    )
+    task = run.task.name.replace("_", "-")
+    if folder.kind == "finetuning":
+        return f"{folder.name}: finetuning to {task}, encoder {run.encoder.name}"
+    learned = "" if task in ("classification", "pretraining") else f", {task}"
     return f"{folder.name}: {folder.kind} of {run.method.name}{learned}, encoder {run.encoder.name}"
 
 
@@ -76,7 +77,7 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
             Words("The run has not ended: there is no checkpoint of its best model yet.", warning=True),
         ]
     if folder.kind == "finetuning":
-        return blocks + ([Words(folder_said)] if (folder_said := _finetuned(folder)) else [])
+        return [*blocks, *_finetuned(folder)]
     if folder.kind != "search" or folder.table is None:
         step = int(found.metrics.get("step", 0))
         said = f"The model is that of step {step} of {folder.run.fit.steps}"
@@ -112,19 +113,20 @@ def _released(table: pd.DataFrame) -> pd.Series | None:
     return None if refused or pd.isna(first.get("rank")) else first
 
 
-def _finetuned(folder: Folder) -> str | None:
-    """How a finetuned encoder compares with one from scratch on the fewest and the most labels."""
+def _finetuned(folder: Folder) -> list[Block]:
+    """How a finetuned encoder compares with one from scratch, for each amount of labels."""
     table = folder.table
-    if table is None or "over" not in table or table["over"].notna().sum() == 0:
-        return None
+    if table is None or "over" not in table:
+        return []
     metric = find.task(folder.run.task.name).measured
     rows = table[table["over"].notna()]
-    told = [
-        f"{row['encoder']} on {row['labels']} of the labels, {metric.upper()} {_interval(row, metric)}, "
-        f"{_interval(row, 'over', '+')} against from scratch"
+    return [
+        Words(
+            f"{row['encoder'].capitalize()} on {row['labels']} of the labels: {metric.upper()} {_interval(row, metric)}, "
+            f"{_interval(row, 'over', '+')} against from scratch."
+        )
         for row in rows.to_dict("records")
     ]
-    return "; ".join(told) + "."
 
 
 def _settings(folder: Folder, found: Checkpoint | None) -> list[Block]:
@@ -226,7 +228,9 @@ def _leaderboard(folder: Folder) -> list[Block]:
     frame = pd.DataFrame(shown)
     frame = frame.loc[:, (frame != "").any()]
     more = "" if len(table) <= ROWS else f" {len(table) - ROWS} more rows are in leaderboard.csv."
-    how = "In the order in which they were chosen. Intervals are 95 %, by bootstrap of the test images."
+    how = "In the order in which they were chosen."
+    if any(name.endswith("_low") for name in table):
+        how += " Intervals are 95 %, by bootstrap of the test images."
     return [Facts(frame, how + more)]
 
 

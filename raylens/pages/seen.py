@@ -21,6 +21,8 @@ UNKNOWN = -1
 class Seen:
     """A split as a model sees it: features (N, D), logits (N, K), labels (N,), -1 where unknown, and names (N,)."""
 
+    domain: str
+    """What it is called beside others; empty if it stands alone."""
     data: str
     split: str
     transform: str
@@ -51,7 +53,7 @@ class Seen:
         return np.stack([found[row] for row in wanted.tolist()])
 
 
-def see(found: Checkpoint, data: str, split: str, *, batch: int = 256, device: str = "cpu") -> Seen:
+def see(found: Checkpoint, domain: str, data: str, split: str, *, device: str = "cpu") -> Seen:
     """What the checkpoint's model says of all rows of a split."""
     model, transform = found.model(device), found.run.data.transform
     features, logits = [], []
@@ -59,10 +61,9 @@ def see(found: Checkpoint, data: str, split: str, *, batch: int = 256, device: s
         fs, path = filesystem(file)
         with fs.open_input_file(path) as opened:
             pixels = prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"]
-        said = collect(model, pixels, None, batch=batch, device=device)
+        said = collect(model, pixels, None, device=device)
         features.append(said.features)
         logits.append(said.logits)
     about = read_split(data, split, ("label", "id"))
-    return Seen(
-        data, split, transform, np.concatenate(features), np.concatenate(logits), about["label"], about["id"]
-    )
+    joined = np.concatenate(features), np.concatenate(logits)
+    return Seen(domain, data, split, transform, *joined, about["label"], about["id"])

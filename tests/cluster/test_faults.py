@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import safetensors.numpy
 
@@ -22,15 +23,31 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS, EVERY = 300, 20
 
 
-@pytest.fixture
-def cluster():
+def machines():
     """A head without work on it, and two nodes."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     cluster.workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    return cluster
+
+
+@pytest.fixture
+def cluster():
+    """A cluster for one test."""
+    cluster = machines()
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def calm(toy_sets, tmp_path_factory) -> list[dict[str, np.ndarray]]:
+    """What the trials of a search end with that nothing happens to."""
+    folder, cluster = tmp_path_factory.mktemp("calm") / "calm", machines()
+    code = started(cluster, toy_sets, folder).wait(600)
+    cluster.shutdown()
+    assert code == 0, folder.with_suffix(".log").read_text()
+    return weights(folder)
 
 
 TWO_TRIALS = {"search.trials": 2, "search.scheduler": "none"}
@@ -63,24 +80,73 @@ def weights(folder: Path) -> list[dict[str, np.ndarray]]:
     return [safetensors.numpy.load_file(trial / last) for trial in trials]
 
 
-def test_a_search_outlives_a_node_and_ends_as_if_nothing_had_happened(cluster, toy_sets, tmp_path):
-    calm, struck = tmp_path / "calm", tmp_path / "struck"
-    assert started(cluster, toy_sets, calm).wait(600) == 0, calm.with_suffix(".log").read_text()
-    search = started(cluster, toy_sets, struck)
-    while search.poll() is None and not (len(told := results(struck)) == 2 and all(map(len, told))):
+def at_work(search: subprocess.Popen, folder: Path) -> None:
+    """Wait until both trials have reported."""
+    while search.poll() is None and not (len(told := results(folder)) == 2 and all(map(len, told))):
         time.sleep(0.1)
-    cluster.remove_node(cluster.workers[0], allow_graceful=False)
-    assert search.wait(600) == 0, struck.with_suffix(".log").read_text()
-    assert max(len({result["pid"] for result in told}) for told in results(struck)) > 1, "no trial was hit"
-    for told in results(struck):
+
+
+def check_whole(folder: Path, calm: list[dict[str, np.ndarray]]) -> None:
+    """Every trial ended as if nothing had happened, and did at most one report interval again."""
+    assert max(len({result["pid"] for result in told}) for told in results(folder)) > 1, "no trial was hit"
+    for told in results(folder):
         steps = [result["step"] for result in told]
         assert sorted(set(steps)) == list(range(EVERY, STEPS + 1, EVERY))
         assert len(steps) - len(set(steps)) <= 1, "more than one report interval was done again"
-    board = pd.read_csv(struck / "leaderboard.csv")
+    board = pd.read_csv(folder / "leaderboard.csv")
     assert (board["steps"].dropna() == STEPS).all()
-    for one, other in zip(weights(calm), weights(struck), strict=True):
+    for one, other in zip(calm, weights(folder), strict=True):
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_search_outlives_a_node_and_ends_as_if_nothing_had_happened(cluster, calm, toy_sets, tmp_path):
+    search = started(cluster, toy_sets, tmp_path / "struck")
+    at_work(search, tmp_path / "struck")
+    cluster.remove_node(cluster.workers[0], allow_graceful=False)
+    assert search.wait(600) == 0, (tmp_path / "struck.log").read_text()
+    check_whole(tmp_path / "struck", calm)
+
+
+def test_a_search_goes_on_under_a_new_head(cluster, calm, toy_sets, tmp_path):
+    search = started(cluster, toy_sets, tmp_path / "struck")
+    at_work(search, tmp_path / "struck")
+    cluster.shutdown()
+    assert search.wait(120) != 0
+    another = machines()
+    try:
+        search = started(another, toy_sets, tmp_path / "struck")
+        assert search.wait(600) == 0, (tmp_path / "struck.log").read_text()
+    finally:
+        another.shutdown()
+    check_whole(tmp_path / "struck", calm)
+
+
+def test_a_stream_outlives_a_task_that_reads_it(cluster, toy_sets, tmp_path):
+    streamed = {"data.mode": "streaming", "data.views": "none"}
+    assert started(cluster, toy_sets, tmp_path / "calm", "train", **streamed).wait(600) == 0
+    training, killed = started(cluster, toy_sets, tmp_path / "struck", "train", **streamed), 0
+    while training.poll() is None and killed < 3:
+        if [*tmp_path.glob("struck/workers/checkpoint_*/model.safetensors")]:
+            killed += kill_reader()
+        time.sleep(0.02)
+    assert training.wait(600) == 0, (tmp_path / "struck.log").read_text()
+    assert killed, "no task was hit"
+    one, other = (
+        safetensors.numpy.load_file(tmp_path / name / "last" / "model.safetensors")
+        for name in ("calm", "struck")
+    )
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def kill_reader() -> bool:
+    """Kill a process in which a task of Ray Data runs; whether there was one."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = " ".join(process.info["cmdline"] or ())
+        if words.startswith("ray::") and ("Map" in words or "Read" in words):
+            process.kill()
+            return True
+    return False
 
 
 def test_a_training_goes_on_with_the_worker_that_is_left(cluster, toy_sets, tmp_path):
