@@ -191,14 +191,45 @@ def sheet(images: Sequence[np.ndarray], labels: Sequence[str], *, columns: int =
         for axis in figure.subplots(rows, columns, squeeze=False).flat:
             axis.set_axis_off()
         for axis, image, label in zip(figure.axes, images, labels, strict=False):
-            shown = np.moveaxis(image[::-1], 0, -1) if len(image) == 3 else image.mean(0)
-            low, high = np.quantile(shown, (0.005, 0.998))
-            shown = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
-            axis.imshow(shown, cmap="gray", origin="lower")
+            axis.imshow(_stretched(image), cmap="gray", origin="lower")
             axis.set_title("\n".join(line[-18:] for line in label.split("\n")), fontsize=5.5, pad=2)
         held = io.BytesIO()
         figure.savefig(held, format="png")
     return held.getvalue()
+
+
+def explained(
+    images: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    labels: Sequence[str],
+    told: str,
+    *,
+    columns: int = 4,
+) -> bytes:
+    """Images (C, H, W), each beside itself under its map (H, W) of 0 to 1, with a label over both: a PNG."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(3.2 * columns, 1.95 * rows + 0.3), layout="constrained")
+        parts = figure.subfigures(rows, columns, squeeze=False).flat
+        for part, image, seen, label in zip(parts, images, maps, labels, strict=False):
+            part.suptitle("\n".join(line[-40:] for line in label.split("\n")), fontsize=7)
+            left, right = part.subplots(1, 2, gridspec_kw={"wspace": 0.02})
+            for axis in (left, right):
+                axis.imshow(_stretched(image), cmap="gray", origin="lower")
+                axis.set_axis_off()
+            right.imshow(seen, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * seen, origin="lower")
+        figure.supxlabel(told, fontsize=7)
+        held = io.BytesIO()
+        figure.savefig(held, format="png")
+    return held.getvalue()
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    """An image (C, H, W) on its own scale, to show: (H, W), or (H, W, 3) of three channels."""
+    shown = np.moveaxis(image[::-1], 0, -1) if len(image) == 3 else image.mean(0)
+    low, high = np.quantile(shown, (0.005, 0.998))
+    return np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
 
 
 def _square(title: str) -> tuple[Figure, Axes]:
