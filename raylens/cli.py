@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,10 @@ from raylens.config import Run
 from raylens.errors import ConfigError, RequestError
 from raylens.grid import Grid
 from raylens.space import written
+
+if TYPE_CHECKING:
+    from raylens.checkpoint import Checkpoint
+    from raylens.data.pieces import Reader
 
 
 class Parser(argparse.ArgumentParser):
@@ -151,6 +155,34 @@ def grid(argv: Sequence[str]) -> Grid | None:
         for path, setting in config.settings(method, "small").items()
     }
     return grids.build(*layers, ({**own, **flags(rest, known)}, "the command line"))
+
+
+def images(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is taken of images for a checkpoint; see `reader`."""
+    taken = parser.add_argument_group("images")
+    taken.add_argument("--split", help="of a shard set [all]")
+    taken.add_argument(
+        "--bands", default="", help="bands to take, numbers in the order of the model, such as 0,1,2"
+    )
+    taken.add_argument("--crop", type=int, help="middle of each image to take, pixels")
+    taken.add_argument("--resize", action="store_true", help="scale images to the size that the model takes")
+
+
+def reader(asked: argparse.Namespace, found: Checkpoint) -> Reader:
+    """Reads images as the checkpoint wants them, and as the flags of `images` say. Raises ConfigError."""
+    from raylens.data.convert import Shape
+    from raylens.data.pieces import Reader
+
+    if asked.bands and not asked.bands.replace(",", "").isdigit():
+        raise ConfigError(f"--bands {asked.bands!r} is no list of numbers; give such as 0,1,2")
+    facts = found.facts
+    shape = Shape(
+        bands=tuple(int(band) for band in asked.bands.split(",")) if asked.bands else None,
+        crop=asked.crop,
+        size=facts.size if asked.resize else None,
+        expected=(facts.channels, facts.size, facts.size),
+    )
+    return Reader(shape, found.run.data.transform)
 
 
 def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def sheet(images: Sequence[np.ndarray], labels: Sequence[str], *, columns: int =
         for axis in figure.subplots(rows, columns, squeeze=False).flat:
             axis.set_axis_off()
         for axis, image, label in zip(figure.axes, images, labels, strict=False):
-            axis.imshow(_shown(image), cmap="gray", origin="lower")
+            axis.imshow(_stretched(image), cmap="gray", origin="lower")
             axis.set_title("\n".join(line[-18:] for line in label.split("\n")), fontsize=5.5, pad=2)
         held = io.BytesIO()
         figure.savefig(held, format="png")
@@ -199,32 +199,35 @@ def sheet(images: Sequence[np.ndarray], labels: Sequence[str], *, columns: int =
 
 
 def explained(
-    images: Sequence[np.ndarray], maps: Sequence[np.ndarray], labels: Sequence[str], *, columns: int = 4
+    images: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    labels: Sequence[str],
+    told: str = "",
+    *,
+    columns: int = 4,
 ) -> bytes:
-    """Images (C, H, W), each beside itself under a map (H, W) from 0 to 1 of what a model looks at: a PNG."""
+    """Images (C, H, W), each beside itself under its map (H, W) of 0 to 1, a label over both, `told` below: a PNG."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(2.7 * columns, 1.65 * rows), layout="constrained")
-        figure.get_layout_engine().set(wspace=0.0, w_pad=0.02, h_pad=0.04)
-        panels = figure.subplots(rows, 2 * columns, squeeze=False)
-        for axis in panels.flat:
-            axis.set_axis_off()
-        pairs = panels.reshape(-1, 2)
-        for (left, right), image, seen, label in zip(pairs, images, maps, labels, strict=False):
-            shown = _shown(image)
-            left.imshow(shown, cmap="gray", origin="lower")
-            right.imshow(shown if shown.ndim == 2 else shown.mean(-1), cmap="gray", origin="lower")
-            right.imshow(seen, cmap="inferno", vmin=0, vmax=1, alpha=0.55, origin="lower")
-            lines = [line[:34] for line in label.split("\n")]
-            left.set_title("\n".join(lines), fontsize=6.5, pad=2, loc="left")
+        figure = Figure(figsize=(3.2 * columns, 1.95 * rows + 0.3), layout="constrained")
+        parts = figure.subfigures(rows, columns, squeeze=False).flat
+        for part, image, seen, label in zip(parts, images, maps, labels, strict=False):
+            part.suptitle("\n".join(line[-40:] for line in label.split("\n")), fontsize=7)
+            left, right = part.subplots(1, 2, gridspec_kw={"wspace": 0.02})
+            for axis in (left, right):
+                axis.imshow(_stretched(image), cmap="gray", origin="lower")
+                axis.set_axis_off()
+            right.imshow(seen, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * seen, origin="lower")
+        if told:
+            figure.supxlabel(told, fontsize=7)
         held = io.BytesIO()
         figure.savefig(held, format="png")
     return held.getvalue()
 
 
-def _shown(image: np.ndarray) -> np.ndarray:
-    """An image (C, H, W) as it is shown, from 0 to 1: (H, W), or (H, W, 3) with the longest wavelength as red."""
+def _stretched(image: np.ndarray) -> np.ndarray:
+    """An image (C, H, W) on its own scale, to show: (H, W), or of three bands (H, W, 3), the last of them red."""
     shown = np.moveaxis(image[::-1], 0, -1) if len(image) == 3 else image.mean(0)
     low, high = np.quantile(shown, (0.005, 0.998))
     return np.clip((shown - low) / max(high - low, 1e-12), 0, 1)

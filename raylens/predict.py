@@ -57,13 +57,7 @@ def predict(argv: Sequence[str]) -> str:
     chances.add_argument(
         "--top", type=int, default=100, help="candidates in the table and the pictures [100]"
     )
-    taken = parser.add_argument_group("images")
-    taken.add_argument("--split", help="of a shard set [all]")
-    taken.add_argument(
-        "--bands", default="", help="bands to take, numbers in the order of the model, such as 0,1,2"
-    )
-    taken.add_argument("--crop", type=int, help="middle of each image to take, pixels")
-    taken.add_argument("--resize", action="store_true", help="scale images to the size that the model takes")
+    cli.images(parser)
     asked = parser.parse_args(argv)
     found = [checkpoint.read(path) for path in (asked.checkpoint, *asked.more)]
     _check(asked, found)
@@ -71,18 +65,9 @@ def predict(argv: Sequence[str]) -> str:
     from raylens.cluster import launch
     from raylens.cluster.predict import Request
     from raylens.cluster.predict import predict as work
-    from raylens.data.convert import Shape
-    from raylens.data.pieces import Reader
     from raylens.data.sets import absolute
 
-    facts = found[0].facts
-    bands = tuple(int(band) for band in asked.bands.split(",")) if asked.bands else None
-    shape = Shape(
-        bands=bands,
-        crop=asked.crop,
-        size=facts.size if asked.resize else None,
-        expected=(facts.channels, facts.size, facts.size),
-    )
+    reader = cli.reader(asked, found[0])
     request = Request(
         checkpoints=tuple(absolute(path) for path in (asked.checkpoint, *asked.more)),
         images=absolute(asked.images),
@@ -98,7 +83,7 @@ def predict(argv: Sequence[str]) -> str:
         gpus=asked.gpus,
     )
     launch.connect(dashboard=False)
-    return work(request, Reader(shape, found[0].run.data.transform))
+    return work(request, reader)
 
 
 def _check(asked: Any, found: Sequence[Checkpoint]) -> None:
@@ -131,8 +116,6 @@ def _check(asked: Any, found: Sequence[Checkpoint]) -> None:
         raise ConfigError(
             f"{asked.checkpoint} is of {first.run.task.name}; --calibrate and --prior are of classes"
         )
-    if asked.bands and not asked.bands.replace(",", "").isdigit():
-        raise ConfigError(f"--bands {asked.bands!r} is no list of numbers; give such as 0,1,2")
 
 
 def corrected(found: Checkpoint, calibrate: str | None, prior: float | None) -> Any:

@@ -52,7 +52,7 @@ class Encoder(nn.Module):
             raise ConfigError(
                 f"encoder 'ecnn' cannot take images of {size} pixels; convert or simulate them with --size 24 or more"
             )
-        self.dim = config.features
+        self.dim, self.size = config.features, size
         kind, turns = config.group[0], int(config.group[1:])
         space = gspaces.flipRot2dOnR2(turns) if kind == "D" else gspaces.rot2dOnR2(turns)
         regular, width = space.regular_repr, config.width
@@ -86,8 +86,55 @@ class Encoder(nn.Module):
         """What is pooled, the maximum over the group: (B, fields, h, w); it turns with the image."""
         return self.trunk(enn.GeometricTensor(pixels, self.pixels)).tensor
 
+    def cells(self, side: int) -> tuple[float, float]:
+        """Pixel that the first of `side` cells of the maps looks at, and pixels from each to the next.
+
+        The cells lie around the middle of the image and leave its frame out, since convolutions are cut at the edges.
+        """
+        return (self.size - 1 - 4 * (side - 1)) / 2, 4.0
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Features (B, dim) of maps."""
+        return self.head(self.pool(maps))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.pooled(self.maps(pixels))
+
+    def plain(self) -> Plain:
+        """The same network in torch's own layers, with the filters that the weights stand for now."""
+        return Plain(self)
+
+
+class Plain(nn.Module):
+    """An Encoder of plain convolutions, for use alone: nothing would keep it equivariant in training."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.dim = encoder.dim
+        self.trunk = nn.Sequential(*(_plain(layer) for layer in encoder.trunk))
+        self.pool, self.head = copy.deepcopy(encoder.pool), copy.deepcopy(encoder.head)
+        self.eval()
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        return self.trunk(pixels)
+
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.pool(self.maps(pixels)))
+
+
+def _plain(layer: nn.Module) -> nn.Module:
+    return Mask(layer.mask) if isinstance(layer, enn.MaskModule) else copy.deepcopy(layer).export()
+
+
+class Mask(nn.Module):
+    """Pixels times a mask (1, 1, H, W)."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask.detach().clone())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels * self.mask
 
 
 def block(fields: enn.FieldType, out: enn.FieldType, *, kernel: int, padding: int) -> list[nn.Module]:
@@ -119,6 +166,15 @@ class Convolution(enn.R2Conv):
         filters, _ = self.expand_parameters()
         return enn.GeometricTensor(F.conv2d(maps.tensor, filters, padding=self.padding), self.out_type)
 
+    @torch.no_grad()
+    def export(self) -> nn.Conv2d:
+        """torch's own convolution with these filters."""
+        filters, _ = self.expand_parameters()
+        out, channels, width, _ = filters.shape
+        plain = nn.Conv2d(channels, out, width, padding=self.padding, bias=False)
+        plain.weight.copy_(filters)
+        return plain
+
 
 class Pool(nn.Module):
     """An average under a Gaussian of 0.66 pixels: 5 pixels wide, or 6 where an even number is halved."""
@@ -132,9 +188,23 @@ class Pool(nn.Module):
             self.register_buffer(name, kernel.expand(fields.size, 1, width, width).clone(), persistent=False)
 
     def forward(self, maps: enn.GeometricTensor) -> enn.GeometricTensor:
+        return enn.GeometricTensor(self.averaged(maps.tensor), self.fields)
+
+    def averaged(self, maps: Tensor) -> Tensor:
         halves_even = self.stride == 2 and maps.shape[-1] % 2 == 0
         kernel = self.even if halves_even else self.odd
-        averaged = F.conv2d(
-            maps.tensor, kernel, stride=self.stride, padding=self.padding, groups=self.fields.size
-        )
-        return enn.GeometricTensor(averaged, self.fields)
+        return F.conv2d(maps, kernel, stride=self.stride, padding=self.padding, groups=self.fields.size)
+
+    def export(self) -> nn.Module:
+        return PlainPool(self)
+
+
+class PlainPool(nn.Module):
+    """A Pool of tensors."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.pool.averaged(maps)

@@ -47,9 +47,16 @@ class Encoder(nn.Module):
         """What is pooled: (B, 8 width, H / 16, W / 16)."""
         return self.layers(pixels.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        maps = self.maps(pixels)
+    def cells(self, side: int) -> tuple[float, float]:
+        """Pixel that the first of `side` cells of the maps looks at, and pixels from each to the next."""
+        return 0.0, 16.0
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Features (B, dim) of maps."""
         return self.project(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.pooled(self.maps(pixels))
 
 
 def convolution(channels: int, out: int, *, kernel: int, stride: int) -> nn.Module:

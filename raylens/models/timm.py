@@ -37,6 +37,7 @@ class Encoder(nn.Module):
     def __init__(self, config: Config, channels: int, size: int) -> None:
         super().__init__()
         self.dim, self.name = config.features, config.name
+        self.channels, self.size = channels, size
         self.network = network(config.name, channels, size, config.pretrained)
         pooled = width(self.network, config.name, channels, size)
         self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(pooled, self.dim), nn.PReLU())
@@ -51,10 +52,27 @@ class Encoder(nn.Module):
             if side**2 == found.shape[1]:
                 return found.mT.unflatten(2, (side, side))
         elif found.ndim == 4:
-            last = found.shape[1] != self.network.num_features == found.shape[3]
-            return found.permute(0, 3, 1, 2) if last else found
-        raise ConfigError(
-            f"encoder '{self.name}' has no maps of an image, which super-resolution needs; set another encoder.name"
+            return found.permute(0, 3, 1, 2) if self.channels_last else found
+        raise ConfigError(f"encoder '{self.name}' has no maps of an image; set another encoder.name")
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the network's own maps are (B, h, w, channels)."""
+        return getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+
+    def cells(self, side: int) -> tuple[float, float]:
+        """Pixel that the first of `side` cells of the maps looks at, and pixels from each to the next.
+
+        Taken to be tiles, as they are of patches; where convolutions pad, they may lie up to half a tile elsewhere.
+        """
+        return (self.size / side - 1) / 2, self.size / side
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Features (B, dim) of maps. Raises ConfigError where they are made of tokens, some of which maps leave out."""
+        if self.network.forward_features(maps.new_zeros(1, self.channels, self.size, self.size)).ndim != 4:
+            raise ConfigError(f"encoder '{self.name}' pools tokens, not maps; set another encoder.name")
+        return self.project(
+            self.network.forward_head(maps.permute(0, 2, 3, 1) if self.channels_last else maps)
         )
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -80,6 +80,10 @@ class Encoder(nn.Module):
         side = self.size // self.patch
         return self.tokens(pixels)[:, 1:].mT.unflatten(2, (side, side))
 
+    def cells(self, side: int) -> tuple[float, float]:
+        """Pixel that the first of `side` patches has in its middle, and pixels from each to the next."""
+        return (self.patch - 1) / 2, float(self.patch)
+
     def tokens(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
         """Tokens (B, 1 + N, dim), the class token first; of the patches `kept` (B, K) alone, (B, 1 + K, dim)."""
         network = self.network

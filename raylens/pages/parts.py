@@ -122,8 +122,8 @@ def _finetuned(folder: Folder) -> list[Block]:
     rows = table[table["over"].notna()]
     return [
         Words(
-            f"{row['encoder'].capitalize()} on {row['labels']} of the labels: {metric.upper()} {_interval(row, metric)}, "
-            f"{_interval(row, 'over', '+')} against from scratch."
+            f"{row['encoder'].capitalize()} on {row['labels']} of the labels: {metric.upper()} "
+            f"{_interval(row, metric)}, {_interval(row, 'over', '+')} against from scratch."
         )
         for row in rows.to_dict("records")
     ]

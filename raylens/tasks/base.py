@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from raylens.models import Model
 
@@ -34,6 +34,10 @@ class Task:
     def head(self, dim: int) -> nn.Module:
         """A layer on features (N, dim)."""
         raise NotImplementedError(f"{type(self).__name__} must define head")
+
+    def told(self, said: Tensor) -> Tensor:
+        """In torch what `predict` tells of what a model says (N, ...); an image is told as it is."""
+        return said
 
     def model(self, encoder: nn.Module, channels: int, size: int) -> Model:
         """`encoder`, of images (N, channels, size, size), under a head of this task."""

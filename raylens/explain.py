@@ -1,0 +1,111 @@
+"""Show what a checkpoint looks at: `python -m raylens.explain CHECKPOINT IMAGES --out DIR`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from raylens import checkpoint, cli, saliency
+from raylens.checkpoint import Checkpoint
+from raylens.cluster.folders import write
+from raylens.data.pieces import Reader
+from raylens.errors import ConfigError, DataError
+from raylens.evaluate import folder, resolved
+from raylens.loop import collect
+from raylens.saliency import maps
+
+__all__ = ["explain", "maps"]
+
+
+def explain(argv: Sequence[str]) -> str:
+    """Write explained.png of what `argv` names; returns its folder."""
+    parser = cli.Parser(
+        prog="python -m raylens.explain",
+        description=(
+            "Show where in images a checkpoint has found what it says: explained.png, each image beside itself with "
+            "the places that speak for the class, by Grad-CAM, or by attention rollout for transformers."
+        ),
+        epilog="Example: python -m raylens.explain runs/adda/best cutouts/ --out seen --class lens",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
+    parser.add_argument(
+        "images", help="shard set, folder, table of paths or file, as raylens.data convert reads them"
+    )
+    parser.add_argument("--out", required=True, help="folder of the picture")
+    parser.add_argument("--class", dest="target", metavar="NAME", help="class to explain [the likeliest]")
+    cli.images(parser)
+    shown = parser.add_argument_group("picture")
+    shown.add_argument("--rows", type=int, default=16, help="images to show, the first that can be read [16]")
+    shown.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the model runs [auto]"
+    )
+    asked = parser.parse_args(argv)
+    if asked.rows < 1:
+        raise ConfigError(f"--rows {asked.rows} shows nothing; give 1 or more")
+    found = checkpoint.read(asked.checkpoint)
+    device, target = resolved(asked.device), wanted(found, asked.target)
+    model = found.model(device)
+    saliency.check(model, target)
+    pixels, ids = first(cli.reader(asked, found), asked.images, asked.split, asked.rows)
+    said = found.facts.task(found.run.task).predict(collect(model, pixels, None, device=device).logits)
+    if "://" not in asked.out:
+        folder(Path(asked.out))
+
+    from raylens import pictures
+
+    how = "attention rollout" if saliency.attentions(model) else "Grad-CAM"
+    what = "arrives in the features" if saliency.attentions(model) else "speaks for what stands above"
+    note = f"{how}: the brighter, the more of a place {what}; each image on its own scale"
+    picture = pictures.explained(pixels, maps(model, pixels, target), labels(found, said, target, ids), note)
+    write(f"{asked.out.rstrip('/')}/explained.png", picture)
+    alike = saliency.likeness_to_random(model, pixels, target)
+    print(
+        f"{len(pixels)} images by {how}; rank correlation with maps of shuffled weights {alike:.2f}, 1 if all alike"
+    )
+    return asked.out
+
+
+def wanted(found: Checkpoint, name: str | None) -> int | None:
+    """The number of the class that is to be explained. Raises ConfigError when there is none of that name."""
+    classes = found.facts.classes if found.run.task.name == "classification" else ()
+    if name is not None and name not in classes:
+        known = f"known here: {', '.join(classes)}" if classes else "leave --class out"
+        raise ConfigError(f"{found.folder} knows no class {name!r}; {known}")
+    return None if name is None else classes.index(name)
+
+
+def first(reader: Reader, images: str, split: str | None, rows: int) -> tuple[np.ndarray, list[str]]:
+    """Pixels (N, C, H, W), preprocessed, and ids of the first `rows` images. Raises DataError when none can be read."""
+    pixels, ids, reason = [], [], "it is empty"
+    for piece in reader.pieces(images, split):
+        for block in reader.blocks(piece):
+            for image, name, why in zip(block.pixels, block.ids, block.reasons, strict=True):
+                if why:
+                    reason = f"{name}: {why}"
+                    continue
+                pixels.append(image.copy())
+                ids.append(name)
+                if len(ids) == rows:
+                    return np.stack(pixels), ids
+    if not ids:
+        side = " x ".join(map(str, reader.shape.expected))
+        raise DataError(
+            f"no image of {images} can be read as {side} ({reason}); --bands, --crop or --resize may fit them in"
+        )
+    return np.stack(pixels), ids
+
+
+def labels(found: Checkpoint, said: np.ndarray, target: int | None, ids: Sequence[str]) -> list[str]:
+    """What stands above each image: the explained class and its probability, or the number; and its id."""
+    if found.run.task.name == "regression":
+        return [f"{found.run.task.target} {value:.4g}\n{name}" for value, name in zip(said, ids, strict=True)]
+    of = said.argmax(1) if target is None else np.full(len(said), target)
+    classes = found.facts.classes
+    return [f"{classes[k]} {row[k]:.3f}\n{name}" for k, row, name in zip(of, said, ids, strict=True)]
+
+
+if __name__ == "__main__":
+    cli.main(explain)

@@ -1,0 +1,100 @@
+"""`python -m raylens.explain`: a picture of what a checkpoint looks at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from raylens import checkpoint
+from raylens.errors import ConfigError, DataError
+from raylens.explain import explain, first, labels, wanted
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def save(tiny, tmp_path):
+    """Writes a checkpoint of a model that has learned nothing; returns its folder."""
+
+    def write(name="model", classes=("nonlens", "lens"), **sections) -> str:
+        run = tiny.run(sections.pop("method", "supervised"), **sections)
+        facts = tiny.facts(classes)
+        checkpoint.save(tmp_path / name, run, facts, checkpoint.build_model(run, facts), {})
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of 6 files, of which the first is torn."""
+    folder, rng = tmp_path / "images", np.random.default_rng(0)
+    folder.mkdir()
+    for row in range(6):
+        np.save(folder / f"{row}.npy", rng.random((32, 32), np.float32))
+    (folder / "0.npy").write_bytes(b"no image")
+    return str(folder)
+
+
+@pytest.mark.parametrize("encoder", ["small", "vit"])
+def test_a_set_is_pictured(save, toy_sets, tmp_path, capsys, encoder):
+    words = [save(encoder={"name": encoder}), toy_sets["data.target"], "--split", "test", "--rows", "5"]
+    out = str(tmp_path / "out")
+    assert explain([*words, "--out", out, "--class", "lens"]) == out
+    picture = imread(f"{out}/explained.png")
+    assert picture.shape[1] > picture.shape[0] > 300
+    assert picture.std() > 0.05
+    said = capsys.readouterr().out
+    assert said.startswith(f"5 images by {'Grad-CAM' if encoder == 'small' else 'attention rollout'}; rank")
+
+
+def test_a_folder_is_read_up_to_as_many_rows_as_are_asked_for(save, images, tmp_path):
+    explain([save(), images, "--out", str(tmp_path / "out"), "--rows", "100"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["explained.png"]
+
+
+def test_the_first_images_that_can_be_read_are_taken_as_the_model_wants_them(save, images):
+    from raylens.data.convert import Shape
+    from raylens.data.pieces import Reader
+
+    reader = Reader(Shape(expected=(1, 32, 32)), "minmax")
+    pixels, ids = first(reader, images, None, 3)
+    assert ids == ["1", "2", "3"]
+    assert (pixels.shape, pixels.min(), pixels.max()) == ((3, 1, 32, 32), 0, 1)
+    with pytest.raises(DataError, match=r"can be read as 1 x 48 x 48 .*--crop or --resize"):
+        first(Reader(Shape(expected=(1, 48, 48)), "minmax"), images, None, 3)
+
+
+def test_labels_tell_the_explained_class_and_its_probability(save):
+    found = checkpoint.read(save(classes=("no", "cdm", "axion")))
+    said = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    assert labels(found, said, None, ["a", "b"]) == ["no 0.700\na", "axion 0.600\nb"]
+    assert labels(found, said, wanted(found, "cdm"), ["a", "b"]) == ["cdm 0.200\na", "cdm 0.300\nb"]
+    number = checkpoint.read(save("number", task={"name": "regression"}))
+    assert labels(number, np.array([-23.456]), None, ["a"]) == ["log10_mass -23.46\na"]
+
+
+def test_bad_requests_are_refused_in_a_line(save, images, tmp_path):
+    model, out = save(), ["--out", str(tmp_path / "out")]
+    painter = save("painter", task={"name": "super_resolution", "width": 8, "blocks": 1})
+    pretrained = save("pretrained", method="contrastive")
+    (tmp_path / "file").touch()
+    for words, told in (
+        ([model, images, "--class", "len", *out], "knows no class 'len'; known here: nonlens, lens"),
+        ([save("number", task={"name": "regression"}), images, "--class", "lens", *out], "leave --class out"),
+        ([model, images, "--rows", "0", *out], "--rows 0 shows nothing"),
+        ([model, images, "--bands", "a", *out], "--bands 'a' is no list of numbers"),
+        ([model, images, "--out", f"{tmp_path}/file/out"], "cannot be written"),
+        ([painter, images, *out], "paints images"),
+        ([pretrained, images, *out], "finetune it first"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            explain(words)
+    for words, told in (
+        ([model, f"{tmp_path}/nothing", *out], "nothing"),
+        ([model, images, "--split", "test", *out], "leave --split out"),
+    ):
+        with pytest.raises(DataError, match=told):
+            explain(words)
+    assert not (tmp_path / "out").exists()
