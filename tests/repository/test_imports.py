@@ -45,7 +45,7 @@ LAYERS = [
         "checkpoint",
     }
     | {"models", "tasks", "methods", "validators"},
-    {"data", "cluster", "predictor"},
+    {"data", "cluster", "predictor", "standalone", "card"},
     VERBS,
 ]
 ALLOWED = {

@@ -1,0 +1,60 @@
+"""Take a model along: `python -m raylens.export CHECKPOINT --out DIR`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from raylens import checkpoint, cli, standalone
+from raylens.card import card
+from raylens.errors import ConfigError
+from raylens.evaluate import folder
+from raylens.predictor import Predictor
+
+
+def export(argv: Sequence[str]) -> str:
+    """Write the model that `argv` names as files that need no raylens, and its card; returns their folder."""
+    parser = cli.Parser(
+        prog="python -m raylens.export",
+        description=(
+            "Write a checkpoint as files that need no raylens, raw images in and probabilities out: model.onnx for "
+            "ONNX Runtime, model.pt2 for torch.export.load, and model-card.md. Each is compared with the checkpoint "
+            "first, and nothing is written if one differs."
+        ),
+        epilog="Example: python -m raylens.export runs/adda/best --out released --format onnx",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
+    parser.add_argument("--out", required=True, help="folder of the files")
+    parser.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        default=[*standalone.FORMATS],
+        choices=[*standalone.FORMATS],
+        help="which files [both]",
+    )
+    asked = parser.parse_args(argv)
+    if "://" in asked.out:
+        raise ConfigError(f"--out {asked.out} is not on this machine; name a folder here, and copy it there")
+    found, out = checkpoint.read(asked.checkpoint), Path(asked.out)
+    ready = Predictor(found, device="cpu", batch=16)
+    folder(out.absolute().parent)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as partial:
+        differences = {
+            form: standalone.write(ready, form, Path(partial, standalone.FORMATS[form]))
+            for form in dict.fromkeys(asked.formats)
+        }
+        Path(partial, "model-card.md").write_text(card(found, ready, differences))
+        folder(out)
+        for file in sorted(Path(partial).iterdir()):
+            os.replace(file, out / file.name)
+    for form, worst in differences.items():
+        print(f"{standalone.FORMATS[form]} differs from the checkpoint by at most {worst:.1g}")
+    return asked.out
+
+
+if __name__ == "__main__":
+    cli.main(export)
