@@ -6,7 +6,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -24,9 +25,56 @@ if TYPE_CHECKING:
     from raylens.data.pieces import Reader
 
 
+class Layout(argparse.HelpFormatter):
+    """Wraps what a help says, and leaves commands, which are indented, on their lines."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=110)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            line if line.startswith("    ") else textwrap.fill(line, width) for line in text.splitlines()
+        )
+
+
 class Parser(argparse.ArgumentParser):
+    """Refuses in one line, and guesses what a flag that it does not know was meant to be."""
+
+    def __init__(self, *, example: str | None = None, **settings: Any) -> None:
+        settings = {"formatter_class": Layout, "allow_abbrev": False, **settings}
+        if example:
+            settings["epilog"] = "\n".join(filter(None, [settings.get("epilog"), f"Example:\n    {example}"]))
+        super().__init__(**settings)
+
     def error(self, message: str) -> None:
         raise ConfigError(message)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        """As ArgumentParser's, which would tell what is missing before what is misspelled."""
+        self.refuse_unknown(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, namespace)
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """Raises ConfigError for a word that looks like a flag and is none, and for a verb that there is not."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return _refuse_verb(action.choices, words)
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        for word in words:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag != "--" and flag not in known:
+                hint = find.guess(flag, known)
+                raise ConfigError(f"unknown flag {flag}{hint}; {self.prog} --help lists all")
+        return None
+
+
+def _refuse_verb(verbs: Mapping[str, Parser], words: Sequence[str]) -> None:
+    first = words[0] if words else ""
+    if first in verbs:
+        verbs[first].refuse_unknown(words[1:])
+    elif first not in ("-h", "--help"):
+        given = f"unknown verb {first!r}{find.guess(first, list(verbs))}" if first else "the verb is missing"
+        raise ConfigError(f"{given}; known here: {', '.join(verbs)}")
 
 
 def main(act: Callable[[Sequence[str]], str | None]) -> None:
@@ -105,6 +153,7 @@ def grid(argv: Sequence[str]) -> Grid | None:
     """The Grid that `python -m raylens.benchmark ...` asks for; None when it asked for help. Raises ConfigError."""
     about = "python -m raylens.benchmark"
     parser = Parser(
+        example=f"{about} --methods adda mcc --encoders small ecnn --seeds 0 1 2",
         prog=about,
         description=(
             "Train every method with every encoder and seed, as one search on Ray, choose in each cell without target "
@@ -113,21 +162,23 @@ def grid(argv: Sequence[str]) -> Grid | None:
         ),
         epilog=(
             "Other settings, as of raylens.tune, are those of all cells that know them: --fit.steps 400, "
-            "--search.trials 4, --target-prior 0.01. "
-            f"Example: {about} --methods adda mcc --encoders small ecnn --seeds 0 1 2"
+            "--search.trials 4, --target-prior 0.01."
         ),
         usage=f"{about} [--from FILE] [--resume RUN] [--methods ...] [--encoders ...] [--seeds ...]"
         " [--where ...] [--SETTING VALUE ...]",
-        allow_abbrev=False,
     )
-    parser.add_argument("--from", dest="file", metavar="FILE", help="benchmark file, YAML; flags win")
-    parser.add_argument(
+    files = parser.add_argument_group("where the settings come from")
+    files.add_argument("--from", dest="file", metavar="FILE", help="benchmark file, YAML; flags win")
+    files.add_argument(
         "--resume", metavar="RUN", help="folder of a benchmark to go on with, with its settings"
     )
-    parser.add_argument("--methods", nargs="+", help=f"[{' '.join(grids.adaptations())}]")
-    parser.add_argument("--encoders", nargs="+", help="[small]; python -m raylens.models lists them")
-    parser.add_argument("--seeds", nargs="+", type=int, help="[0 1 2]")
-    parser.add_argument(
+    compared = parser.add_argument_group("what is compared")
+    compared.add_argument("--methods", nargs="+", metavar="METHOD", help=f"[{' '.join(grids.adaptations())}]")
+    compared.add_argument(
+        "--encoders", nargs="+", metavar="ENCODER", help="python -m raylens.models lists them [small]"
+    )
+    compared.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="[0 1 2]")
+    compared.add_argument(
         "--where",
         nargs="+",
         metavar="COLUMN=VALUE[,VALUE...]",
@@ -213,10 +264,11 @@ def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, An
 
 def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argparse.ArgumentParser:
     doc = (sys.modules[find.method(method).__module__].__doc__ or "").strip()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"{about} {method}",
         description=doc,
         epilog="raylens.tune varies a setting marked with a range unless a value is given; search.space sets ranges.",
+        example=_example(about, method),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=34, width=110
         ),
@@ -239,6 +291,15 @@ def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argpar
     return parser
 
 
+def _example(about: str, method: str) -> str:
+    """A command that runs as it stands, with simulated images where the method does not need others."""
+    steps = "--fit.steps 300 --name first"
+    if about.endswith("tune"):
+        steps = "--search.trials 4 --fit.steps 300 --name first"
+    source = " --data.source shards/model-i" if "pretraining" in find.method(method).tasks else ""
+    return f"{about} {method}{source} {steps}"
+
+
 def _methods(about: str, *, pretraining: bool) -> str:
     lines = [
         f"usage: {about} METHOD [--from FILE] [--SETTING VALUE ...]; METHOD --help lists its settings",
@@ -249,6 +310,7 @@ def _methods(about: str, *, pretraining: bool) -> str:
             continue
         doc = (sys.modules[find.method(name).__module__].__doc__ or "").strip()
         lines.append(f"  {name:<18} {doc.splitlines()[0]}")
+    lines += ["", "Example:", f"    {_example(about, 'contrastive' if pretraining else 'adda')}"]
     return "\n".join(lines)
 
 

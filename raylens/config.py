@@ -490,6 +490,27 @@ def unknown(path: str, origin: str, known: Mapping[str, Setting]) -> str:
     listed = sorted(name.removeprefix(f"{head}.") if dot else name for name in near)
     if len(near) == len(known):
         listed = [*TOP, *(f"{name}.*" for name in ("method", "encoder", *SECTIONS))]
-    close = difflib.get_close_matches(path, list(known), n=1)
+    close = _meant(path, known) or difflib.get_close_matches(path, list(known), n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     return f"unknown key {path!r} in {origin}{guess}; known here: {', '.join(listed)}"
+
+
+ELSEWHERE = {
+    "learning_rate": "optimizer.lr",
+    "epochs": "fit.steps",
+    "iterations": "fit.steps",
+    "batch_size": "data.batch",
+    "num_workers": "scale.workers",
+    "num_samples": "search.trials",
+    "amp": "fit.precision",
+    "output": "storage",
+    "out": "storage",
+}
+"""What others call settings, without their section."""
+
+
+def _meant(path: str, known: Mapping[str, Setting]) -> list[str]:
+    """The setting that has this name elsewhere, or the only one of this name in another section."""
+    name = path.rpartition(".")[2].replace("-", "_")
+    alike = [setting for setting in known if setting.rpartition(".")[2] == name]
+    return [ELSEWHERE[name]] if ELSEWHERE.get(name) in known else alike if len(alike) == 1 else []

@@ -22,29 +22,45 @@ from raylens.records import Outputs
 
 def evaluate(argv: Sequence[str]) -> str:
     """Write metrics.json and pictures of the checkpoint that `argv` names; returns their folder."""
-    parser = cli.Parser(prog="python -m raylens.evaluate", description=__doc__, allow_abbrev=False)
+    parser = cli.Parser(
+        prog="python -m raylens.evaluate",
+        usage="python -m raylens.evaluate CHECKPOINT --data DIR [--FLAG VALUE ...]",
+        description="Measure a checkpoint on a split of labelled images: a table, metrics.json and pictures.",
+        example="python -m raylens.evaluate runs/NAME/best --data shards/survey --split test",
+    )
     parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
-    parser.add_argument("--data", required=True, help="shard set, with what the checkpoint predicts")
-    parser.add_argument("--split", default="test", help="split to measure on [test]")
-    parser.add_argument("--where", help="rows to measure on, COLUMN=VALUE[,VALUE...]; all without it")
     parser.add_argument(
+        "--data", required=True, metavar="DIR", help="shard set, with what the checkpoint predicts"
+    )
+    rows = parser.add_argument_group("images")
+    rows.add_argument("--split", default="test", help="split to measure on [test]")
+    rows.add_argument("--where", help="rows to measure on, COLUMN=VALUE[,VALUE...]; all without it")
+    model = parser.add_argument_group("model")
+    model.add_argument(
         "--batch-norm-from",
         metavar="DIR",
         help="take batch norm's statistics from this set's train split first",
     )
-    parser.add_argument(
-        "--threshold", type=float, default=0.5, help="probability of the last class that counts as it [0.5]"
-    )
-    parser.add_argument(
-        "--resamples", type=int, default=1000, help="bootstrap resamples behind each interval [1000]"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap [0]")
-    parser.add_argument("--batch", type=int, default=256, help="images at a time [256]")
-    parser.add_argument(
+    model.add_argument("--batch", type=int, default=256, metavar="N", help="images at a time [256]")
+    model.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the model runs [auto]"
     )
-    parser.add_argument(
-        "--out", help="folder for metrics.json and pictures [evaluation/ beside the checkpoint]"
+    measured = parser.add_argument_group("metrics")
+    measured.add_argument(
+        "--threshold", type=float, default=0.5, help="probability of the last class that counts as it [0.5]"
+    )
+    measured.add_argument(
+        "--resamples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="bootstrap resamples behind each interval [1000]",
+    )
+    measured.add_argument("--seed", type=int, default=0, help="seed of the bootstrap [0]")
+    measured.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for metrics.json and pictures [evaluation/ beside the checkpoint]",
     )
     asked = parser.parse_args(argv)
     if not 0 < asked.threshold < 1:

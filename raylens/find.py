@@ -5,11 +5,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 
 from raylens.errors import ConfigError
 
 _HELPERS = {"base", "escnn_compat"}
+ELSEWHERE = {
+    "simclr": "contrastive",
+    "barlow": "twin",
+    "barlow_twins": "twin",
+    "simsiam": "twin",
+    "mean_teacher": "self_ensembling",
+    "source_only": "supervised",
+}
+"""What others call what has another name here."""
 
 
 def names(folder: str) -> list[str]:
@@ -52,7 +62,7 @@ def validator(name: str):
 def _module(folder: str, name: str, kind: str) -> ModuleType:
     known = names(folder)
     if name not in known:
-        raise ConfigError(f"unknown {kind} {name!r}{_guess(name, known)}; known here: {', '.join(known)}")
+        raise ConfigError(f"unknown {kind} {name!r}{guess(name, known)}; known here: {', '.join(known)}")
     return importlib.import_module(f"raylens.{folder}.{name}")
 
 
@@ -72,6 +82,8 @@ def _foreign(name: str, base: type) -> type:
     return found
 
 
-def _guess(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+def guess(name: str, known: Sequence[str]) -> str:
+    """` (did you mean adda?)` where one of the known names is meant or near, else nothing."""
+    meant = [ELSEWHERE[name.lower()]] if ELSEWHERE.get(name.lower()) in known else []
+    close = meant or difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -21,27 +21,34 @@ def finetune(argv: Sequence[str]) -> str | None:
             "best/."
         ),
         epilog="Other settings are those of `raylens.train supervised`: --fit.steps 400, --optimizer.lr 3e-4.",
+        example="python -m raylens.finetune runs/NAME/best classification --labels 1% 10% 100% --frozen",
         usage="python -m raylens.finetune CHECKPOINT TASK [--labels ...] [--seeds ...] [--SETTING VALUE ...]",
-        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
     parser.add_argument("task", help=", ".join(tasks))
-    parser.add_argument(
+    trained = parser.add_argument_group("what is trained")
+    trained.add_argument(
         "--labels",
         nargs="+",
         default=["100%"],
         metavar="N",
         help="shares such as 1%% 10%%, or numbers of images [100%%]",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="[0]")
-    parser.add_argument(
+    trained.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="of trainings and labels [0]"
+    )
+    trained.add_argument(
         "--frozen", action="store_true", help="fit a linear head too, on features as they are"
     )
-    parser.add_argument("--no-scratch", action="store_true", help="leave the network from scratch out")
-    parser.add_argument("--from", dest="file", metavar="FILE", help="run file, YAML; flags win")
+    trained.add_argument("--no-scratch", action="store_true", help="leave the network from scratch out")
+    files = parser.add_argument_group("where the settings come from")
+    files.add_argument("--from", dest="file", metavar="FILE", help="run file, YAML; flags win")
     asked, rest = parser.parse_known_args(argv)
     if asked.task.replace("_", "-") not in tasks:
-        raise ConfigError(f"unknown task {asked.task!r} to finetune for; known here: {', '.join(tasks)}")
+        hint = find.guess(asked.task, tasks)
+        raise ConfigError(
+            f"unknown task {asked.task!r} to finetune for{hint}; known here: {', '.join(tasks)}"
+        )
     first = checkpoint.read(asked.checkpoint)
     encoder = {path: value for path, value in config.flat(first.run).items() if path.startswith("encoder.")}
     known = config.settings(METHOD, first.run.encoder.name)

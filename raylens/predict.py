@@ -20,8 +20,8 @@ def predict(argv: Sequence[str]) -> str:
             "Predict over images of any number, on all of a cluster: Parquet files of id and probability, the best "
             "candidates as a table and as pictures to grade by eye. The same command goes on with what is left."
         ),
-        epilog="Example: python -m raylens.predict runs/adda/best cutouts/ --out found --prior 0.01",
-        allow_abbrev=False,
+        usage="python -m raylens.predict CHECKPOINT IMAGES --out DIR [--FLAG VALUE ...]",
+        example="python -m raylens.predict runs/NAME/best cutouts/ --out found --prior 0.01",
     )
     parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
     parser.add_argument(

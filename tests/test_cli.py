@@ -94,7 +94,15 @@ def test_the_encoder_decides_which_settings_there_are():
         (["adda", "--from"], "--from: expected one argument"),
         (["adda", "--from", "nowhere.yaml"], "there is no run file nowhere.yaml"),
         (["--fit.steps", "3", "adda"], "the method comes first"),
-        (["adda", "--task", "regresion"], "unknown task 'regresion'"),
+        (["adda", "--task", "regresion"], "unknown task 'regresion' (did you mean regression?)"),
+        (["adda", "--optimizer.learning_rate", "1"], "(did you mean optimizer.lr?)"),
+        (["adda", "--fit.step", "3"], "(did you mean fit.steps?)"),
+        (["adda", "--lr", "3"], "(did you mean optimizer.lr?)"),
+        (["adda", "--fit.lr", "3"], "(did you mean optimizer.lr?)"),
+        (["adda", "--epochs", "3"], "(did you mean fit.steps?)"),
+        (["adda", "--batch-size", "3"], "(did you mean data.batch?)"),
+        (["adda", "--gate", "0.5"], "(did you mean method.gate?)"),
+        (["simclr"], "unknown method 'simclr' (did you mean contrastive?)"),
     ],
 )
 def test_bad_words_are_refused_in_one_line(words, said):

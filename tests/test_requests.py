@@ -9,7 +9,7 @@ import pytest
 
 from raylens import cli
 from raylens.benchmark import benchmark
-from raylens.cluster import launch
+from raylens.cluster import nodes
 from raylens.data.shards import ShardWriter
 from raylens.evaluate import evaluate
 from raylens.train import train
@@ -135,7 +135,7 @@ def test_a_storage_that_cannot_be_written_is_refused(refused, tmp_path):
 
 
 def test_a_gpu_that_is_not_there_is_refused(refused, tmp_path, ray_cluster, monkeypatch):
-    monkeypatch.setattr(launch, "capacity", lambda: {"CPU": 4.0, "GPU": 0.0})
+    monkeypatch.setattr(nodes, "capacity", lambda: {"CPU": 4.0, "GPU": 0.0})
     source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target")
     words = (
         "--data.source",

@@ -44,84 +44,140 @@ def bands(text: str) -> tuple[str, ...]:
     return tuple(text) if text.isalpha() and "," not in text else words(text)
 
 
-def parser() -> argparse.ArgumentParser:
-    top = Parser(prog="python -m raylens.data", description="Make, look at and check data sets.")
-    verbs = top.add_subparsers(
-        dest="verb", required=True, metavar="convert | describe | check | simulate | resolve"
-    )
+CONVERT = "python -m raylens.data convert cutouts/ --bands gri --size 64 --domain target --out shards/sky"
+DESCRIBE = "python -m raylens.data describe shards/source shards/sky --views adda --out pictures"
+CHECK = "python -m raylens.data check shards/source shards/sky"
+SIMULATE = "python -m raylens.data simulate survey --rows 10000 --bands gri --out shards/survey"
+RESOLVE = "python -m raylens.data resolve runs/NAME/best shards/pairs --out shards/painted"
 
-    verb = verbs.add_parser("convert", help="images of any format -> a data set")
-    add = verb.add_argument
-    add(
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="python -m raylens.data",
+        description="Make, look at and check data sets. VERB --help lists the flags of each.",
+        usage="python -m raylens.data VERB ...",
+        example=SIMULATE,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+
+    def adds(name: str, about: str, words: str, example: str) -> Parser:
+        """A verb with its help, whose first words are what it needs."""
+        prog = f"python -m raylens.data {name}"
+        usage = f"{prog} {words} [--FLAG VALUE ...]"
+        said = f"{about[0].upper()}{about[1:]}."
+        return verbs.add_parser(name, prog=prog, usage=usage, help=about, description=said, example=example)
+
+    verb = adds("convert", "images of any format -> a data set", "INPUT [INPUT ...] --out DIR", CONVERT)
+    verb.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
         help="folders, .npy, .npz, .csv, .fits, .h5, .png, .jpg, .tif; s3://",
     )
-    add("--out", required=True, help="folder or s3:// gs:// of the set to make")
+    verb.add_argument("--out", required=True, metavar="DIR", help="folder or s3:// gs:// of the set to make")
+    add = verb.add_argument_group("the set").add_argument
     add("--name", default="", help="its name; the folder's if not given")
     add("--domain", default="", help="source, target, or any word for where the images come from")
-    add("--splits", type=fractions, help="such as train=0.7,val=0.15,test=0.15; drawn anew, class by class")
-    add("--folds", type=pairs, help="fold of a table to split, such as 0=test,1=train,2=train")
-    add("--seed", type=int, default=0, help="of the splits and the order of rows")
+    add("--overwrite", action="store_true", help="replace the set at --out")
+    add("--strict", action="store_true", help="an image that cannot be taken is an error")
+    add = verb.add_argument_group("splits and classes").add_argument
+    add(
+        "--splits",
+        type=fractions,
+        metavar="NAME=SHARE,...",
+        help="such as train=0.7,val=0.15,test=0.15; drawn anew, class by class",
+    )
+    add("--seed", type=int, default=0, help="of the splits and the order of rows [0]")
     add(
         "--classes",
         type=pairs,
+        metavar="CLASS=NAME,...",
         help="in order, each with its name in the input: nonlens=hsc,lens=hsc_lens_smooth",
     )
+    add = verb.add_argument_group("pixels").add_argument
     add("--bands", type=bands, default=(), help="bands to keep, by name or number, in order: gri, or 0,2")
     add(
         "--band-names",
         type=bands,
         default=(),
+        metavar="BANDS",
         help="what the bands of the input are, if it does not say: riug",
     )
-    add("--crop", type=int, help="keep the middle, so many pixels wide")
-    add("--size", type=int, help="resize to so many pixels, after the crop")
-    add("--masked", type=float, help="value of pixels that were not seen; they take the median of their band")
-    add("--arcsec-per-pixel", type=float, help="of the input")
-    add("--keep-columns", type=words, help="columns to keep beside the label; all if not given")
-    add("--pixels-key", help="array with the images, in .npz and .h5")
-    add("--label-key", help="array with the labels, in .npz and .h5")
-    add("--labels", help=".npy file with the labels of a .npy stack")
-    add("--hdu", type=words, default=(), help="FITS image HDUs to take as bands, by number or name: 1,3,5")
-    add("--path-column", default="path", help="of a table (default: path)")
-    add("--target-column", default="target", help="of a table (default: target)")
-    add("--fold-column", default="fold", help="of a table (default: fold)")
-    add("--strict", action="store_true", help="an image that cannot be taken is an error")
-    add("--overwrite", action="store_true", help="replace the set at --out")
-
-    verb = verbs.add_parser("describe", help="manifest, class rates, samples, histograms")
-    verb.add_argument("sets", nargs="+", metavar="SET")
-    verb.add_argument("--out", help="folder for the pictures (default: NAME-describe)")
-    verb.add_argument("--views", metavar="METHOD", help="draw what a method's views do to the images")
-    verb.add_argument(
-        "--transform", default="asinh", help="what pixels are drawn with: minmax, asinh, log, none"
-    )
-    verb.add_argument("--seed", type=int, default=0, help="of the choice of samples, and of the views")
-
-    verb = verbs.add_parser("check", help="the same image in two sets or two splits; exit 1 if there is one")
-    verb.add_argument("sets", nargs="+", metavar="SET")
-    verb.add_argument(
-        "--distance", type=int, help="bits of 64 in which perceptual hashes may differ (default: 20)"
-    )
-    verb.add_argument(
-        "--similarity",
-        type=float,
-        help="correlation from which images are the same",
-    )
-
-    verb = verbs.add_parser("simulate", help="a preset -> a data set")
-    add = verb.add_argument
+    add("--crop", type=int, metavar="PIXELS", help="keep the middle, so many pixels wide")
+    add("--size", type=int, metavar="PIXELS", help="resize to so many pixels, after the crop")
     add(
+        "--masked",
+        type=float,
+        metavar="VALUE",
+        help="value of pixels that were not seen; they take the median of their band",
+    )
+    add("--arcsec-per-pixel", type=float, metavar="ARCSEC", help="of the input")
+    add = verb.add_argument_group("where a file keeps what").add_argument
+    add("--pixels-key", metavar="KEY", help="array with the images, in .npz and .h5")
+    add("--label-key", metavar="KEY", help="array with the labels, in .npz and .h5")
+    add("--labels", metavar="FILE", help=".npy file with the labels of a .npy stack")
+    add(
+        "--hdu",
+        type=words,
+        default=(),
+        metavar="HDUS",
+        help="FITS image HDUs to take as bands, by number or name: 1,3,5",
+    )
+    add = verb.add_argument_group("tables of paths").add_argument
+    add("--path-column", default="path", metavar="COLUMN", help="[path]")
+    add("--target-column", default="target", metavar="COLUMN", help="class or number of each [target]")
+    add("--fold-column", default="fold", metavar="COLUMN", help="[fold]")
+    add(
+        "--folds",
+        type=pairs,
+        metavar="FOLD=SPLIT,...",
+        help="fold of a table to split, such as 0=test,1=train,2=train",
+    )
+    add(
+        "--keep-columns",
+        type=words,
+        metavar="COLUMNS",
+        help="columns to keep beside the label; all if not given",
+    )
+
+    verb = adds("describe", "manifest, class rates, samples, histograms", "SET [SET ...]", DESCRIBE)
+    verb.add_argument("sets", nargs="+", metavar="SET", help="data sets, each a row of the pictures")
+    add = verb.add_argument_group("pictures").add_argument
+    add("--out", metavar="DIR", help="folder for the pictures [NAME-describe]")
+    add("--views", metavar="METHOD", help="draw what a method's views do to the images")
+    add("--transform", default="asinh", help="what pixels are drawn with: minmax, asinh, log, none [asinh]")
+    add("--seed", type=int, default=0, help="of the choice of samples, and of the views [0]")
+
+    about = "the same image in two sets or two splits; exit 1 if there is one"
+    verb = adds("check", about, "SET [SET ...]", CHECK)
+    verb.add_argument("sets", nargs="+", metavar="SET", help="data sets, compared with each other and within")
+    add = verb.add_argument_group("what counts as the same").add_argument
+    add(
+        "--distance",
+        type=int,
+        metavar="BITS",
+        help="bits of 64 in which perceptual hashes may differ [20]",
+    )
+    add("--similarity", type=float, help="correlation from which images are the same")
+
+    verb = adds("simulate", "a preset -> a data set", "PRESET --out DIR", SIMULATE)
+    verb.add_argument(
         "preset",
         metavar="PRESET",
         help="sim, survey, painted (arcs on real cutouts); model-i, model-ii, model-iii, common, sr-pairs",
     )
-    add("--rows", type=int, default=2000)
-    add("--seed", type=int, default=0)
-    add("--out", required=True)
-    add("--prior", type=float, help="fraction of lenses")
+    verb.add_argument("--out", required=True, metavar="DIR", help="folder of the set to make")
+    add = verb.add_argument_group("the set").add_argument
+    add("--rows", type=int, default=2000, help="images [2000]")
+    add("--seed", type=int, default=0, help="of all that is drawn [0]")
+    add("--splits", type=fractions, metavar="NAME=SHARE,...", help="such as train=0.7,val=0.15,test=0.15")
+    add("--overwrite", action="store_true", help="replace the set at --out")
+    add = verb.add_argument_group("images").add_argument
+    add("--size", type=int, metavar="PIXELS", help="pixels; the preset's own, or 64, without it")
+    add("--pixel", type=float, metavar="ARCSEC", help="arcsec per pixel; the preset's own without it")
+    add("--device", help="cpu or cuda")
+    add = verb.add_argument_group("lenses among galaxies: sim, survey, painted").add_argument
+    add("--prior", type=float, metavar="SHARE", help="fraction of lenses")
     add("--bands", help="i, the default, or gri")
     add(
         "--theta-e",
@@ -131,27 +187,25 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--onto", metavar="SET", help="real cutouts to paint on, of galaxies that are no lenses")
     add("--noise-from", metavar="SET", help="real cutouts whose skies are the noise")
-    add("--splits", type=fractions, help="such as train=0.7,val=0.15,test=0.15")
-    add("--size", type=int, help="pixels; the preset's own, or 64, without it")
+    add = verb.add_argument_group("substructure: model-i, model-ii, model-iii, common, sr-pairs").add_argument
     add("--slope", type=float, help="of subhaloes' masses, dN/dm ~ m^SLOPE: -0.9 as published, -1.9 as meant")
     add("--discrete", type=int, metavar="POINTS", help="points that a vortex is made of; a rod without it")
     add("--as-published", action="store_true", default=None, help="with the faults of the published sets")
-    add("--pixel", type=float, help="arcsec per pixel; the preset's own without it")
-    add("--device", help="cpu or cuda")
-    add("--overwrite", action="store_true", help="replace the set at --out")
 
-    verb = verbs.add_parser("resolve", help="a data set -> the same at a higher resolution")
-    add = verb.add_argument
-    add("path", metavar="CHECKPOINT", help="of super-resolution, such as runs/<name>/best")
-    add("data", metavar="SET")
-    add("--out", required=True)
+    verb = adds(
+        "resolve", "a data set -> the same at a higher resolution", "CHECKPOINT SET --out DIR", RESOLVE
+    )
+    verb.add_argument("path", metavar="CHECKPOINT", help="of super-resolution, such as runs/<name>/best")
+    verb.add_argument("data", metavar="SET", help="data set to paint anew")
+    verb.add_argument("--out", required=True, metavar="DIR", help="folder of the set to make")
+    add = verb.add_argument_group("how").add_argument
     add(
         "--by",
         default="model",
         choices=("model", "bicubic", "high"),
         help="who makes the images: the checkpoint, an enlargement, or the set's own twins [model]",
     )
-    add("--device", default="cpu", help="cpu or cuda")
+    add("--device", default="cpu", help="cpu or cuda [cpu]")
     add("--overwrite", action="store_true", help="replace the set at --out")
     return top
 

@@ -464,7 +464,10 @@ def _label(rows: list[dict[str, Any]], wanted: Mapping[str, str] | None) -> tupl
         classes = tuple(sorted(map(str, found), key=_rank))
         number = {name: k for k, name in enumerate(classes)}
     if strange := sorted(map(str, found - set(number))):
-        raise DataError(f"label {strange[0]!r} is none of the classes {', '.join(classes)}; set --classes")
+        raise DataError(
+            f"label {strange[0]!r} is none of the classes {', '.join(classes)}; set --classes, by the labels "
+            f"{', '.join(sorted(map(str, found)))}: such as --classes CLASS=LABEL,CLASS=LABEL"
+        )
     for row in rows:
         row["label"] = number.get(row["label"], UNLABELLED)
     return classes

@@ -62,18 +62,27 @@ def seconds(work: Callable[[], None], budget: float = 1.0) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m raylens.models", description=__doc__)
-    parser.add_argument("--channels", type=int, default=1, help="bands of an image")
-    parser.add_argument("--size", type=int, default=64, help="pixels along its side")
-    parser.add_argument("--batch", type=int, default=64, help="images at a time")
-    parser.add_argument("--match", metavar="PATTERN", help="list timm's names instead, such as 'convnext*'")
+    parser = Parser(
+        prog="python -m raylens.models",
+        description="List the encoders, with the parameters and the speed of each on this machine.",
+        example="python -m raylens.models --channels 3 --size 64",
+    )
+    images = parser.add_argument_group("images to measure with")
+    images.add_argument("--channels", type=int, default=1, help="bands of an image [1]")
+    images.add_argument("--size", type=int, default=64, help="pixels along its side [64]")
+    images.add_argument("--batch", type=int, default=64, help="images at a time [64]")
+    names = parser.add_argument_group("names")
+    names.add_argument("--match", metavar="PATTERN", help="list timm's names instead, such as 'convnext*'")
     try:
         given = parser.parse_args(arguments)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if given.match:
-        print("\n".join(timm.list_models(given.match)))
+        if not (found := timm.list_models(given.match)):
+            print(f"error: timm knows no name like {given.match!r}; '*' stands for anything", file=sys.stderr)
+            return 2
+        print("\n".join(found))
         return 0
     own = [name for name in find.names("models") if name != "timm"]
     models([*own, *TIMM], given.channels, given.size, given.batch)

@@ -235,7 +235,9 @@ def _galleries(name: str, found: Checkpoint, seen: Seen, *, top: int, device: st
         pixels = seen.pixels(rows)
         maps = saliency.maps(model, pixels, target=None if len(classes) > 2 else len(classes) - 1)
         labels = [_label(seen, row, classes) for row in rows]
-        told = f"Each image beside what raises its probability, by {_LOOKS[bool(saliency.attentions(model))]}."
+        told = (
+            f"Each image beside what raises its probability, by {_LOOKS[bool(saliency.attentions(model))]}."
+        )
         made.append(
             Section(title, [Picture(f"{name}-{short}", pictures.explained(pixels, maps, labels), told)])
         )

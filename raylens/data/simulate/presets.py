@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from raylens.errors import ConfigError
+from raylens.find import guess
 
 ZERO_POINT = 27.0
 """Magnitude of one count."""
@@ -154,6 +155,6 @@ PRESETS = {preset.name: preset for preset in (SIM, SURVEY, PAINTED)}
 def preset(name: str) -> Preset:
     """The preset called `name`. Raises ConfigError."""
     if name not in PRESETS:
-        known = ", ".join((*PRESETS, "model-i", "model-ii", "model-iii", "common"))
-        raise ConfigError(f"unknown preset {name!r}; known here: {known}")
+        known = (*PRESETS, "model-i", "model-ii", "model-iii", "common", "sr-pairs")
+        raise ConfigError(f"unknown preset {name!r}{guess(name, known)}; known here: {', '.join(known)}")
     return PRESETS[name]
