@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -79,16 +80,26 @@ def _refuse_verb(verbs: Mapping[str, Parser], words: Sequence[str]) -> None:
 
 def main(act: Callable[[Sequence[str]], str | None]) -> None:
     """Run a verb: prints what it returns, the path of what was made, last. Exits 0, 1 or 2."""
+    with guarded("stopped; the same command goes on from the last checkpoints"):
+        made = act(sys.argv[1:])
+    if made:
+        _leave()
+        print(made)
+
+
+@contextmanager
+def guarded(stopped: str = "stopped") -> Iterator[None]:
+    """What goes wrong inside is one line, and ends the process: with 2 a bad request, with 1 all else, stopped 130."""
     signal.signal(signal.SIGTERM, _stopped)
     try:
-        made = act(sys.argv[1:])
+        yield
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a second one would leave Ray half shut down, and hang
-        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if os.environ.get("RAYLENS_TRACEBACK"):
@@ -96,9 +107,6 @@ def main(act: Callable[[Sequence[str]], str | None]) -> None:
         _leave()
         print(f"failed: {error} (RAYLENS_TRACEBACK=1 shows where)", file=sys.stderr)
         sys.exit(1)
-    if made:
-        _leave()
-        print(made)
 
 
 def _leave() -> None:

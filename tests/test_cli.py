@@ -240,3 +240,11 @@ def test_a_checkpoint_cannot_be_resumed(tmp_path):
     (tmp_path / "run.yaml").write_text(dump(build({"method.name": "adda"})))
     (tmp_path / "model.safetensors").touch()
     assert "takes the run's folder, above it" in refusal("--resume", str(tmp_path))
+
+
+def test_what_goes_wrong_is_told_in_one_line(monkeypatch, capsys):
+    monkeypatch.delenv("RAYLENS_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as left, cli.guarded():
+        raise RuntimeError("the node timed out")
+    assert left.value.code == 1
+    assert capsys.readouterr().err == "failed: the node timed out (RAYLENS_TRACEBACK=1 shows where)\n"

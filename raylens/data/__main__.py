@@ -5,7 +5,7 @@ import inspect
 import shlex
 import sys
 
-from raylens.cli import Parser
+from raylens.cli import Parser, guarded
 from raylens.errors import ConfigError, DataError, RequestError
 
 
@@ -277,4 +277,5 @@ VERBS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with guarded():
+        sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from raylens import find
-from raylens.cli import Parser
+from raylens.cli import Parser, guarded
 from raylens.errors import ConfigError
 
 TIMM = ("efficientnet_b2", "resnet34", "densenet121")
@@ -91,4 +91,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded():
+        sys.exit(main())
