@@ -91,6 +91,7 @@ def main(act: Callable[[Sequence[str]], str | None]) -> None:
 def guarded(stopped: str = "stopped") -> Iterator[None]:
     """What goes wrong inside is one line, and ends the process: with 2 a bad request, with 1 all else, stopped 130."""
     signal.signal(signal.SIGTERM, _stopped)
+    sys.unraisablehook = _unraisable
     try:
         yield
     except RequestError as error:
@@ -357,3 +358,12 @@ def _brief(value: Any) -> str:
 
 def _stopped(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _unraisable(what: Any) -> None:
+    """A stop that came where Python raises nothing, in the callback of a weak reference, comes again in a moment."""
+    if isinstance(what.exc_value, KeyboardInterrupt):
+        signal.signal(signal.SIGALRM, _stopped)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+    else:
+        sys.__unraisablehook__(what)

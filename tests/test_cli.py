@@ -243,8 +243,24 @@ def test_a_checkpoint_cannot_be_resumed(tmp_path):
 
 
 def test_what_goes_wrong_is_told_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.delenv("RAYLENS_TRACEBACK", raising=False)
     with pytest.raises(SystemExit) as left, cli.guarded():
         raise RuntimeError("the node timed out")
     assert left.value.code == 1
     assert capsys.readouterr().err == "failed: the node timed out (RAYLENS_TRACEBACK=1 shows where)\n"
+
+
+def test_a_stop_is_heard_where_python_raises_nothing():
+    code = """
+import os, signal, time, weakref
+from raylens import cli
+class Thing: pass
+with cli.guarded():
+    thing = Thing()
+    held = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del thing
+    time.sleep(30)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (130, "stopped\n")

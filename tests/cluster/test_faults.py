@@ -111,6 +111,8 @@ def test_a_search_outlives_a_node_and_ends_as_if_nothing_had_happened(cluster, c
 def test_a_search_goes_on_under_a_new_head(cluster, calm, toy_sets, tmp_path):
     search = started(cluster, toy_sets, tmp_path / "struck")
     at_work(search, tmp_path / "struck")
+    for node in cluster.workers:
+        cluster.remove_node(node, allow_graceful=False)  # at once, or trials would end in the meantime
     cluster.shutdown()
     assert search.wait(120) != 0
     another = machines()
