@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs as arrow_fs
 
 from raylens.errors import DataError
+from raylens.find import guess
 
 MANIFEST = "manifest.json"
 UNLABELLED = -1
@@ -140,7 +141,8 @@ def split_files(path: str | os.PathLike, split: str) -> list[str]:
     """The Parquet files of one split, as paths of the same kind as `path`."""
     splits = read_manifest(path).splits
     if split not in splits:
-        raise DataError(f"{path} has no split {split!r}; it has {', '.join(splits)}")
+        hint = guess(split, list(splits))
+        raise DataError(f"{path} has no split {split!r}{hint}; it has {', '.join(splits)}")
     return [f"{os.fspath(path).rstrip('/')}/{file['name']}" for file in splits[split].files]
 
 

@@ -177,5 +177,7 @@ def test_an_unknown_split_or_column_names_the_known(tmp_path):
         fill(writer)
     with pytest.raises(DataError, match="it has train"):
         split_files(tmp_path / "set", "val")
+    with pytest.raises(DataError, match="did you mean train"):
+        split_files(tmp_path / "set", "tain")
     with pytest.raises(DataError, match="no column 'mass'"):
         read_split(tmp_path / "set", "train", columns=("mass",))

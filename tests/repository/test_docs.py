@@ -44,6 +44,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "<math" in page
     assert "arithmatex" not in page
     for shown in (tmp_path / "site").rglob("*.html"):
+        drawn = "".join(re.findall(r"<math.*?</math>", shown.read_text()))
+        assert "\\" not in drawn, shown  # a command of TeX that was not understood
         fetched = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', shown.read_text())
         assert not fetched, shown
     assert "raylens.checkpoint.read" in (tmp_path / "site" / "api" / "index.html").read_text()
