@@ -8,7 +8,6 @@ import pytest
 
 from raylens import cli, find
 from raylens.benchmark import benchmark
-from raylens.data.__main__ import VERBS as VERBS_OF_DATA
 from raylens.data.__main__ import main, parser
 from raylens.errors import ConfigError
 from raylens.evaluate import evaluate
@@ -96,19 +95,6 @@ def test_a_wrong_word_to_data_is_one_line_with_a_guess(words, told, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert told in line
-
-
-def test_a_verb_of_data_that_fails_says_so_in_a_line(monkeypatch, capsys):
-    def fails(**_) -> int:
-        raise RuntimeError("Ray did not start")
-
-    monkeypatch.setitem(VERBS_OF_DATA, "check", fails)
-    monkeypatch.delenv("RAYLENS_TRACEBACK", raising=False)
-    assert main(["check", "shards/one"]) == 1
-    assert capsys.readouterr().err == "failed: Ray did not start (RAYLENS_TRACEBACK=1 shows where)\n"
-    monkeypatch.setenv("RAYLENS_TRACEBACK", "1")
-    with pytest.raises(RuntimeError):
-        main(["check", "shards/one"])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import os
 import shlex
 import sys
 
@@ -220,11 +219,6 @@ def main(arguments: list[str]) -> int:
     except RequestError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except Exception as error:
-        if os.environ.get("RAYLENS_TRACEBACK"):
-            raise
-        print(f"failed: {error} (RAYLENS_TRACEBACK=1 shows where)", file=sys.stderr)
-        return 1
 
 
 def run_convert(inputs: list[str], out: str, command: str, **asked) -> int:

@@ -252,4 +252,5 @@ def _label(seen: Seen, row: int, classes: Sequence[str]) -> str:
 
 
 def _interval(one: dict[str, float]) -> str:
-    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+    digits = ".3f" if max(abs(value) for value in one.values()) >= 0.01 else ".2g"
+    return f"{one['value']:{digits}} [{one['low']:{digits}}, {one['high']:{digits}}]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -285,10 +284,26 @@ def _benchmark(folder: Folder) -> Part:
         told = "What each way of choosing among trials gives away of the best one's test AUROC."
         sections.append(Section("Choosing without target labels", [Facts(of_markdown(text), told)]))
     sections.append(Section("What was run", [Code(folder.text)]))
-    summary: Sequence[Block] = (
-        [] if folder.table is not None else [Words("The benchmark has not ended.", warning=True)]
-    )
-    return Part(f"{folder.name}: benchmark", summary, sections)
+    return Part(f"{folder.name}: benchmark", _compared(folder.table), sections)
+
+
+def _compared(table: pd.DataFrame | None) -> list[Block]:
+    """What each method gains over source only; those that are not clearly above it stand out."""
+    if table is None:
+        return [Words("The benchmark has not ended.", warning=True)]
+    told = table[table["method"] != tables.SOURCE_ONLY].to_dict("records")
+    above, others = [], []
+    for row in told:
+        clear = row["difference_low"] > 0
+        (above if clear else others).append(
+            f"{row['method']} {_interval(row, 'difference', '+')} with {row['encoder']}"
+        )
+    blocks: list[Block] = []
+    if above:
+        blocks.append(Words(f"Above source only, in AUROC: {'; '.join(above)}."))
+    if others:
+        blocks.append(Words(f"Not clearly above source only: {'; '.join(others)}.", warning=True))
+    return blocks
 
 
 def of_markdown(text: str) -> pd.DataFrame:

@@ -1,0 +1,71 @@
+"""What is told of a run in words: losses as plainly as gains."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from raylens import tables
+from raylens.pages import parts, runs
+
+
+def folder(tmp_path, table: pd.DataFrame) -> str:
+    """A benchmark's folder."""
+    (tmp_path / "grid.yaml").write_text("methods: [adda, mcc]\n")
+    table.to_csv(tmp_path / "table.csv", index=False)
+    return str(tmp_path)
+
+
+def compared() -> pd.DataFrame:
+    three = ("auroc", "auroc_low", "auroc_high", "difference", "difference_low", "difference_high")
+    rows = {
+        "source only": (0.7, 0.6, 0.8),
+        "adda": (0.8, 0.7, 0.9, 0.1, 0.05, 0.15),
+        "mcc": (0.6, 0.5, 0.7, -0.1, -0.2, 0),
+    }
+    return pd.DataFrame(
+        [
+            {"encoder": "small", "method": name, "seeds": 3, **dict(zip(three, row, strict=False))}
+            for name, row in rows.items()
+        ]
+    )
+
+
+def test_a_benchmark_names_what_is_not_above_source_only(tmp_path):
+    made = parts.part(runs.read(folder(tmp_path, compared())), top=1, device="cpu")
+    above, below = made.summary
+    assert above.text == "Above source only, in AUROC: adda +0.100 [+0.050, +0.150] with small."
+    assert below.warning
+    assert below.text == "Not clearly above source only: mcc -0.100 [-0.200, +0.000] with small."
+    assert [section.title for section in made.sections] == ["Methods and encoders", "What was run"]
+
+
+def test_a_benchmark_that_runs_still_says_so(tmp_path):
+    (tmp_path / "grid.yaml").write_text("methods: [adda]\n")
+    made = parts.part(runs.read(str(tmp_path)), top=1, device="cpu")
+    assert made.summary[0].text == "The benchmark has not ended."
+
+
+def test_tables_come_back_from_markdown():
+    table = pd.DataFrame({"method": ["adda", "mcc"], "AUROC": ["0.8", ""]})
+    pd.testing.assert_frame_equal(parts.of_markdown(tables.markdown(table)), table)
+
+
+def test_of_a_finetuning_each_amount_of_labels_has_its_sentence(searched):
+    found = runs.read(searched)
+    rows = [
+        {"labels": "10%", "encoder": "finetuned", "auroc": 0.8, "over": -0.02},
+        {"labels": "10%", "encoder": "from scratch", "auroc": 0.82},
+    ]
+    for row in rows:
+        row |= {
+            f"{name}{end}": row[name]
+            for name in ("auroc", "over")
+            if name in row
+            for end in ("_low", "_high")
+        }
+    made = runs.Folder(found.path, "finetuning", found.run, "", (), pd.DataFrame(rows), {})
+    (said,) = parts._finetuned(made)
+    assert (
+        said.text
+        == "Finetuned on 10% of the labels: AUROC 0.800 [0.800, 0.800], -0.020 [-0.020, -0.020] against from scratch."
+    )
