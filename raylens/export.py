@@ -39,7 +39,10 @@ def export(argv: Sequence[str]) -> str:
     asked = parser.parse_args(argv)
     if "://" in asked.out:
         raise ConfigError(f"--out {asked.out} is not on this machine; name a folder here, and copy it there")
-    found, out = checkpoint.read(asked.checkpoint), Path(asked.out)
+    out = Path(asked.out)
+    if out.is_file():
+        raise ConfigError(f"--out {out} is a file; name a folder")
+    found = checkpoint.read(asked.checkpoint)
     ready = Predictor(found, device="cpu", batch=16)
     folder(out.absolute().parent)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as partial:

@@ -90,5 +90,6 @@ class Encoder(nn.Module):
         tokens = network.patch_embed(pixels) + network.pos_embed[:, 1:]
         if kept is not None:
             tokens = tokens.gather(1, kept[..., None].expand(-1, -1, self.dim))
-        first = (network.cls_token + network.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        first = network.cls_token + network.pos_embed[:, :1]
+        first = first.expand(tokens.shape[0], -1, -1)  # len() would fix the batch of an exported model
         return network.norm(network.blocks(network.norm_pre(torch.cat([first, tokens], 1))))
