@@ -85,6 +85,7 @@ def first(reader: Reader, images: str, split: str | None, rows: int) -> tuple[np
             for image, name, why in zip(block.pixels, block.ids, block.reasons, strict=True):
                 if why:
                     reason = f"{name}: {why}"
+                    print(f"left out {reason}")
                     continue
                 pixels.append(image.copy())
                 ids.append(name)
