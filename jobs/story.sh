@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does the whole way work here: simulate, pretrain, finetune, search three adaptations, evaluate?
+# Does the whole way work here: simulate, pretrain, finetune, search three adaptations, evaluate, report?
 #   ray job submit --address http://127.0.0.1:8265 --working-dir . -- bash jobs/story.sh
 # An encoder learns from the survey without labels, is finetuned on simulations, and the three methods carry it back to the
 # survey, a search each. Two cores: half an hour. Sets and runs lie in WHERE, a folder that outlives the job or an s3://
@@ -27,3 +27,4 @@ for method in adda self_ensembling adamatch; do
     --data.source "$where/sim" --data.target "$where/survey" "${search[@]}" "${each[@]}"
   $run -m raylens.evaluate "$where/runs/story-$method/best" --data "$where/survey"
 done
+$run -m raylens.report "$where/runs/story-"{contrastive,finetuned,adda,self_ensembling,adamatch} --out "$where/report"

@@ -12,6 +12,7 @@ from raylens.card import card
 from raylens.errors import ConfigError
 from raylens.evaluate import folder
 from raylens.predictor import Predictor
+from raylens.progress import track
 
 
 def export(argv: Sequence[str]) -> str:
@@ -48,7 +49,7 @@ def export(argv: Sequence[str]) -> str:
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as partial:
         differences = {
             form: standalone.write(ready, form, Path(partial, standalone.FORMATS[form]))
-            for form in dict.fromkeys(asked.formats)
+            for form in track([*dict.fromkeys(asked.formats)], "writing and comparing")
         }
         Path(partial, "model-card.md").write_text(card(found, ready, differences))
         folder(out)

@@ -26,6 +26,7 @@ from scipy.ndimage import uniform_filter
 
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import Manifest, read_manifest, read_split
+from raylens.progress import track
 
 SIDE = 64
 DISTANCE = 20
@@ -68,12 +69,12 @@ def check(sets: list[str], *, distance: int = DISTANCE, similarity: float | None
     manifests = {path: read_manifest(path) for path in sets}
     side = min(SIDE, *(held.size for held in manifests.values()))
     places, digests, smalls = [], [], []
-    for path, manifest in manifests.items():
-        for split in manifest.splits:
-            rows = read_split(path, split, columns=("pixels", "id"))
-            places += [(path, split, str(id)) for id in rows["id"]]
-            digests += [sha256(image.tobytes()).digest() for image in rows["pixels"]]
-            smalls.append(small(rows["pixels"], side))
+    splits = [(path, split) for path, manifest in manifests.items() for split in manifest.splits]
+    for path, split in track(splits, "reading"):
+        rows = read_split(path, split, columns=("pixels", "id"))
+        places += [(path, split, str(id)) for id in rows["id"]]
+        digests += [sha256(image.tobytes()).digest() for image in rows["pixels"]]
+        smalls.append(small(rows["pixels"], side))
     found = Checked(manifests=manifests)
 
     first: dict[bytes, int] = {}
@@ -145,7 +146,7 @@ def near(
     """Pairs i < j of small images that are near copies in some orientation, and how alike they are."""
     found: dict[tuple[int, int], float] = {}
     hashes, signed = phash(images), [_Signed(signature, images) for signature, _ in SIGNATURES]
-    for turned in orientations(images):
+    for turned in track(orientations(images), "comparing", 8):
         their_hashes = phash(turned)
         theirs = [_Signed(signature, turned) for signature, _ in SIGNATURES]
         for like in _alike(hashes, their_hashes, distance):

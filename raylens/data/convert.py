@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from raylens.data import formats
 from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreadable, plain
 from raylens.data.shards import HIGH, LENS_CLASSES, UNLABELLED, Manifest, ShardWriter, made_by
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
+from raylens.progress import bar
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 ORDER = (*NEGATIVE, "nonsub", "sphere", "cdm", "sub", "vort", "axion")
@@ -158,7 +158,7 @@ def convert(
         units, options, bands, band_names, Shape(crop=crop, size=size, masked=masked), inputs
     )
 
-    with _progress() as progress:
+    with bar() as progress:
         rows, blocks = _read(units, options, shape, seed, progress)
         rows.sort(key=lambda row: (row["order"], row["id"]))
         taken = [row for row in rows if not row["reason"]]
@@ -287,7 +287,7 @@ def _read(
     per_task = max(1, min(512, len(units) // 64))
     data = ray.data.from_items(list(range(len(units))), override_num_blocks=-(-len(units) // per_task))
     data = data.map_batches(read, batch_size=per_task)
-    bar, rows, blocks = progress.add_task("reading", total=len(units)), [], []
+    task, rows, blocks = progress.add_task("reading", total=len(units)), [], []
     seen = set()
     for bundle in data.iter_internal_ref_bundles():
         for block in bundle.block_refs:
@@ -295,8 +295,8 @@ def _read(
             seen.update(row["unit"] for row in about)
             rows += [{**row, "block": len(blocks), "place": i} for i, row in enumerate(about)]
             blocks.append(block)
-            progress.update(bar, completed=len(seen))
-    progress.update(bar, completed=len(units))
+            progress.update(task, completed=len(seen))
+    progress.update(task, completed=len(units))
     return rows, blocks
 
 
@@ -506,7 +506,7 @@ def _write(
     """Pixels in the order of the hashes, each to its split, as many at a time as MEMORY holds."""
     import ray
 
-    bar = progress.add_task("writing", total=len(taken))
+    task = progress.add_task("writing", total=len(taken))
     kinds = {"pixels": (shape.expected, np.dtype(shape.dtype))}
     if shape.finer > 1:
         bands, height, width = shape.expected
@@ -534,10 +534,4 @@ def _write(
                 [some[i]["id"] for i in index],
                 {name: values.take(pa.array(index + start)) for name, values in columns.items()} | twins,
             )
-        progress.update(bar, completed=start + len(some))
-
-
-def _progress() -> Progress:
-    """One line that goes away when the work is done."""
-    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*parts, console=Console(stderr=True), transient=True)
+        progress.update(task, completed=start + len(some))

@@ -16,6 +16,7 @@ from raylens.data.shards import HIGH, filesystem, read_manifest, split_files
 from raylens.errors import ConfigError, DataError
 from raylens.loop import collect
 from raylens.models import Model
+from raylens.progress import track
 from raylens.records import Outputs
 
 ENOUGH = 20_000
@@ -41,7 +42,7 @@ def look(
     Raises DataError when there are none, and ConfigError when there is no such column.
     """
     parts = []
-    for rows in _rows(data, split, where, transform, target):
+    for rows in track(_rows(data, split, where, transform, target), split):
         if len(rows["label"]):
             part = collect(model, rows["pixels"], rows["label"], judge=judge, batch=batch, device=device)
             parts.append(part if judge is None else replace(part, labels=part.ids))  # twins are large

@@ -12,6 +12,7 @@ from raylens import checkpoint
 from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, UNLABELLED, ShardWriter, filesystem, made_by, read_manifest, split_files
 from raylens.errors import ConfigError, DataError
+from raylens.progress import track
 from raylens.tasks.super_resolution import bicubic
 
 WAYS = ("model", "bicubic", "high")
@@ -71,7 +72,7 @@ def resolve(
 
     with writer:
         for split in held.splits:
-            for file in split_files(data, split):
+            for file in track(split_files(data, split), split):
                 fs, name = filesystem(file)
                 with fs.open_input_file(name) as opened:
                     rows = pq.ParquetFile(opened)

@@ -13,6 +13,7 @@ from raylens.data.rows import prepared
 from raylens.data.shards import filesystem, read_split, split_files
 from raylens.loop import collect
 from raylens.metrics import softmax64
+from raylens.progress import track
 
 UNKNOWN = -1
 
@@ -57,7 +58,7 @@ def see(found: Checkpoint, domain: str, data: str, split: str, *, device: str = 
     """What the checkpoint's model says of all rows of a split."""
     model, transform = found.model(device), found.run.data.transform
     features, logits = [], []
-    for file in split_files(data, split):
+    for file in track(split_files(data, split), split):
         fs, path = filesystem(file)
         with fs.open_input_file(path) as opened:
             pixels = prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"]

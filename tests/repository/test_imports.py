@@ -38,6 +38,7 @@ LAYERS = [
         "metrics",
         "tables",
         "health",
+        "progress",
         "representation",
         "reconstruction",
         "saliency",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from raylens.data.simulate.painted import Backgrounds, backgrounds
 from raylens.data.simulate.presets import BANDS, MARGIN, PAINTED, SIM, ZERO_POINT, Preset, preset
 from raylens.data.simulate.skies import skies
 from raylens.errors import ConfigError
+from raylens.progress import bar
 from raylens.seeds import seed as seeded
 
 BLOCK = 512
@@ -42,7 +42,6 @@ def simulate(
     splits: Mapping[str, float] | None = None,
     device: str = "cpu",
     overwrite: bool = False,
-    show_progress: bool = True,
 ) -> str:
     """Write `rows` images of the preset `name` as a shard set at `out`, drawn by Ray tasks; returns `out`.
 
@@ -117,7 +116,7 @@ def simulate(
         (split, pixels, kinds == "lens", truth | {"prior": np.full(len(kinds), prior)})
         for split, kinds, pixels, truth in blocks
     )
-    return _write(writer, labelled, f"{name}-{seed}", rows if show_progress else None)
+    return _write(writer, labelled, f"{name}-{seed}", rows)
 
 
 def simulate_substructure(
@@ -133,7 +132,6 @@ def simulate_substructure(
     splits: Mapping[str, float] | None = None,
     device: str = "cpu",
     overwrite: bool = False,
-    show_progress: bool = True,
 ) -> str:
     """Write `rows` images of dark matter's substructure, a third of each class, as a shard set at `out`; returns `out`.
 
@@ -168,24 +166,23 @@ def simulate_substructure(
         (split, pixels, (kinds[:, None] == classes).argmax(1), truth)
         for split, kinds, pixels, truth in _blocks(draw, places, ("simulate", name, seed, recipe.size), {})
     )
-    return _write(writer, labelled, f"{name}-{seed}", rows if show_progress else None)
+    return _write(writer, labelled, f"{name}-{seed}", rows)
 
 
 def _write(
     writer: ShardWriter,
     blocks: Iterable[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]],
     name: str,
-    rows: int | None,
+    rows: int,
 ) -> str:
-    """Write blocks (split, pixels, labels, truth), and say how many of `rows` there are; returns where."""
-    with writer:
-        done = 0
+    """Write blocks (split, pixels, labels, truth), `rows` in all; returns where."""
+    with writer, bar() as progress:
+        done, task = 0, progress.add_task("simulating", total=rows)
         for split, pixels, labels, truth in blocks:
             ids = [f"{name}-{split}-{done + row}" for row in range(len(pixels))]
             writer.add(split, pixels, np.asarray(labels, np.int64), ids, truth)
             done += len(pixels)
-            if rows and sys.stdout.isatty():
-                print(f"\r  {done}/{rows} images", end="\n" if done == rows else "", flush=True)
+            progress.update(task, completed=done)
     return writer.out
 
 

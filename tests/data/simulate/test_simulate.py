@@ -125,7 +125,7 @@ def test_mistakes_are_named():
 
 def test_a_set_is_the_same_however_it_was_spread(ray_cluster, tmp_path, monkeypatch):
     def written(out: str) -> dict[str, np.ndarray]:
-        simulate("survey", rows=60, seed=3, out=out, prior=0.2, show_progress=False)
+        simulate("survey", rows=60, seed=3, out=out, prior=0.2)
         return {split: read_split(out, split)["pixels"] for split in ("train", "val", "test")}
 
     monkeypatch.setattr("raylens.data.simulate.BLOCK", 16)
