@@ -160,7 +160,8 @@ def _run(request: Request, reader: Reader, pieces: Mapping[int, Piece], known: M
     data = ray_data().from_items([*pieces], override_num_blocks=len(pieces))
     data = data.map_batches(read, batch_size=1, num_cpus=0.5)
     data = data.map_batches(
-        _holding(request),
+        Predictor,
+        fn_constructor_args=(request,),
         batch_size=None,
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
@@ -175,15 +176,6 @@ def _run(request: Request, reader: Reader, pieces: Mapping[int, Piece], known: M
             told = time.monotonic()
             since, wait = clock.read(len(seen), len(pieces) - len(seen))
             print(f"{since} {rows} images, {len(seen)}/{len(pieces)} pieces{wait}", flush=True)
-
-
-def _holding(request: Request) -> type:
-    """A Predictor that is told nothing when it is made: Ray warns of arguments that a restarted actor might miss."""
-
-    def init(self: Predictor) -> None:
-        Predictor.__init__(self, request)
-
-    return type("Predictor", (Predictor,), {"__init__": init})
 
 
 class Predictor:
