@@ -16,9 +16,7 @@ def test_what_is_tracked_passes_through_and_files_stay_clean(capsys):
 
 def test_a_terminal_shows_how_many_of_how_many(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(
-        progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=80)
-    )
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
     assert sum(progress.track([1, 2, 3], "reading")) == 6
     assert "reading" in screen.getvalue()
     assert "3/3" in screen.getvalue()
