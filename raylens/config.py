@@ -353,7 +353,7 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
     if run.fit.report_every > run.fit.steps:
         raise ConfigError(
             f"fit.report_every is {run.fit.report_every}, more than fit.steps, {run.fit.steps}; "
-            "nothing would be reported"
+            f"nothing would be reported; set fit.report_every to {run.fit.steps} or less"
         )
     return run
 

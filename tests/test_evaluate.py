@@ -64,7 +64,7 @@ def test_where_takes_some_rows(held, graded):
     np.testing.assert_allclose(some.logits[:30], everything.logits[:30], atol=1e-6)
     with pytest.raises(DataError, match="where part=c has labels of 'nonlens' only"):
         outputs(held, graded, "test", where="part=c")
-    with pytest.raises(DataError, match="no labelled row"):
+    with pytest.raises(DataError, match=r"no labelled row in .* where part=d; there are a, b, c"):
         outputs(held, graded, "test", where="part=d")
     with pytest.raises(ConfigError, match=r"not COLUMN=VALUE with a column of .*: part"):
         outputs(held, graded, "test", where="grade=a")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raylens.data.rows import prepared
-from raylens.data.shards import HIGH, filesystem, read_manifest, split_files
+from raylens.data.shards import HIGH, filesystem, read_manifest, read_split, split_files
 from raylens.errors import ConfigError, DataError
 from raylens.loop import collect
 from raylens.models import Model
@@ -47,7 +47,8 @@ def look(
             part = collect(model, rows["pixels"], rows["label"], judge=judge, batch=batch, device=device)
             parts.append(part if judge is None else replace(part, labels=part.ids))  # twins are large
     if not parts:
-        raise DataError(f"no labelled row in split {split!r} of {data}{f' where {where}' if where else ''}")
+        there = f" where {where}; there {_there(data, split, where)}" if where else ""
+        raise DataError(f"no labelled row in split {split!r} of {data}{there}")
     joined = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("features", "logits", "labels")
@@ -132,6 +133,14 @@ def _condition(data: str, where: str) -> tuple[str, list[str]]:
             f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}"
         )
     return column, values.split(",")
+
+
+def _there(data: str, split: str, where: str) -> str:
+    """Which values the column of a condition has in a split, in words."""
+    column, _ = _condition(data, where)
+    values = sorted(set(map(str, read_split(data, split, (column,))[column])))
+    more = f" and {len(values) - 10} more" if len(values) > 10 else ""
+    return f"{'are' if len(values) > 1 else 'is'} {', '.join(values[:10])}{more}"
 
 
 def _meets(table: pa.Table, column: str, values: list[str]) -> pa.ChunkedArray:

@@ -25,8 +25,8 @@ HEALTH = (
     "source/knn",
     "source/rankme",
     "source/spread",
-    "source/alignment",
-    "source/uniformity",
+    "monitor/alignment",
+    "monitor/uniformity",
 )
 COLUMNS = {
     "difference": "minus source only",
