@@ -306,7 +306,9 @@ def test_a_killed_driver_resumes_without_repeating_what_was_finished(toy_sets, t
     assert (board["steps"].dropna() == 400).all()
     for result in folder.glob("trials/*/result.json"):
         steps = [json.loads(line)["step"] for line in result.read_text().splitlines()]
-        assert set(steps) == set(range(20, 401, 20))
+        # Tune copies its log to storage now and then: of a trial that had finished, the last line dies with the driver.
+        uncopied = {400} if result.parent.name in finished else set()
+        assert set(range(20, 401, 20)) - set(steps) <= uncopied
         assert len(steps) - len(set(steps)) <= 1  # at most one report interval was done again
 
 
