@@ -106,6 +106,11 @@ def _check(asked: Any, found: Sequence[Checkpoint]) -> None:
                 f"{path} is of {other.run.task.name} on images by {other.run.data.transform}, {asked.checkpoint} of "
                 f"{first.run.task.name} by {first.run.data.transform}; an ensemble predicts the same of the same images"
             )
+        if first.run.task.name == "regression" and other.run.task.target != first.run.task.target:
+            raise ConfigError(
+                f"{path} predicts {other.run.task.target}, {asked.checkpoint} {first.run.task.target}; an ensemble "
+                "predicts the same of the same images"
+            )
     if asked.prior is not None and not 0 < asked.prior < 1:
         raise ConfigError(f"--prior {asked.prior:g} is no share; give one between 0 and 1")
     if asked.prior is not None and len(first.facts.classes) != 2:

@@ -40,6 +40,11 @@ def report(argv: Sequence[str]) -> str:
     device = evaluate.resolved(asked.device)
     folders = [runs.read(path) for path in asked.runs]
     made = []
+    names = [folder.name for folder in folders]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(
+            f"two runs are called {twice}, and their pictures would be one; make a page for each"
+        )
     for number, folder in enumerate(folders, 1):
         print(f"{number}/{len(folders)} {folder.path}: {folder.kind}", flush=True)
         made.append(parts.part(folder, top=asked.top, device=device))

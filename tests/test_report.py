@@ -21,8 +21,8 @@ SECTIONS = (
     "Scores",
     "Features",
     "Likeliest lens",
-    "Worst errors: nonlens taken for lens",
-    "Worst errors: lens taken for nonlens",
+    "Worst errors: nonlens that look most like lens",
+    "Worst errors: lens that look least like it",
 )
 
 

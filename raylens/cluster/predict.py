@@ -11,9 +11,11 @@ What is in predictions/ is not predicted again.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import io
 import json
+import pickle
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +82,7 @@ class Request:
 def predict(request: Request, reader: Reader) -> str:
     """Predict what is not yet predicted, then gather candidates and failures; returns the folder. Needs Ray."""
     pieces = reader.pieces(request.images, request.split)
-    _check_same(request)
+    _check_same(request, reader, pieces)
     known = done(request.out)
     left = {
         number: known.get(number, {}) for number in range(len(pieces)) if not whole(known.get(number, {}))
@@ -119,9 +121,15 @@ def whole(parts: Mapping[range, bool]) -> bool:
     return last
 
 
-def _check_same(request: Request) -> None:
+def _check_same(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     """Raises ConfigError when the folder holds other predictions."""
-    path, asked = f"{request.out}/predict.json", request.shaping()
+    shape = {name: getattr(reader.shape, name) for name in ("bands", "crop", "size")}
+    weights = [
+        (checkpoint.read(one).folder / "model.safetensors").read_bytes() for one in request.checkpoints
+    ]
+    asked = request.shaping() | json.loads(json.dumps({"shape": shape, "transform": reader.transform}))
+    asked |= {"weights": [_digest(one) for one in weights], "files": _digest(repr(pieces).encode())}
+    path = f"{request.out}/predict.json"
     if not exists(path):
         write(path, json.dumps(asked, indent=1))
         return
@@ -134,6 +142,10 @@ def _check_same(request: Request) -> None:
                 f"--out {request.out} has predictions with {name} {held.get(name)!r}, and {value!r} was given; name "
                 "another folder"
             )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _run(request: Request, reader: Reader, pieces: Mapping[int, Piece], known: Mapping[int, Any]) -> None:
@@ -149,15 +161,17 @@ def _run(request: Request, reader: Reader, pieces: Mapping[int, Piece], known: M
     if request.cpus > there["CPU"]:
         raise ConfigError(f"--cpus is {request.cpus:g}, the cluster has {there['CPU']:g}; lower it")
     most = max(1, int(there["GPU"] / gpus if gpus else there["CPU"] / request.cpus))
-    items = ray.put(dict(pieces)), ray.put({number: list(parts) for number, parts in known.items()})
+    items = [
+        {"piece": number, "held": pickle.dumps((piece, list(known[number])))}
+        for number, piece in pieces.items()
+    ]
 
     def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        held, rows = ray.get(list(items))
-        for number in batch["item"].tolist():
-            for block in reader.blocks(held[number], rows[number]):
+        for number, held in zip(batch["piece"].tolist(), batch["held"], strict=True):
+            for block in reader.blocks(*pickle.loads(held)):
                 yield packed(number, block)
 
-    data = ray_data().from_items([*pieces], override_num_blocks=len(pieces))
+    data = ray_data().from_items(items, override_num_blocks=len(items))
     data = data.map_batches(read, batch_size=1, num_cpus=0.5)
     data = data.map_batches(
         Predictor,
@@ -188,6 +202,7 @@ class Predictor:
         self.request, self.device = request, task_device()
         found = [checkpoint.read(path) for path in request.checkpoints]
         self.models = [one.model(self.device) for one in found]
+        self.tasks = [one.facts.task(one.run.task) for one in found]
         self.first = found[0]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -234,7 +249,7 @@ class Predictor:
         if task == "pretraining":
             return {}
         if task == "regression":
-            said = [self.first.facts.task(self.first.run.task).predict(one) for one in logits]
+            said = [task.predict(one) for task, one in zip(self.tasks, logits, strict=True)]
             return _mean(self.first.run.task.target, np.stack(said))
         corrections = self.request.corrections or (Correction(),) * len(logits)
         chances = np.stack([correct(one) for correct, one in zip(corrections, logits, strict=True)])
@@ -257,8 +272,8 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     fs, folder = patient(f"{request.out}/predictions")
     found = checkpoint.read(request.checkpoints[0])
     classes = found.facts.classes
-    score = "probability" if len(classes) == 2 else f"probability_{classes[-1]}"
     ranked = found.run.task.name == "classification"
+    score = "probability" if len(classes) == 2 or not ranked else f"probability_{classes[-1]}"
     best: list[tuple[float, int, int, dict[str, Any]]] = []
     failed, total = [], 0
     names = sorted(info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(folder)))
@@ -280,7 +295,8 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     chosen = []
     for *_, row in best:
         said = {name: value for name, value in row.items() if name not in ("failed", "about", "row")}
-        chosen.append(said | json.loads(row["about"]))
+        beside = {name: value for name, value in json.loads(row["about"]).items() if name != "rank"}
+        chosen.append(said | {name: value for name, value in beside.items() if name not in said})
     listed = pd.DataFrame(chosen)
     listed.insert(0, "rank", range(1, len(listed) + 1))
     write(f"{request.out}/candidates.csv", listed.to_csv(index=False))

@@ -81,6 +81,11 @@ class Reader:
 
     def _of_set(self, path: str, split: str | None) -> list[Piece]:
         manifest = read_manifest(path)
+        if self.shape.bands is not None or self.shape.crop is not None:
+            raise DataError(
+                f"--bands and --crop are of images that are not yet converted, and {path} is a shard set; convert "
+                "it with them, or leave them out"
+            )
         held = (manifest.channels, manifest.size, manifest.size)
         if held != self.shape.expected:
             channels, size, _ = self.shape.expected
@@ -154,20 +159,22 @@ class Reader:
             for group in piece.groups:
                 rows = range(begin, begin + file.metadata.row_group(group).num_rows)
                 begin = rows.stop
-                if any(rows.start in some for some in known):
+                left = [row for row in rows if not any(row in some for some in known)]
+                if not left:
                     continue
-                table = file.read_row_group(group)
-                beside = [
-                    column for column in table.column_names if not _large(table.schema.field(column).type)
-                ]
-                yield Block(
-                    rows.start,
-                    last=False,
-                    ids=table["id"].to_pylist(),
-                    reasons=[""] * len(table),
-                    columns=table.select([name for name in beside if name not in RESERVED]).to_pylist(),
-                    pixels=prepared(table.select(["pixels"]), self.transform)["pixels"],
-                )
+                whole = file.read_row_group(group)
+                names = [name for name in whole.column_names if not _large(whole.schema.field(name).type)]
+                breaks = [0, *(np.flatnonzero(np.diff(left) != 1) + 1).tolist(), len(left)]
+                for start, stop in pairwise(breaks):
+                    table = whole.slice(left[start] - rows.start, stop - start)
+                    yield Block(
+                        left[start],
+                        last=False,
+                        ids=table["id"].to_pylist(),
+                        reasons=[""] * len(table),
+                        columns=table.select([name for name in names if name not in RESERVED]).to_pylist(),
+                        pixels=prepared(table.select(["pixels"]), self.transform)["pixels"],
+                    )
 
 
 def _large(kind: pa.DataType) -> bool:

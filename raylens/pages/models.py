@@ -14,7 +14,7 @@ import pandas as pd
 from raylens import checkpoint, evaluate, metrics, pictures, saliency
 from raylens.checkpoint import Checkpoint
 from raylens.data.shards import read_manifest
-from raylens.errors import RequestError
+from raylens.errors import DataError, RequestError
 from raylens.pages import charts
 from raylens.pages.blocks import Block, Chart, Facts, Picture, Section, Words
 from raylens.pages.seen import UNKNOWN, Seen, see
@@ -66,7 +66,7 @@ def sections(
     return [
         *made,
         Section("Scores", [Chart(charts.histograms(scores), _ADAPTED if target else _ALONE)]),
-        Section("Features", _features(views, found.facts.classes)),
+        _guarded("Features", lambda: _features(views, found.facts.classes)),
         *_galleries(name, found, [*views.values()][-1][-1], top=top, device=device),
     ]
 
@@ -202,7 +202,11 @@ def _some(rows: int, most: int = POINTS) -> np.ndarray:
 
 
 def _embedded(features: np.ndarray) -> np.ndarray:
-    """Points (N, 2) of features (N, D)."""
+    """Points (N, 2) of features (N, D). Raises DataError for too few, or where all are alike."""
+    if len(features) < 4 or np.allclose(features.std(0), 0):
+        raise DataError(
+            f"{len(features)} images whose features are all alike, or fewer than 4: nothing to draw"
+        )
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
 
@@ -221,8 +225,8 @@ def _galleries(name: str, found: Checkpoint, seen: Seen, *, top: int, device: st
         if len(classes) == 2:
             false = ranked[(seen.labels[ranked] == 0)][:top]
             missed = ranked[::-1][seen.labels[ranked[::-1]] == 1][:top]
-            shown[f"Worst errors: {classes[0]} taken for {classes[1]}"] = ("false", false)
-            shown[f"Worst errors: {classes[1]} taken for {classes[0]}"] = ("missed", missed)
+            shown[f"Worst errors: {classes[0]} that look most like {classes[1]}"] = ("false", false)
+            shown[f"Worst errors: {classes[1]} that look least like it"] = ("missed", missed)
         else:
             own = np.where(known, chances[np.arange(len(chances)), np.maximum(seen.labels, 0)], np.inf)
             wrong = known & (chances.argmax(1) != seen.labels)

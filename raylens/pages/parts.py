@@ -155,7 +155,7 @@ def _settings(folder: Folder, found: Checkpoint | None) -> list[Block]:
         )
     if found:
         blocks += _data(folder, found)
-        versions = json.loads(folder.text_of(f"{found.folder.name}/version.json") or "{}")
+        versions = json.loads((found.folder / "version.json").read_text())
         blocks.append(
             Words("Versions: " + ", ".join(f"{name} {one}" for name, one in versions.items()) + ".")
         )
@@ -211,7 +211,8 @@ def _leaderboard(folder: Folder) -> list[Block]:
     if folder.table is None:
         return [Words("The search has not ended, and has no leaderboard yet.")]
     table, shown = folder.table, []
-    for row in table.head(ROWS).to_dict("records"):
+    trials = table["rank"].notna()
+    for row in pd.concat([table[trials].head(ROWS), table[~trials]]).to_dict("records"):
         cells = {"": "" if pd.isna(row.get("rank")) else f"{row['rank']:.0f}", "trial": row["trial"]}
         for name in table:
             if name in ("rank", "trial", "checkpoint") or name.endswith(("_low", "_high")):
@@ -226,7 +227,7 @@ def _leaderboard(folder: Folder) -> list[Block]:
         shown.append(cells)
     frame = pd.DataFrame(shown)
     frame = frame.loc[:, (frame != "").any()]
-    more = "" if len(table) <= ROWS else f" {len(table) - ROWS} more rows are in leaderboard.csv."
+    more = "" if trials.sum() <= ROWS else f" {trials.sum() - ROWS} more trials are in leaderboard.csv."
     how = "In the order in which they were chosen."
     if any(name.endswith("_low") for name in table):
         how += " Intervals are 95 %, by bootstrap of the test images."
@@ -322,4 +323,5 @@ def _interval(row: Any, name: str, sign: str = "") -> str:
 def _word(value: Any) -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return f"{value:.0f}" if whole else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -118,10 +118,17 @@ def _trials(path: str, run: Run) -> tuple[Trial, ...]:
         settings = json.loads(_text(f"{folder}/params.json") or "{}")
         settings.pop("job", None)
         error = (_text(f"{folder}/error.txt") or "").strip().splitlines()
-        ended = reports["step"].max() >= run.fit.steps  # then the error was one that it came back from
-        why = error[-1] if error and not ended else None
+        back = reports["step"].max() >= run.fit.steps or _newer(reports, f"{folder}/error.txt")
+        why = error[-1] if error and not back else None  # of an error that it came back from nothing is told
         found.append(Trial(info.base_name, settings, reports, run.fit.steps, why))
     return tuple(found)
+
+
+def _newer(reports: pd.DataFrame, path: str) -> bool:
+    """Whether something was reported after the file was written."""
+    fs, inner = filesystem(path)
+    written = fs.get_file_info(inner).mtime_ns
+    return "timestamp" in reports and bool(written) and reports["timestamp"].max() > written / 1e9
 
 
 def _reports(path: str) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ class Seen:
     labels: np.ndarray
     ids: np.ndarray
 
-    @property
+    @cached_property
     def probabilities(self) -> np.ndarray:
         """Of each class, (N, K)."""
         return softmax64(self.logits)
