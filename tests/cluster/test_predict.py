@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,9 @@ def test_what_was_predicted_is_not_predicted_again(ray_cluster, models, images, 
     pd.testing.assert_frame_equal(pd.read_parquet(part), before)
     with pytest.raises(ConfigError, match="has predictions with features False, and True was given"):
         predict.predict([*words, "--features"])
+    np.save(Path(images) / "another.npy", np.zeros((32, 32), np.float32))
+    with pytest.raises(ConfigError, match="has predictions with files"):
+        predict.predict(words)
 
 
 def test_an_ensemble_gives_the_mean_the_spread_and_each_ones_features(

@@ -108,3 +108,18 @@ def test_blocks_that_were_joined_come_apart_again(reader, folder):
 
 def test_nothing_in_a_piece_is_nothing_read(reader):
     assert [*reader.blocks(Piece())] == []
+
+
+def test_of_a_group_that_was_cut_the_rest_is_read(reader, tmp_path):
+    (piece, *_) = reader.pieces(held(tmp_path))
+    everything = [one for block in reader.blocks(piece) for one in block.ids]
+    found = [*reader.blocks(piece, [range(3), range(5, 6)])]
+    assert [block.begin for block in found] == [3, 6]
+    assert [one for block in found for one in block.ids] == everything[3:5] + everything[6:]
+    assert [block.last for block in found] == [False, True]
+
+
+def test_bands_and_crops_of_a_shard_set_are_refused(tmp_path):
+    reader = Reader(Shape(expected=(1, 16, 16), bands=(0,)), "minmax")
+    with pytest.raises(DataError, match="--bands and --crop are of images that are not yet converted"):
+        reader.pieces(held(tmp_path))
