@@ -100,6 +100,7 @@ def guarded(stopped: str = "stopped") -> Iterator[None]:
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a second one would leave Ray half shut down, and hang
+        _leave()
         print(stopped, file=sys.stderr)
         sys.exit(130)
     except Exception as error:

@@ -15,7 +15,6 @@ import hashlib
 import heapq
 import io
 import json
-import pickle
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -161,17 +160,14 @@ def _run(request: Request, reader: Reader, pieces: Mapping[int, Piece], known: M
     if request.cpus > there["CPU"]:
         raise ConfigError(f"--cpus is {request.cpus:g}, the cluster has {there['CPU']:g}; lower it")
     most = max(1, int(there["GPU"] / gpus if gpus else there["CPU"] / request.cpus))
-    items = [
-        {"piece": number, "held": pickle.dumps((piece, list(known[number])))}
-        for number, piece in pieces.items()
-    ]
+    held = {number: ray.put((piece, list(known[number]))) for number, piece in pieces.items()}
 
     def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        for number, held in zip(batch["piece"].tolist(), batch["held"], strict=True):
-            for block in reader.blocks(*pickle.loads(held)):
+        for number in batch["item"].tolist():
+            for block in reader.blocks(*ray.get(held[number])):
                 yield packed(number, block)
 
-    data = ray_data().from_items(items, override_num_blocks=len(items))
+    data = ray_data().from_items([*pieces], override_num_blocks=len(pieces))
     data = data.map_batches(read, batch_size=1, num_cpus=0.5)
     data = data.map_batches(
         Predictor,

@@ -1,13 +1,19 @@
-"""Trials that go on find checkpoints that are there, and no errors of before."""
+"""Trials that go on find checkpoints that are there, no errors of before, and Tune's own record whole."""
 
 from __future__ import annotations
 
+import json
+import time
+from contextlib import suppress
 from typing import Any
 
 import pyarrow.fs
 from ray.tune import Callback, Checkpoint
 
-from raylens.cluster.folders import patient
+from raylens.cluster.folders import patient, write
+
+SECONDS = 5.0
+"""Between copies of Tune's record, at least."""
 
 
 class Recovered(Callback):
@@ -26,6 +32,55 @@ class Recovered(Callback):
             for trial in trials:
                 recover(trial)
         self.done = True
+
+
+class Recorded(Callback):
+    """Keeps a copy of Tune's record of the search in `path`, in `path`/record.
+
+    Tune writes it over itself: on a disk that is full at that moment nothing whole would be left.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path, self.last = path, 0.0
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        if time.monotonic() - self.last > SECONDS:
+            self.last = time.monotonic()
+            files = _record(self.path)
+            if files and all(map(_whole, files, files.values())):
+                with suppress(OSError):  # the copy of before stays whole
+                    for name, content in files.items():
+                        write(f"{self.path}/record/{name}", content)
+
+
+def mend_record(path: str) -> None:
+    """Put the copies of `Recorded` in the place of those files of Tune's record in `path` that were cut off."""
+    kept = _record(f"{path}/record")
+    for name, content in _record(path).items():
+        if not _whole(name, content) and name in kept:
+            write(f"{path}/{name}", kept[name])
+
+
+def _record(folder: str) -> dict[str, bytes]:
+    """The files, by name, in which Tune keeps the state of trials and searcher, if there are any."""
+    fs, inner = patient(folder)
+    found = {}
+    for info in fs.get_file_info(pyarrow.fs.FileSelector(inner, allow_not_found=True)):
+        if info.is_file and "state-" in info.base_name:
+            with fs.open_input_stream(info.path) as stream:
+                found[info.base_name] = stream.read()
+    return found
+
+
+def _whole(name: str, content: bytes) -> bool:
+    """Whether a file of Tune's record was written to its end: the trials' is JSON, the searcher's a pickle."""
+    if not name.startswith("experiment_state-"):
+        return content.endswith(b".")  # every pickle's last byte; nothing is unpickled
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
 
 
 def forget_errors(path: str) -> None:

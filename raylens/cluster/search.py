@@ -6,7 +6,8 @@ repeated, what was running goes on from its last checkpoint.
     run.yaml           every setting of the search
     start/             checkpoint of the model that trials start from, where the method needs one; start-trial/ made it,
                        or start-workers/ where the search had a part of the data
-    trials/            Ray Tune's own: a folder a trial, with checkpoints, result.json and TensorBoard events
+    trials/            Ray Tune's own: a folder a trial, with checkpoints, result.json and TensorBoard events; record/
+                       has copies of its record
     average-of-N/      the average of the trials that took the most steps, unless the search had a part of the data
     whole-TRIAL/       the chosen trial's training on all of the data, where it had
     best/              the checkpoint that was chosen, or the start if none is released; the runners-up are in kept/
@@ -32,7 +33,7 @@ from raylens.cluster.board import ORACLE, Board, measure
 from raylens.cluster.folders import addressed, copy, exists, kept
 from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
-from raylens.cluster.recover import Recovered, forget_errors
+from raylens.cluster.recover import Recorded, Recovered, forget_errors, mend_record
 from raylens.cluster.training import loaded, ready, start_run, trained_start
 from raylens.cluster.trial import trainable
 from raylens.cluster.worker import WORST
@@ -167,6 +168,7 @@ def tuned(
     """Ray Tune's results of `trial` over `space`, kept in the folder `path`; goes on with what is there."""
     from ray import tune as ray_tune
 
+    mend_record(path)
     there, *fs = kept(path).values()
     if ray_tune.Tuner.can_restore(there, *fs):
         print(f"going on with {path}", flush=True)
@@ -178,7 +180,7 @@ def tuned(
         }
         tuner = ray_tune.Tuner.restore(there, trial, **again)
         inner = tuner._local_tuner
-        inner._run_config.callbacks = [progress, Recovered()]
+        inner._run_config.callbacks = [progress, Recovered(), Recorded(path)]
         _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
     else:
         storage, _, name = path.rpartition("/")
@@ -191,7 +193,7 @@ def tuned(
                 name=name,
                 **kept(storage),
                 verbose=0,
-                callbacks=[progress],
+                callbacks=[progress, Recorded(path)],
                 failure_config=ray_tune.FailureConfig(max_failures=run.search.retries),
                 # A trial that pbt copies may be behind by many checkpoints, so it keeps them all.
                 checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if pbt else 2),

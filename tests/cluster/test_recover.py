@@ -75,3 +75,48 @@ def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, m
     assert numbers() == kept
     assert Path(second.checkpoint.path).name == f"checkpoint_{kept[-1]:06d}"
     assert Path(second.checkpoint.path, "step.json").read_text() == "6"
+
+
+def test_a_cut_record_of_tune_is_mended_from_the_last_whole_copy(ray_cluster, tmp_path, monkeypatch):
+    from ray import tune
+
+    from raylens.cluster import recover
+
+    monkeypatch.setattr(recover, "SECONDS", 0.0)
+    run = config.build(
+        {"method.name": "supervised", "search.retries": 0, "fit.steps": 6, "fit.report_every": 1}
+    )
+
+    def tried():
+        progress = Progress([run], lambda trial: run)
+        settings = tune.TuneConfig(metric="objective", mode="max")
+        trial = tune.with_parameters(counts, folder=str(tmp_path))
+        (result,) = tuned(trial, run, f"{tmp_path}/trials", {}, settings, progress)
+        return result
+
+    (tmp_path / "fail").touch()
+    assert tried().error is not None
+    (tmp_path / "fail").unlink()
+    torn = list(Path(tmp_path, "trials").glob("*state-*"))
+    assert {path.name for path in torn} == {path.name for path in Path(tmp_path, "trials/record").iterdir()}
+    for path in torn:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    result = tried()
+    assert result.error is None
+    assert result.metrics["step"] == 6
+    assert (tmp_path / "begun").read_text().split()[0] == "0"
+
+
+def test_a_copy_of_the_record_is_made_of_whole_files_alone_and_whole_files_are_left(tmp_path):
+    from raylens.cluster.recover import Recorded, mend_record
+
+    trials, searcher = tmp_path / "experiment_state-now.json", tmp_path / "searcher-state-now.pkl"
+    for state in ("1", '{"cut'):
+        trials.write_text(state)
+        searcher.write_bytes(b"held " + state.encode() + b".")
+        Recorded(str(tmp_path)).on_step_end(0, [])
+    mend_record(str(tmp_path))
+    assert trials.read_text() == "1"
+    assert searcher.read_bytes() == b'held {"cut.', "it was whole"
+    mend_record(f"{tmp_path}/nothing-there")

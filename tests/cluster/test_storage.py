@@ -162,10 +162,6 @@ def test_a_bucket_that_may_not_be_written_is_refused_at_once(bucket, toy_sets, m
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.xfail(
-    reason="Tune's own record is cut off too, if the disk is full as it is written: such a search cannot be resumed",
-    strict=False,
-)
 def test_a_full_disk_is_told_and_costs_nothing_that_was_written(toy_sets, tmp_path):
     """A disk of its own for the runs, with room for four checkpoints, and for all of them after that."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
