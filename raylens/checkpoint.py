@@ -60,9 +60,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: its settings, data facts, last metrics and folder."""
+    """A checkpoint read back: its settings, data facts, last metrics and folder.
+
+    `address` is what it was read by, and `folder` where its files are on this machine.
+    """
 
     folder: Path
+    address: str
     run: Run
     facts: Facts
     metrics: Mapping[str, float | str]
@@ -78,6 +82,8 @@ class Checkpoint:
         method = find.method(self.run.method.name)(
             self.run.method, self.model(), self.facts.task(self.run.task)
         )
+        if not (self.folder / "state.safetensors").exists() and "://" in self.address:
+            _fetch(self.address, self.folder, state=True)
         held = _tensors(self.folder / "state.safetensors")
         named = {name.removeprefix("method/"): v for name, v in held.items() if name.startswith("method/")}
         _load(method, named, self.folder)
@@ -165,7 +171,7 @@ def read(path: str | Path) -> Checkpoint:
         facts = Facts(tuple(data["classes"]), int(data["channels"]), size, data["manifests"], scale, factor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(f"the checkpoint {path} is broken: {error}; take another one of its run") from None
-    found = Checkpoint(folder, run, facts, metrics)
+    found = Checkpoint(folder, str(path), run, facts, metrics)
     if "://" in str(path):
         weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
     return found
@@ -222,15 +228,27 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _fetched(address: str) -> Path:
-    folder = tempfile.mkdtemp(prefix="raylens-")
+    """The checkpoint in a folder of this machine, without what only a resumed training needs."""
+    folder = Path(tempfile.mkdtemp(prefix="raylens-"))
     try:
-        pyarrow.fs.copy_files(address, folder)
-    except (OSError, pyarrow.ArrowException) as error:
+        _fetch(address, folder, state=False)
+    except ConfigError:
         shutil.rmtree(folder, ignore_errors=True)
-        raise ConfigError(
-            f"the checkpoint {address} cannot be fetched: {' '.join(str(error).split())[:200]}"
-        ) from None
-    return Path(folder)
+        raise
+    return folder
+
+
+def _fetch(address: str, folder: Path, *, state: bool) -> None:
+    """Copy the files of the checkpoint at `address` into `folder`: those of a training's state, or all others."""
+    try:
+        fs, path = pyarrow.fs.FileSystem.from_uri(address)
+        for info in fs.get_file_info(pyarrow.fs.FileSelector(path)):
+            if info.is_file and info.base_name.startswith("state.") == state:
+                target = folder / info.base_name
+                pyarrow.fs.copy_files(info.path, str(target), source_filesystem=fs)
+    except (OSError, pyarrow.ArrowException) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(f"the checkpoint {address} cannot be fetched: {why}") from None
 
 
 def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -123,7 +123,7 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     Later wins: defaults, what the method suggests, --from, flags. --resume takes a run's folder in place of all.
     """
     about = f"python -m raylens.{verb}"
-    first = Parser(prog=about, add_help=False, allow_abbrev=False)
+    first = Parser(prog=about, add_help=False)
     first.add_argument("--from", dest="file")
     first.add_argument("--resume")
     first.add_argument("--encoder", "--encoder.name", dest="encoder")
@@ -218,8 +218,23 @@ def grid(argv: Sequence[str]) -> Grid | None:
     return grids.build(*layers, ({**own, **flags(rest, known)}, "the command line"))
 
 
+def model(parser: argparse.ArgumentParser) -> None:
+    """Add the checkpoint that a verb is about."""
+    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
+
+
+def device(group: argparse._ActionsContainer) -> None:
+    """Add the flag that says where a verb runs its models; see evaluate.resolved."""
+    group.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where models run [auto]"
+    )
+
+
 def images(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what is taken of images for a checkpoint; see `reader`."""
+    """Add the images that are given to a checkpoint, and what is taken of them; see `reader`."""
+    parser.add_argument(
+        "images", help="shard set, folder, table of paths or file, as raylens.data convert reads them"
+    )
     taken = parser.add_argument_group("images")
     taken.add_argument("--split", help="of a shard set [all]")
     taken.add_argument(

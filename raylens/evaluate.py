@@ -28,7 +28,7 @@ def evaluate(argv: Sequence[str]) -> str:
         description="Measure a checkpoint on a split of labelled images: a table, metrics.json and pictures.",
         example="python -m raylens.evaluate runs/NAME/best --data shards/survey --split test",
     )
-    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
+    cli.model(parser)
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="shard set, with what the checkpoint predicts"
     )
@@ -42,9 +42,7 @@ def evaluate(argv: Sequence[str]) -> str:
         help="take batch norm's statistics from this set's train split first",
     )
     model.add_argument("--batch", type=int, default=256, metavar="N", help="images at a time [256]")
-    model.add_argument(
-        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the model runs [auto]"
-    )
+    cli.device(model)
     measured = parser.add_argument_group("metrics")
     measured.add_argument(
         "--threshold", type=float, default=0.5, help="probability of the last class that counts as it [0.5]"
@@ -113,7 +111,7 @@ def painted(found: Checkpoint, data: str, split: str, out: Path, asked: Any) -> 
 
     if asked.where or asked.batch_norm_from:
         raise ConfigError(
-            f"{found.folder} is a masked autoencoder, whose painting is measured on all rows as it is; leave --where "
+            f"{found.address} is a masked autoencoder, whose painting is measured on all rows as it is; leave --where "
             "and --batch-norm-from out"
         )
     device = resolved(asked.device)
@@ -143,8 +141,8 @@ def outputs(
     """
     if found.run.task.name == "pretraining":
         raise ConfigError(
-            f"{found.folder} is a pretrained encoder and has no predictions to measure; finetune it first: "
-            f"python -m raylens.finetune {found.folder} classification"
+            f"{found.address} is a pretrained encoder and has no predictions to measure; finetune it first: "
+            f"python -m raylens.finetune {found.address} classification"
         )
 
     device = resolved(device)

@@ -27,21 +27,15 @@ def explain(argv: Sequence[str]) -> str:
             "Show where in images a checkpoint has found what it says: explained.png, each image beside itself with "
             "the places that speak for the class, by Grad-CAM, or by attention rollout for transformers."
         ),
-        epilog="Example: python -m raylens.explain runs/adda/best cutouts/ --out seen --class lens",
-        allow_abbrev=False,
+        example="python -m raylens.explain runs/adda/best cutouts/ --out seen --class lens",
     )
-    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
-    parser.add_argument(
-        "images", help="shard set, folder, table of paths or file, as raylens.data convert reads them"
-    )
+    cli.model(parser)
+    cli.images(parser)
     parser.add_argument("--out", required=True, help="folder of the picture")
     parser.add_argument("--class", dest="target", metavar="NAME", help="class to explain [the likeliest]")
-    cli.images(parser)
     shown = parser.add_argument_group("picture")
     shown.add_argument("--rows", type=int, default=16, help="images to show, the first that can be read [16]")
-    shown.add_argument(
-        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the model runs [auto]"
-    )
+    cli.device(shown)
     asked = parser.parse_args(argv)
     if asked.rows < 1:
         raise ConfigError(f"--rows {asked.rows} shows nothing; give 1 or more")
@@ -73,7 +67,7 @@ def wanted(found: Checkpoint, name: str | None) -> int | None:
     classes = found.facts.classes if found.run.task.name == "classification" else ()
     if name is not None and name not in classes:
         known = f"known here: {', '.join(classes)}" if classes else "leave --class out"
-        raise ConfigError(f"{found.folder} knows no class {name!r}; {known}")
+        raise ConfigError(f"{found.address} knows no class {name!r}; {known}")
     return None if name is None else classes.index(name)
 
 

@@ -24,10 +24,9 @@ def export(argv: Sequence[str]) -> str:
             "ONNX Runtime, model.pt2 for torch.export.load, and model-card.md. Each is compared with the checkpoint "
             "first, and nothing is written if one differs."
         ),
-        epilog="Example: python -m raylens.export runs/adda/best --out released --format onnx",
-        allow_abbrev=False,
+        example="python -m raylens.export runs/adda/best --out released --format onnx",
     )
-    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
+    cli.model(parser)
     parser.add_argument("--out", required=True, help="folder of the files")
     parser.add_argument(
         "--format",

@@ -23,10 +23,8 @@ def predict(argv: Sequence[str]) -> str:
         usage="python -m raylens.predict CHECKPOINT IMAGES --out DIR [--FLAG VALUE ...]",
         example="python -m raylens.predict runs/NAME/best cutouts/ --out found --prior 0.01",
     )
-    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
-    parser.add_argument(
-        "images", help="shard set, folder, table of paths or file, as raylens.data convert reads them"
-    )
+    cli.model(parser)
+    cli.images(parser)
     parser.add_argument("--out", required=True, help="folder or address of the predictions")
     models = parser.add_argument_group("models")
     models.add_argument(
@@ -57,12 +55,11 @@ def predict(argv: Sequence[str]) -> str:
     chances.add_argument(
         "--top", type=int, default=100, help="candidates in the table and the pictures [100]"
     )
-    cli.images(parser)
     asked = parser.parse_args(argv)
     found = [checkpoint.read(path) for path in (asked.checkpoint, *asked.more)]
     _check(asked, found)
 
-    from raylens.cluster import launch
+    from raylens.cluster import launch, nodes
     from raylens.cluster.predict import Request
     from raylens.cluster.predict import predict as work
     from raylens.data.sets import absolute
@@ -74,6 +71,8 @@ def predict(argv: Sequence[str]) -> str:
         out=absolute(asked.out).rstrip("/"),
         split=asked.split,
         features=asked.features or found[0].run.task.name == "pretraining",
+        calibrate=absolute(asked.calibrate) if asked.calibrate else None,
+        prior=asked.prior,
         corrections=tuple(corrected(one, asked.calibrate, asked.prior) for one in found)
         if asked.calibrate or asked.prior is not None
         else (),
@@ -83,6 +82,9 @@ def predict(argv: Sequence[str]) -> str:
         gpus=asked.gpus,
     )
     launch.connect(dashboard=False)
+    launch.check_writable(request.out, "--out")
+    models = {f"checkpoint {number}": path for number, path in enumerate(request.checkpoints, 1)}
+    nodes.check_shared(models | {"IMAGES": request.images, "--out": request.out})
     return work(request, reader)
 
 

@@ -22,16 +22,13 @@ def report(argv: Sequence[str]) -> str:
             "at. It reads labels of test splits, as raylens.evaluate does. report.html needs no network; report.md and "
             "pictures/ hold the same without what answers to the mouse."
         ),
-        epilog="Example: python -m raylens.report runs/adda runs/mcc --out page",
-        allow_abbrev=False,
+        example="python -m raylens.report runs/adda runs/mcc --out page",
     )
     parser.add_argument("runs", nargs="+", help="folders of runs, such as runs/<name>")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder or address of the page")
     parser.add_argument("--title", help="headline of the page [names of the runs]")
     parser.add_argument("--top", type=int, default=12, help="images in each gallery [12]")
-    parser.add_argument(
-        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where the models run [auto]"
-    )
+    cli.device(parser)
     asked = parser.parse_args(argv)
     if asked.top < 1:
         raise ConfigError(f"--top {asked.top} shows no images; give 1 or more")

@@ -25,6 +25,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 from raylens.errors import ConfigError
+from raylens.loop import collect
 from raylens.models import Model, Painter
 
 
@@ -151,9 +152,7 @@ def likeness_to_random(
     and `draws`; a map that is the same everywhere counts 0.
     """
     if target is None and model.head.out_features > 1:
-        with undisturbed(model), torch.no_grad():
-            device = next(model.parameters()).device
-            target = model(torch.from_numpy(np.array(pixels)).to(device)).argmax(1).cpu().numpy()
+        target = collect(model, pixels, None, device=next(model.parameters()).device).logits.argmax(1)
     learned = maps(model, pixels, target)
     found = []
     for draw in range(draws):

@@ -69,6 +69,21 @@ def toy_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+@pytest.fixture
+def image_folder(tmp_path):
+    """Writes so many .npy files of noise, 32 x 32, of which one is torn; returns their folder."""
+
+    def write(count: int, torn: int) -> str:
+        folder, rng = tmp_path / "images", np.random.default_rng(0)
+        folder.mkdir()
+        for row in range(count):
+            np.save(folder / f"{row:02d}.npy", rng.random((32, 32), np.float32))
+        (folder / f"{torn:02d}.npy").write_bytes(b"no image")
+        return str(folder)
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """One Ray for the whole session: 4 logical CPUs, a logical GPU, a dashboard on a port of its own."""

@@ -27,14 +27,9 @@ def save(tiny, tmp_path):
 
 
 @pytest.fixture
-def images(tmp_path):
+def images(image_folder):
     """A folder of 6 files, of which the first is torn."""
-    folder, rng = tmp_path / "images", np.random.default_rng(0)
-    folder.mkdir()
-    for row in range(6):
-        np.save(folder / f"{row}.npy", rng.random((32, 32), np.float32))
-    (folder / "0.npy").write_bytes(b"no image")
-    return str(folder)
+    return image_folder(6, torn=0)
 
 
 @pytest.mark.parametrize("encoder", ["small", "vit"])
@@ -60,7 +55,7 @@ def test_the_first_images_that_can_be_read_are_taken_as_the_model_wants_them(sav
 
     reader = Reader(Shape(expected=(1, 32, 32)), "minmax")
     pixels, ids = first(reader, images, None, 3)
-    assert ids == ["1", "2", "3"]
+    assert ids == ["01", "02", "03"]
     assert (pixels.shape, pixels.min(), pixels.max()) == ((3, 1, 32, 32), 0, 1)
     with pytest.raises(DataError, match=r"can be read as 1 x 48 x 48 .*--crop or --resize"):
         first(Reader(Shape(expected=(1, 48, 48)), "minmax"), images, None, 3)

@@ -15,7 +15,7 @@ from raylens import config, find, health, metrics
 from raylens.checkpoint import Facts
 from raylens.cluster.choice import by_agreement
 from raylens.cluster.launch import task_device
-from raylens.cluster.worker import WORST
+from raylens.cluster.worker import scored
 from raylens.config import Run
 from raylens.data import sets
 from raylens.data.shards import filesystem
@@ -176,9 +176,9 @@ class Board:
             cells = [
                 row["rank"] and f"{row['rank']:.0f}",
                 row["trial"],
-                *((_number(row["agreement"]),) if agreed else ()),
-                _number(row["objective"]),
-                *(_number(row[f"source/{name}"]) for name in self.shown),
+                *((scored(row["agreement"]),) if agreed else ()),
+                scored(row["objective"]),
+                *(scored(row[f"source/{name}"]) for name in self.shown),
                 *((_interval(row, self.metric), _interval(row, "difference", "+")) if tested else ()),
                 row["steps"] and f"{row['steps']:.0f}",
                 *(_setting(row[path]) for path in self.searched),
@@ -204,10 +204,6 @@ def _columns(metric: str, found: Measured | None) -> dict[str, float | None]:
     return {f"{metric}{name}": one for name, one in zip(names, value, strict=True)} | {
         f"difference{name}": one for name, one in zip(names, difference, strict=True)
     }
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else "diverged" if value <= WORST else f"{value:.4f}"
 
 
 def _interval(row: dict[str, Any], name: str, sign: str = "") -> str:

@@ -141,7 +141,7 @@ def ready(grid: Grid) -> dict[Cell, Run]:
         raise ConfigError(
             f"a benchmark measures on the target's test split, and {held.name} has no labels there; give data.test"
         )
-    launch.check_writable(first)
+    launch.check_writable(first.storage)
     _check_same(grid, f"{first.storage}/{grid.title}")
     launch.connect(benchmark=grid.title)
     cells = {cell: placed(run) for cell, run in cells.items()}

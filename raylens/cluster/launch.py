@@ -87,12 +87,12 @@ def tell(**metadata: str) -> None:
         logging.getLogger(__name__).info("the job's metadata could not be told: %s", error)
 
 
-def check_writable(run: Run) -> None:
-    """Raises ConfigError unless a file can be written under `storage`."""
+def check_writable(folder: str, setting: str = "storage") -> None:
+    """Raises ConfigError unless a file can be written in the `folder` that `setting` is."""
     from raylens.data.shards import filesystem
 
     try:
-        fs, path = filesystem(run.storage)
+        fs, path = filesystem(folder)
         fs.create_dir(path, recursive=True)
         probe = f"{path}/.writable-{uuid.uuid4().hex}"
         with fs.open_output_stream(probe) as stream:
@@ -100,7 +100,7 @@ def check_writable(run: Run) -> None:
         fs.delete_file(probe)
     except Exception as error:
         reason = str(error).splitlines()[0][:160]
-        raise ConfigError(f"storage {run.storage!r} cannot be written: {reason}; set storage") from None
+        raise ConfigError(f"{setting} {folder!r} cannot be written: {reason}; set {setting}") from None
 
 
 def task_device() -> str:

@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raylens.cluster.worker import scored
+
 ORDER = {"running": 0, "failed": 1, "ended": 2, "stopped early": 3, "waiting": 4}
 """States of a trial, those first that are shown first."""
 STYLES = {"running": "bold", "failed": "red", "stopped early": "dim", "waiting": "dim"}
@@ -67,7 +69,7 @@ def drawn(headline: str, rows: Sequence[Row], width: int, height: int) -> Group:
             row.trial,
             row.state + (", warns" if row.warned else ""),
             f"{row.step}/{row.steps}" if row.step else "",
-            "" if row.objective is None else f"{row.objective:.4f}",
+            scored(row.objective),
             *(_brief(row.settings.get(name)) for name in names),
             style="yellow" if row.warned else STYLES.get(row.state),
         )

@@ -150,7 +150,14 @@ def concurrent(run: Run) -> int:
 
 
 def check_storage(run: Run) -> None:
-    """Raises ConfigError when something would lie on one of several nodes, that are or may come. Needs Ray."""
+    """Raises ConfigError when what a run reads or writes would lie on one of several nodes. Needs Ray."""
+    paths = {"storage": run.storage, "start": run.start}
+    paths |= {"data.source": run.data.source, "data.target": run.data.target, "data.test": run.data.test}
+    check_shared({setting: path for setting, path in paths.items() if path is not None})
+
+
+def check_shared(paths: Mapping[str, str]) -> None:
+    """Raises ConfigError when one of `paths`, by setting, lies on one of several nodes, that are or may come."""
     import ray
 
     now, grown = ray.cluster_resources(), capacity()
@@ -158,9 +165,7 @@ def check_storage(run: Run) -> None:
     grows = growth > there or any(grown[name] > now.get(name, 0.0) for name in grown)
     if there < 2 and not grows:
         return
-    paths = {"storage": run.storage, "start": run.start}
-    paths |= {"data.source": run.data.source, "data.target": run.data.target, "data.test": run.data.test}
-    local = {setting: path for setting, path in paths.items() if path is not None and _is_local(path)}
+    local = {setting: path for setting, path in paths.items() if _is_local(path)}
     if grows and local:
         setting, path = next(iter(local.items()))
         raise ConfigError(

@@ -18,7 +18,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -33,11 +33,12 @@ from raylens import checkpoint
 from raylens.cluster.folders import exists, patient, write
 from raylens.cluster.progress import EVERY, Clock
 from raylens.data.pieces import Piece, Reader, packed, runs
+from raylens.data.shards import read_manifest
 from raylens.data.tasks import ray_data
 from raylens.errors import ConfigError
 from raylens.loop import collect
 
-PART = re.compile(r"(\d{6})-(\d{9})-(\d+)(-last)?\.parquet")
+PART = re.compile(r"(\d{6,})-(\d{9,})-(\d+)(-last)?\.parquet")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ class Request:
     out: str
     split: str | None = None
     features: bool = False
+    calibrate: str | None = None
+    prior: float | None = None
     corrections: tuple[Correction, ...] = ()
+    """One a checkpoint, as `calibrate` and `prior` have it; a resumed prediction keeps those that it began with."""
     top: int = 100
     batch: int = 256
     cpus: float = 1.0
@@ -71,17 +75,14 @@ class Request:
 
     def shaping(self) -> dict[str, Any]:
         """All that a prediction depends on, in plain values."""
-        named = ("checkpoints", "images", "split", "features")
-        corrections = [asdict(one) for one in self.corrections]
-        return json.loads(
-            json.dumps({name: getattr(self, name) for name in named} | {"corrections": corrections})
-        )
+        named = ("checkpoints", "images", "split", "features", "calibrate", "prior")
+        return _plain({name: getattr(self, name) for name in named})
 
 
 def predict(request: Request, reader: Reader) -> str:
     """Predict what is not yet predicted, then gather candidates and failures; returns the folder. Needs Ray."""
     pieces = reader.pieces(request.images, request.split)
-    _check_same(request, reader, pieces)
+    request = _same(request, reader, pieces)
     known = done(request.out)
     left = {
         number: known.get(number, {}) for number in range(len(pieces)) if not whole(known.get(number, {}))
@@ -120,18 +121,25 @@ def whole(parts: Mapping[range, bool]) -> bool:
     return last
 
 
-def _check_same(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
-    """Raises ConfigError when the folder holds other predictions."""
+def _same(request: Request, reader: Reader, pieces: Sequence[Piece]) -> Request:
+    """The request with the corrections that the folder's predictions have. Raises ConfigError when those are others.
+
+    Corrections are not compared: what a model says of the same images differs in its last digits from run to run.
+    """
     shape = {name: getattr(reader.shape, name) for name in ("bands", "crop", "size")}
     weights = [
         (checkpoint.read(one).folder / "model.safetensors").read_bytes() for one in request.checkpoints
     ]
-    asked = request.shaping() | json.loads(json.dumps({"shape": shape, "transform": reader.transform}))
+    asked = request.shaping() | _plain({"shape": shape, "transform": reader.transform})
     asked |= {"weights": [_digest(one) for one in weights], "files": _digest(repr(pieces).encode())}
+    if request.calibrate:
+        asked["calibration"] = _digest(repr(read_manifest(request.calibrate)).encode())
     path = f"{request.out}/predict.json"
     if not exists(path):
-        write(path, json.dumps(asked, indent=1))
-        return
+        write(
+            path, json.dumps(asked | {"corrections": [asdict(one) for one in request.corrections]}, indent=1)
+        )
+        return request
     fs, inner = patient(path)
     with fs.open_input_stream(inner) as stream:
         held = json.loads(stream.read())
@@ -141,6 +149,13 @@ def _check_same(request: Request, reader: Reader, pieces: Sequence[Piece]) -> No
                 f"--out {request.out} has predictions with {name} {held.get(name)!r}, and {value!r} was given; name "
                 "another folder"
             )
+    corrections = (Correction(one["temperature"], tuple(one["shift"])) for one in held["corrections"])
+    return replace(request, corrections=tuple(corrections))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value))
 
 
 def _digest(content: bytes) -> str:
@@ -233,7 +248,7 @@ class Predictor:
             for number, output in enumerate(outputs):
                 name = f"features_{number}" if len(outputs) > 1 else "features"
                 columns[name] = pa.FixedSizeListArray.from_arrays(
-                    pa.array(output.features.ravel()), output.features.shape[1]
+                    pa.array(output.features.ravel()), output.features.shape[1], mask=pa.array(failed)
                 )
         columns["failed"] = pa.array([reason or None for _, reason, _ in about], pa.string())
         columns["about"] = pa.array([json.dumps(column) for _, _, column in about], pa.string())

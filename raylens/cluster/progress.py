@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raylens.cluster import gauges
 from raylens.cluster.folders import exists, patient, write
 from raylens.cluster.live import Board, Row
+from raylens.cluster.worker import scored
 from raylens.config import Run
 
 EVERY, OFTEN = 5.0, 0.5
@@ -101,7 +102,7 @@ class Progress(Callback):
         if not self.board:
             print(
                 f"  {trial} ended at step {result.get('step', 0)}{early}, "
-                f"{self.objective} {result.get('objective', 0):.4f}",
+                f"{self.objective} {scored(result.get('objective'))}",
                 flush=True,
             )
         self._tell(trials)
@@ -173,7 +174,7 @@ def told(run: Run, folder: str) -> Iterator[Reports]:
         with suppress(OSError):  # the next report brings it along
             write(history, "".join(f"{line}\n" for line in reports.values()))
         since, wait = clock.read(step, steps - step)
-        print(f"{since} step {step}/{steps}, {name} {metrics.get('objective', 0):.4f}{wait}", flush=True)
+        print(f"{since} step {step}/{steps}, {name} {scored(metrics.get('objective'))}{wait}", flush=True)
         for warning in set(filter(None, (metrics.get("warnings") or "").split("; "))) - warned:
             warned.add(warning)
             print(f"  warning: {warning}", flush=True)

@@ -77,7 +77,7 @@ def ready(
     """
     run = started(run.replace(**sets.given(run), name=run.title, storage=launch.storage(run)))
     check(run, search=search)
-    launch.check_writable(run)
+    launch.check_writable(run.storage)
     check_same(run, search=search)
     fits(run, sets.facts(run, streams, test=test))
     launch.connect(method=run.method.name, run=run.title)

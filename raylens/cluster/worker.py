@@ -28,6 +28,11 @@ WORST = -1e9
 """Objective of a trial whose loss or score is not finite: below all that a validator gives."""
 
 
+def scored(objective: float | None) -> str:
+    """An objective as it is printed; nothing where none is known."""
+    return "" if objective is None else f"{objective:.4f}" if objective > WORST else "diverged"
+
+
 @dataclass(frozen=True)
 class Report:
     """Metrics at a step, and the state to save with them."""

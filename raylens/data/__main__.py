@@ -4,6 +4,8 @@ import argparse
 import inspect
 import shlex
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from raylens.cli import Parser, guarded
 from raylens.errors import ConfigError, DataError, RequestError
@@ -67,6 +69,16 @@ def parser() -> argparse.ArgumentParser:
         said = f"{about[0].upper()}{about[1:]}."
         return verbs.add_parser(name, prog=prog, usage=usage, help=about, description=said, example=example)
 
+    def made(verb: Parser) -> Callable[..., Any]:
+        """Adds where a verb makes a set of rows, and how they are shared out; returns what adds more about it."""
+        place = "folder or s3:// gs:// of the set to make"
+        verb.add_argument("--out", required=True, metavar="DIR", help=place)
+        add = verb.add_argument_group("the set").add_argument
+        add("--overwrite", action="store_true", help="replace the set at --out")
+        shares = "such as train=0.7,val=0.15,test=0.15; drawn class by class"
+        add("--splits", type=fractions, metavar="NAME=SHARE,...", help=shares)
+        return add
+
     verb = adds("convert", "images of any format -> a data set", "INPUT [INPUT ...] --out DIR", CONVERT)
     verb.add_argument(
         "inputs",
@@ -74,19 +86,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="INPUT",
         help="folders, .npy, .npz, .csv, .fits, .h5, .png, .jpg, .tif; s3://",
     )
-    verb.add_argument("--out", required=True, metavar="DIR", help="folder or s3:// gs:// of the set to make")
-    add = verb.add_argument_group("the set").add_argument
+    add = made(verb)
     add("--name", default="", help="its name; the folder's if not given")
     add("--domain", default="", help="source, target, or any word for where the images come from")
-    add("--overwrite", action="store_true", help="replace the set at --out")
     add("--strict", action="store_true", help="an image that cannot be taken is an error")
     add = verb.add_argument_group("splits and classes").add_argument
-    add(
-        "--splits",
-        type=fractions,
-        metavar="NAME=SHARE,...",
-        help="such as train=0.7,val=0.15,test=0.15; drawn anew, class by class",
-    )
     add("--seed", type=int, default=0, help="of the splits and the order of rows [0]")
     add(
         "--classes",
@@ -166,12 +170,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="PRESET",
         help="sim, survey, painted (arcs on real cutouts); model-i, model-ii, model-iii, common, sr-pairs",
     )
-    verb.add_argument("--out", required=True, metavar="DIR", help="folder of the set to make")
-    add = verb.add_argument_group("the set").add_argument
+    add = made(verb)
     add("--rows", type=int, default=2000, help="images [2000]")
     add("--seed", type=int, default=0, help="of all that is drawn [0]")
-    add("--splits", type=fractions, metavar="NAME=SHARE,...", help="such as train=0.7,val=0.15,test=0.15")
-    add("--overwrite", action="store_true", help="replace the set at --out")
     add = verb.add_argument_group("images").add_argument
     add("--size", type=int, metavar="PIXELS", help="pixels; the preset's own, or 64, without it")
     add("--pixel", type=float, metavar="ARCSEC", help="arcsec per pixel; the preset's own without it")

@@ -76,7 +76,11 @@ _ADAPTED = (
     "Probabilities of validation images of the source and of the test images of the target. Where adaptation does its "
     "work, galaxies without lenses of both domains lie alike."
 )
-_LOOKS = {False: "Grad-CAM (Selvaraju et al. 2017)", True: "attention rollout (Abnar & Zuidema 2020)"}
+_GRAD_CAM = "Each image beside what in it speaks for {}, by Grad-CAM (Selvaraju et al. 2017)."
+_ROLLOUT = (
+    "Each image beside the places that the network takes its features from, by attention rollout (Abnar & Zuidema "
+    "2020), which knows no classes."
+)
 
 
 def _guarded(title: str, made: Any) -> Section:
@@ -237,11 +241,11 @@ def _galleries(name: str, found: Checkpoint, seen: Seen, *, top: int, device: st
         if not len(rows):
             continue
         pixels = seen.pixels(rows)
-        maps = saliency.maps(model, pixels, target=None if len(classes) > 2 else len(classes) - 1)
+        taken = len(classes) > 2 and short == "errors"
+        maps = saliency.maps(model, pixels, target=None if taken else len(classes) - 1)
         labels = [_label(seen, row, classes) for row in rows]
-        told = (
-            f"Each image beside what raises its probability, by {_LOOKS[bool(saliency.attentions(model))]}."
-        )
+        of = "the class that it is taken for" if taken else classes[-1]
+        told = _ROLLOUT if saliency.attentions(model) else _GRAD_CAM.format(of)
         made.append(
             Section(title, [Picture(f"{name}-{short}", pictures.explained(pixels, maps, labels), told)])
         )

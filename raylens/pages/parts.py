@@ -10,7 +10,7 @@ import pandas as pd
 
 from raylens import config, find, tables
 from raylens.checkpoint import Checkpoint
-from raylens.cluster.worker import WORST
+from raylens.cluster.worker import scored
 from raylens.data.shards import read_manifest
 from raylens.errors import DataError
 from raylens.pages import charts, models
@@ -81,7 +81,7 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
         step = int(found.metrics.get("step", 0))
         said = f"The model is that of step {step} of {folder.run.fit.steps}"
         objective = found.metrics.get("objective")
-        return [*blocks, Words(f"{said}{'' if objective is None else f', objective {objective:.4f}'}.")]
+        return [*blocks, Words(f"{said}{'' if objective is None else f', objective {scored(objective)}'}.")]
     released = _released(folder.table)
     if released is None:
         return [
@@ -220,8 +220,8 @@ def _leaderboard(folder: Folder) -> list[Block]:
             head = COLUMNS.get(name, name.replace("source/", "source val "))
             if f"{name}_low" in table:
                 cells[head] = _interval(row, name, "+" if name == "difference" else "")
-            elif name == "objective" and row[name] <= WORST:
-                cells[head] = "diverged"
+            elif name == "objective":
+                cells[head] = scored(None if pd.isna(row[name]) else row[name])
             else:
                 cells[head] = _word(row[name])
         shown.append(cells)
@@ -258,12 +258,11 @@ def _importances(folder: Folder) -> list[Block]:
         return []
     table = charts.importances(folder.trials, config.space(folder.run))
     count = len(charts.ended(folder.trials))
+    if table is None and count < charts.FEWEST:
+        few = f"{count} trials are too few to tell which settings matter; {charts.FEWEST} or more would do."
+        return [Words(few)]
     if table is None:
-        return [
-            Words(
-                f"{count} trials are too few to tell which settings matter; {charts.FEWEST} or more would do."
-            )
-        ]
+        return [Words(f"All {count} trials came to the same objective: no setting mattered.")]
     told = (
         "Share of the differences in the objective of the last reports that each setting explains (functional ANOVA, "
         f"Hutter et al. 2014), of {count} trials, with 95 % intervals over trials. Trials stopped early count "
@@ -273,25 +272,29 @@ def _importances(folder: Folder) -> list[Block]:
 
 
 def _benchmark(folder: Folder) -> Part:
-    """Tables and picture of a benchmark."""
-    sections = []
-    if folder.table is not None:
-        blocks: list[Block] = [Facts(tables.readable(folder.table), "Means over seeds with 95 % intervals.")]
-        if picture := folder.bytes_of("table.png"):
+    """Tables and pictures of a benchmark, of each part of the test split that it has them of."""
+    sections, summary = [], []
+    for end, table in folder.tables.items():
+        of = f" on {end[1:]}" if end else ""
+        summary += _compared(table, of)
+        blocks: list[Block] = [Facts(tables.readable(table), "Means over seeds with 95 % intervals.")]
+        if picture := folder.bytes_of(f"table{end}.png"):
             caption = "What methods gain over source only: a dot a seed, a bar for the mean and its interval."
-            blocks.append(Picture(f"{folder.name}-table", picture, caption))
-        sections.append(Section("Methods and encoders", blocks))
-    if text := folder.text_of("regret.md"):
-        told = "What each way of choosing among trials gives away of the best one's test AUROC."
-        sections.append(Section("Choosing without target labels", [Facts(of_markdown(text), told)]))
+            blocks.append(Picture(f"{folder.name}-table{end}", picture, caption))
+        sections.append(Section(f"Methods and encoders{of}", blocks))
+        if text := folder.text_of(f"regret{end}.md"):
+            told = "What each way of choosing among trials gives away of the best one's test AUROC."
+            sections.append(Section(f"Choosing without target labels{of}", [Facts(of_markdown(text), told)]))
     sections.append(Section("What was run", [Code(folder.text)]))
-    return Part(f"{folder.name}: benchmark", _compared(folder.table), sections)
+    return Part(
+        f"{folder.name}: benchmark",
+        summary or [Words("The benchmark has not ended.", warning=True)],
+        sections,
+    )
 
 
-def _compared(table: pd.DataFrame | None) -> list[Block]:
+def _compared(table: pd.DataFrame, of: str) -> list[Block]:
     """What each method gains over source only; those that are not clearly above it stand out."""
-    if table is None:
-        return [Words("The benchmark has not ended.", warning=True)]
     told = table[table["method"] != tables.SOURCE_ONLY].to_dict("records")
     above, others = [], []
     for row in told:
@@ -301,9 +304,9 @@ def _compared(table: pd.DataFrame | None) -> list[Block]:
         )
     blocks: list[Block] = []
     if above:
-        blocks.append(Words(f"Above source only, in AUROC: {'; '.join(above)}."))
+        blocks.append(Words(f"Above source only{of}, in AUROC: {'; '.join(above)}."))
     if others:
-        blocks.append(Words(f"Not clearly above source only: {'; '.join(others)}.", warning=True))
+        blocks.append(Words(f"Not clearly above source only{of}: {'; '.join(others)}.", warning=True))
     return blocks
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -51,9 +52,11 @@ class Folder:
     """The file of its settings."""
     trials: tuple[Trial, ...]
     table: pd.DataFrame | None
-    """Leaderboard or table, once it is there."""
+    """Leaderboard, or what was finetuned, once it is there."""
     tests: Mapping[str, Any]
     """Reports of metrics on the test split, by name."""
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """A benchmark's, by what follows `table` in their files' names: nothing, or -PART of the test split."""
 
     @property
     def name(self) -> str:
@@ -79,7 +82,7 @@ def read(path: str) -> Folder:
     """The run in the folder or at the address `path`. Raises ConfigError when it is none."""
     path = path.rstrip("/")
     if grid := _text(f"{path}/grid.yaml"):
-        return Folder(path, "benchmark", None, grid, (), _table(f"{path}/table.csv"), {})
+        return Folder(path, "benchmark", None, grid, (), None, {}, _tables(path))
     text = _text(f"{path}/run.yaml")
     if text is None:
         raise ConfigError(f"{path} is no run: it has no run.yaml; give a folder such as runs/<name>")
@@ -93,7 +96,7 @@ def read(path: str) -> Folder:
     if exists(f"{path}/plan.json"):
         trials, table = _trials(f"{path}/trials", run), _table(f"{path}/finetuned.csv")
         return Folder(path, "finetuning", run, text, trials, table, tests)
-    if exists(f"{path}/trials"):
+    if any(exists(f"{path}/{name}") for name in ("trials", "start-trial", "start-workers")):
         trials, table = _trials(f"{path}/trials", run), _table(f"{path}/leaderboard.csv")
         return Folder(path, "search", run, text, trials, table, tests)
     trials = _training(path, run)
@@ -145,9 +148,17 @@ def _reports(path: str) -> pd.DataFrame:
     return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
 
 
+def _tables(path: str) -> dict[str, pd.DataFrame]:
+    fs, inner = filesystem(path)
+    names = sorted(info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(inner)))
+    ends = [match[1] for name in names if (match := re.fullmatch(r"table(.*)\.csv", name))]
+    return {end: _table(f"{path}/table{end}.csv") for end in ends}
+
+
 def _table(path: str) -> pd.DataFrame | None:
+    """A table below lines that begin with "#"."""
     text = _text(path)
-    return None if text is None else pd.read_csv(io.StringIO(text), comment="#")
+    return None if text is None else pd.read_csv(io.StringIO(re.sub(r"\A(#.*\n)*", "", text)))
 
 
 def _text(path: str) -> str | None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from raylens.cluster.live import Row, drawn
+from raylens.cluster.worker import WORST
 
 STATES = ("running", "ended", "stopped early", "waiting", "failed")
 
@@ -46,6 +47,12 @@ def test_trials_at_work_come_first_then_the_best_of_the_others():
     assert [row.split()[0][-2:] for row in told] == ["05", "00", "09", "04", "06"]
     assert "60/4000" in told[-1]
     assert "0.6000" in told[-1]
+
+
+def test_a_diverged_trial_has_no_number():
+    told = lines([Row("adda_trial_00000", "ended", 10, 4000, WORST)])
+    assert "diverged" in told[2]
+    assert "1000000000" not in told[2]
 
 
 def test_few_trials_are_all_there_with_settings_as_far_as_there_is_room():

@@ -31,14 +31,9 @@ def models(tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def images(tmp_path):
+def images(image_folder):
     """A folder of 30 files, of which one is torn."""
-    folder, rng = tmp_path / "images", np.random.default_rng(0)
-    folder.mkdir()
-    for row in range(30):
-        np.save(folder / f"{row:02d}.npy", rng.random((32, 32), np.float32))
-    (folder / "11.npy").write_bytes(b"no image")
-    return str(folder)
+    return image_folder(30, torn=11)
 
 
 def said(model: str, pixels: np.ndarray) -> np.ndarray:
@@ -52,11 +47,14 @@ def said(model: str, pixels: np.ndarray) -> np.ndarray:
 
 def test_a_folder_of_files_is_predicted_ranked_and_pictured(ray_cluster, models, images, tmp_path):
     out = str(tmp_path / "out")
-    assert predict.predict([models[0], images, "--out", out, "--top", "7", "--gpus", "0"]) == out
+    assert (
+        predict.predict([models[0], images, "--out", out, "--top", "7", "--features", "--gpus", "0"]) == out
+    )
     table = pd.read_parquet(f"{out}/predictions").set_index("id")
     assert sorted(table.index) == [f"{row:02d}" for row in range(30)]
     assert table["failed"].notna().sum() == 1
     assert np.isnan(table.loc["11", "probability"])
+    assert table["features"].isna().to_numpy().nonzero()[0].tolist() == [table.index.get_loc("11")]
     for row in ("00", "29"):
         pixels = np.load(f"{images}/{row}.npy")[None, None]
         assert table.loc[row, "probability"] == pytest.approx(said(models[0], pixels)[0], abs=1e-6)
@@ -116,6 +114,14 @@ def test_a_prior_shifts_odds_and_calibration_keeps_their_order(ray_cluster, mode
     odds = {name: np.log(table / (1 - table)) for name, table in tables.items()}
     assert np.allclose(odds["even"] - odds["rare"], np.log(99))
     assert (tables["plain"].rank() == tables["rare"].rank()).all()
+
+    asked = json.loads((tmp_path / "rare/predict.json").read_text())
+    asked["corrections"][0]["temperature"] *= 1 + 1e-6  # as another machine would have found it
+    (tmp_path / "rare/predict.json").write_text(json.dumps(asked))
+    words = [models[0], data, "--split", "test", "--out", str(tmp_path / "rare"), "--gpus", "0"]
+    predict.predict([*words, "--prior", "0.01", "--calibrate", toy_sets["data.source"]])
+    with pytest.raises(ConfigError, match=r"has predictions with prior 0.01, and 0.02 was given"):
+        predict.predict([*words, "--prior", "0.02", "--calibrate", toy_sets["data.source"]])
 
 
 @pytest.mark.parametrize(

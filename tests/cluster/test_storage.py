@@ -17,8 +17,10 @@ from moto.server import ThreadedMotoServer
 
 from raylens import checkpoint, config
 from raylens.cluster.launch import _free_port
-from raylens.data import sets
+from raylens.data import formats, sets
+from raylens.data.formats import Options, Unit, Unreadable
 from raylens.data.shards import filesystem, read_manifest, read_split, verify
+from raylens.errors import DataError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -111,6 +113,23 @@ def test_files_in_object_storage_are_converted(bucket):
     assert manifest.rows == 30
     verify(f"{bucket}/shards")
     assert len(read_split(f"{bucket}/shards", "train")["pixels"]) == manifest.splits["train"].rows
+
+
+def test_a_store_that_does_not_answer_is_no_broken_image(server, bucket, monkeypatch):
+    monkeypatch.setattr("raylens.data.s3.ATTEMPTS", 2)
+    fs, root = filesystem(f"{bucket}/images")
+    with fs.open_output_stream(f"{root}/torn.npy") as stream:
+        stream.write(b"no image")
+
+    def read(name: str) -> None:
+        list(formats.rows(Unit(files=(f"{bucket}/images/{name}.npy",), id=name), Options()))
+
+    for name in ("torn", "missing"):
+        with pytest.raises(Unreadable):
+            read(name)
+    server.stop()
+    with pytest.raises(DataError, match=r"torn.npy could not be fetched: .*; the same command tries again"):
+        read("torn")
 
 
 def test_a_search_waits_for_storage_that_is_gone_for_a_while(server, bucket, toy_sets, tmp_path):

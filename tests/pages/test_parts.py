@@ -45,6 +45,20 @@ def test_a_benchmark_that_runs_still_says_so(tmp_path):
     assert made.summary[0].text == "The benchmark has not ended."
 
 
+def test_a_benchmark_of_parts_of_the_test_split_tells_of_each(tmp_path):
+    there = folder(tmp_path, compared())
+    (tmp_path / "table.csv").rename(tmp_path / "table-sample.HST.csv")
+    made = parts.part(runs.read(there), top=1, device="cpu")
+    assert made.summary[0].text.startswith("Above source only on sample.HST, in AUROC: adda +0.100")
+    assert made.sections[0].title == "Methods and encoders on sample.HST"
+
+
+def test_a_leaderboard_is_read_below_its_remark_and_with_signs_in_its_words(tmp_path):
+    path = tmp_path / "leaderboard.csv"
+    path.write_text("# chosen by labels\ntrial,warnings\nadda,field #3 is empty\n")
+    assert runs._table(str(path)).to_dict("records") == [{"trial": "adda", "warnings": "field #3 is empty"}]
+
+
 def test_tables_come_back_from_markdown():
     table = pd.DataFrame({"method": ["adda", "mcc"], "AUROC": ["0.8", ""]})
     pd.testing.assert_frame_equal(parts.of_markdown(tables.markdown(table)), table)

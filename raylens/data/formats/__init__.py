@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from pyarrow import fs as arrow_fs
 
+from raylens.data.s3 import waiting
 from raylens.data.shards import filesystem, first_line
 from raylens.errors import DataError
 
@@ -88,12 +89,24 @@ def suffix(path: str) -> str:
 
 
 def opened(path: str) -> BinaryIO:
-    """A file to read and to close, wherever it lies."""
+    """A file to read and to close, wherever it lies.
+
+    Raises DataError when a store does not answer for some minutes: that says nothing of its files.
+    """
     fs, name = filesystem(path)
     if isinstance(fs, arrow_fs.LocalFileSystem):
         return open(name, "rb")
-    with fs.open_input_stream(name) as file:
-        return io.BytesIO(file.read())
+    try:
+        with waiting(fs).open_input_stream(name) as file:
+            return io.BytesIO(file.read())
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        if "ACCESS_DENIED" in str(error):
+            raise
+        raise DataError(
+            f"{path} could not be fetched: {first_line(error)}; the same command tries again"
+        ) from error
 
 
 def rows(unit: Unit, options: Options) -> Iterator[Row]:
