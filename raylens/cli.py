@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -24,6 +25,10 @@ from raylens.space import written
 if TYPE_CHECKING:
     from raylens.checkpoint import Checkpoint
     from raylens.data.pieces import Reader
+
+
+RAISED = re.compile(r"([\w.]+\.)?(\w+): (.+)")
+"""The line of a trace that says what was raised."""
 
 
 class Layout(argparse.HelpFormatter):
@@ -107,8 +112,18 @@ def guarded(stopped: str = "stopped") -> Iterator[None]:
         if os.environ.get("RAYLENS_TRACEBACK"):
             raise
         _leave()
-        print(f"failed: {error} (RAYLENS_TRACEBACK=1 shows where)", file=sys.stderr)
+        print(f"failed: {reason(error)} (RAYLENS_TRACEBACK=1 shows where)", file=sys.stderr)
         sys.exit(1)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in a line; Ray's errors hold it among the traces of all processes on the way."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raised = [found for line in lines if (found := RAISED.match(line)) and found[1] != "ray.exceptions."]
+    if not hasattr(error, "cause") or not raised:
+        return lines[0]
+    module, kind, text = raised[-1].groups()
+    return text if module and module.startswith("raylens.") else f"{kind}: {text}"
 
 
 def _leave() -> None:

@@ -27,6 +27,38 @@ def file(tmp_path):
     return str(tmp_path / "job.yaml")
 
 
+class InTask(Exception):
+    """As Ray's, which has the traces of a task in its text."""
+
+    cause = None
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("first\nsecond"), "first"),
+        (KeyError(), "KeyError"),
+        (InTask("ray::f() (pid=1)\n  File 1\n    raise\nKeyError: 'a'\n"), "KeyError: 'a'"),
+        (
+            InTask(
+                "ray::f()\nOSError: curl: 7\n\nThe above exception was the direct cause:\n\n"
+                "raylens.data.formats.Unreached: x: no answer\nFailed to apply UDF, once.\n"
+            ),
+            "x: no answer",
+        ),
+        (
+            InTask(
+                "ray::f()\nraylens.errors.DataError: torn\n\nray.exceptions.UserCodeException: UDF failed\n"
+            ),
+            "torn",
+        ),
+        (InTask("The worker died."), "The worker died."),
+    ],
+)
+def test_what_went_wrong_is_a_line_wherever_it_did(error, told):
+    assert cli.reason(error) == told
+
+
 def test_a_method_alone_is_a_run_with_its_defaults():
     assert run("adda") == build({"method.name": "adda"})
 

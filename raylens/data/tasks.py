@@ -10,7 +10,7 @@ def ray_data() -> ModuleType:
     """`ray.data`, told to keep the order of rows and to print nothing; the import itself sets up its logger."""
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and told once
     context = ray.data.DataContext.get_current()
     context.use_datasource_v2 = False  # its start-up costs seconds on sets of ordinary size
     context.enable_progress_bars = context.print_on_execution_start = False

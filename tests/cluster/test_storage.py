@@ -18,9 +18,8 @@ from moto.server import ThreadedMotoServer
 from raylens import checkpoint, config
 from raylens.cluster.launch import _free_port
 from raylens.data import formats, sets
-from raylens.data.formats import Options, Unit, Unreadable
+from raylens.data.formats import Options, Unit, Unreached, Unreadable
 from raylens.data.shards import filesystem, read_manifest, read_split, verify
-from raylens.errors import DataError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -128,7 +127,7 @@ def test_a_store_that_does_not_answer_is_no_broken_image(server, bucket, monkeyp
         with pytest.raises(Unreadable):
             read(name)
     server.stop()
-    with pytest.raises(DataError, match=r"torn.npy could not be fetched: .*; the same command tries again"):
+    with pytest.raises(Unreached, match=r"torn.npy could not be fetched: .*; the same command tries again"):
         read("torn")
 
 

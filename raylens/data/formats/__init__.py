@@ -77,6 +77,10 @@ class Unreadable(Exception):
     """Why a file gives no image; convert counts these."""
 
 
+class Unreached(Exception):
+    """A store did not answer for some minutes, which says nothing of its files: whatever reads them ends."""
+
+
 @cache
 def formats() -> dict[str, ModuleType]:
     """Suffix -> the format that reads it."""
@@ -89,10 +93,7 @@ def suffix(path: str) -> str:
 
 
 def opened(path: str) -> BinaryIO:
-    """A file to read and to close, wherever it lies.
-
-    Raises DataError when a store does not answer for some minutes: that says nothing of its files.
-    """
+    """A file to read and to close, wherever it lies. Raises Unreached."""
     fs, name = filesystem(path)
     if isinstance(fs, arrow_fs.LocalFileSystem):
         return open(name, "rb")
@@ -104,7 +105,7 @@ def opened(path: str) -> BinaryIO:
     except OSError as error:
         if "ACCESS_DENIED" in str(error):
             raise
-        raise DataError(
+        raise Unreached(
             f"{path} could not be fetched: {first_line(error)}; the same command tries again"
         ) from error
 
@@ -129,7 +130,7 @@ def rows(unit: Unit, options: Options) -> Iterator[Row]:
                 bands=sum((part.bands for part in parts), ()),
                 high=high.pixels if high else None,
             )
-    except (Unreadable, DataError):
+    except (Unreadable, Unreached, DataError):
         raise
     except Exception as error:  # readers of seven formats raise anything on broken files
         cut = re.search(
