@@ -172,7 +172,7 @@ def redone(kills: list[Kill], reports: dict[str, list[dict]]) -> list[int]:
     """Steps that were done again after each kill of a search, by its reports."""
     ends = [*(kill.reports for kill in kills[1:]), {trial: len(lines) for trial, lines in reports.items()}]
     again = []
-    for kill, end in zip(kills, ends, strict=True):
+    for kill, end in zip(kills, ends, strict=False):  # one that was spared has an end alone
         steps = 0
         for trial, lines in reports.items():
             begun = kill.reports.get(trial, 0)

@@ -127,7 +127,7 @@ class Fit:
     start_steps: Count = 1000
     """Steps of the model to start from, where the method needs one that is trained first."""
     report_every: Count = 100
-    """Steps between reports, each with a validation and a checkpoint."""
+    """Steps between reports, each with a validation and a checkpoint; those of a run that takes fewer, if not given."""
     clip: Annotated[float, Field(gt=0)] = 5.0
     """Largest norm of the gradients of each parameter group."""
     precision: Annotated[Literal["32", "bf16", "16"], BeforeValidator(str)] = "32"
@@ -330,6 +330,9 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
         if path not in known:
             raise ConfigError(unknown(path, origins[path], known))
     merged = {path: given.get(path, setting.default) for path, setting in known.items()}
+    steps, every = merged["fit.steps"], "fit.report_every"
+    if every not in given and isinstance(steps, int) and 0 < steps < merged[every]:
+        merged[every] = steps  # a short run reports once
     parts = {name: {} for name in ("method", "encoder", *SECTIONS)}
     top = {}
     for path, value in merged.items():

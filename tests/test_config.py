@@ -128,7 +128,9 @@ def test_a_task_that_the_method_cannot_learn_is_refused(monkeypatch):
 
 
 def test_reports_rarer_than_steps_are_refused():
-    assert "fit.report_every is 100, more than fit.steps, 50" in refusal(ADDA_RUN, {"fit.steps": 50})
+    assert "fit.report_every is 100, more than fit.steps, 50" in refusal(
+        ADDA_RUN, {"fit.steps": 50, "fit.report_every": 100}
+    )
 
 
 RUNS = [
@@ -294,3 +296,8 @@ def test_a_whole_number_is_searched_among_whole_numbers():
     run = build({"method.name": "supervised", "search.space": {"data.batch": {"log_uniform": [16, 64]}}})
     assert config.space(run)["data.batch"] == LogUniform(16, 64, whole=True)
     assert not config.space(run)["optimizer.lr"].whole
+
+
+def test_a_short_run_reports_once():
+    assert config.build({"method.name": "adda", "fit.steps": 50}).fit.report_every == 50
+    assert config.build({"method.name": "adda", "fit.steps": 5000}).fit.report_every == 100

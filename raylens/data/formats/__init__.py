@@ -132,6 +132,10 @@ def rows(unit: Unit, options: Options) -> Iterator[Row]:
             )
     except (Unreadable, Unreached, DataError):
         raise
+    except FileNotFoundError as error:
+        raise Unreadable("no such file") from error
+    except PermissionError as error:
+        raise Unreadable("not readable by this user") from error
     except Exception as error:  # readers of seven formats raise anything on broken files
         cut = re.search(
             "trunc|EOF|too small|expected|reshape|ended|greater than file|not a zip|empty", str(error)
