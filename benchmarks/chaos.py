@@ -54,6 +54,12 @@ class Machines:
         )
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(TRIALS)]
 
+    def workers(self) -> list[psutil.Process]:
+        """Ray's processes on the nodes, each titled by what it runs; a trial is an ImplicitFunc."""
+        raylets = [node.all_processes["raylet"][0].process.pid for node in self.nodes]
+        found = [child for raylet in raylets for child in psutil.Process(raylet).children()]
+        return [process for process in found if process.cmdline()]
+
     def lose_node(self, place: int) -> None:
         """Kill a node; another comes."""
         self.cluster.remove_node(self.nodes[place], allow_graceful=False)
@@ -96,7 +102,7 @@ class Search:
 
     def kill_trial(self, chance: random.Random) -> bool:
         """A trial's process; whether there was one."""
-        there = [process for process in psutil.process_iter(["cmdline"]) if _is_trial(process)]
+        there = [process for process in self.machines.workers() if "ImplicitFunc" in process.cmdline()[0]]
         if there:
             chance.choice(there).kill()
         return bool(there)
@@ -132,10 +138,6 @@ KINDS: dict[str, Callable[[Search, random.Random], bool]] = {
     "driver": Search.kill_driver,
     "head": Search.kill_head,
 }
-
-
-def _is_trial(process: psutil.Process) -> bool:
-    return "supervised_trial" in " ".join(process.info["cmdline"] or ())
 
 
 def run(search: Search, until: float, every: float, chance: random.Random) -> list[Kill]:
