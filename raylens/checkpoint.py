@@ -51,6 +51,11 @@ class Facts:
     factor: int = 1
     """How many times finer the images are that super-resolution paints."""
 
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the channels; none where the first of the data did not say them."""
+        return tuple(next(iter(self.manifests.values()))["bands"]) if self.manifests else ()
+
     def task(self, settings: TaskConfig) -> Task:
         """The task of these settings on this data."""
         return find.task(settings.name)(

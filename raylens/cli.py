@@ -272,6 +272,7 @@ def reader(asked: argparse.Namespace, found: Checkpoint) -> Reader:
         crop=asked.crop,
         size=facts.size if asked.resize else None,
         expected=(facts.channels, facts.size, facts.size),
+        names=facts.bands,
     )
     return Reader(shape, found.run.data.transform)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from raylens import checkpoint, cli, metrics
 from raylens.checkpoint import Checkpoint
+from raylens.data import bands
 from raylens.data.outputs import examples, look, some
 from raylens.data.sets import target_of
 from raylens.data.shards import HIGH, Manifest, read_manifest
@@ -69,6 +70,10 @@ def evaluate(argv: Sequence[str]) -> str:
             f"the checkpoint {asked.checkpoint} is not on this machine; name a folder here by --out"
         )
     found = checkpoint.read(asked.checkpoint)
+    if remark := bands.compare(
+        asked.data, fits(found, asked.data).bands, asked.checkpoint, found.facts.bands
+    ):
+        print(remark)
     about = {"checkpoint": asked.checkpoint, "data": asked.data, "split": asked.split, "where": asked.where}
     about["batch_norm_from"] = asked.batch_norm_from
     if found.run.search.oracle:
@@ -175,13 +180,14 @@ def outputs(
 
 
 def fits(found: Checkpoint, data: str) -> Manifest:
-    """The manifest of a set. Raises DataError when its images are of another shape than the checkpoint's."""
+    """The manifest of a set. Raises DataError when its images are not shaped, or banded, as the checkpoint's."""
     manifest, facts = read_manifest(data), found.facts
     if (manifest.channels, manifest.size) != (facts.channels, facts.size):
         raise DataError(
             f"{data} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was "
             f"trained on {facts.channels} of {facts.size} x {facts.size}; convert it with --size, --crop or --bands"
         )
+    bands.compare(data, manifest.bands, found.address, facts.bands)
     return manifest
 
 

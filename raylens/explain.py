@@ -10,8 +10,9 @@ import numpy as np
 from raylens import checkpoint, cli, saliency
 from raylens.checkpoint import Checkpoint
 from raylens.cluster.folders import write
+from raylens.data.convert import counted
 from raylens.data.pieces import Reader
-from raylens.errors import ConfigError, DataError
+from raylens.errors import ConfigError
 from raylens.evaluate import folder, resolved
 from raylens.loop import collect
 from raylens.saliency import maps
@@ -43,7 +44,10 @@ def explain(argv: Sequence[str]) -> str:
     device, target = resolved(asked.device), wanted(found, asked.target)
     model = found.model(device)
     saliency.check(model, target)
-    pixels, ids = first(cli.reader(asked, found), asked.images, asked.split, asked.rows)
+    reader = cli.reader(asked, found)
+    pixels, ids = first(reader, asked.images, asked.split, asked.rows)
+    if remark := reader.remark(asked.images):
+        print(remark)
     said = found.facts.task(found.run.task).predict(collect(model, pixels, None, device=device).logits)
     if "://" not in asked.out:
         folder(Path(asked.out))
@@ -73,23 +77,21 @@ def wanted(found: Checkpoint, name: str | None) -> int | None:
 
 def first(reader: Reader, images: str, split: str | None, rows: int) -> tuple[np.ndarray, list[str]]:
     """Pixels (N, C, H, W), preprocessed, and ids of the first `rows` images. Raises DataError when none can be read."""
-    pixels, ids, reason = [], [], "it is empty"
-    for piece in reader.pieces(images, split):
-        for block in reader.blocks(piece):
-            for image, name, why in zip(block.pixels, block.ids, block.reasons, strict=True):
-                if why:
-                    reason = f"{name}: {why}"
-                    print(f"left out {reason}")
-                    continue
-                pixels.append(image.copy())
-                ids.append(name)
-                if len(ids) == rows:
-                    return np.stack(pixels), ids
+    pixels, ids, unfit = [], [], []
+    blocks = (block for piece in reader.pieces(images, split) for block in reader.blocks(piece))
+    each = (one for block in blocks for one in zip(block.pixels, block.ids, block.reasons, strict=True))
+    for image, name, why in each:
+        if why:
+            unfit.append((name, why))
+            continue
+        pixels.append(image.copy())
+        ids.append(name)
+        if len(ids) == rows:
+            break
     if not ids:
-        side = " x ".join(map(str, reader.shape.expected))
-        raise DataError(
-            f"no image of {images} can be read as {side} ({reason}); --bands, --crop or --resize may fit them in"
-        )
+        raise reader.unreadable(images, unfit)
+    if unfit:
+        print(f"left out {len(unfit)}: {counted(unfit)}")
     return np.stack(pixels), ids
 
 

@@ -81,6 +81,9 @@ def predict(argv: Sequence[str]) -> str:
         cpus=asked.cpus,
         gpus=asked.gpus,
     )
+    reader.check(request.images, reader.pieces(request.images, request.split))
+    if remark := reader.remark(request.images):
+        print(remark, flush=True)
     launch.connect(dashboard=False)
     launch.check_writable(request.out, "--out")
     models = {f"checkpoint {number}": path for number, path in enumerate(request.checkpoints, 1)}

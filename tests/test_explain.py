@@ -57,7 +57,9 @@ def test_the_first_images_that_can_be_read_are_taken_as_the_model_wants_them(sav
     pixels, ids = first(reader, images, None, 3)
     assert ids == ["01", "02", "03"]
     assert (pixels.shape, pixels.min(), pixels.max()) == ((3, 1, 32, 32), 0, 1)
-    with pytest.raises(DataError, match=r"can be read as 1 x 48 x 48 .*--crop or --resize"):
+    with pytest.raises(
+        DataError, match=r"can be read as 1 x 48 x 48: 5 wrong shape, 1 x 32 x 32 .*--crop or --resize"
+    ):
         first(Reader(Shape(expected=(1, 48, 48)), "minmax"), images, None, 3)
 
 

@@ -35,9 +35,10 @@ def refused(monkeypatch, capsys):
 
 
 def write(
-    out: str, *, size: int = 32, channels: int = 1, splits=("train", "val", "test"), one_class=()
+    out: str, *, size: int = 32, bands: str = "i", splits=("train", "val", "test"), one_class=()
 ) -> str:
-    with ShardWriter(out, bands=("i",) * channels, arcsec_per_pixel=0.2) as writer:
+    channels = len(bands)
+    with ShardWriter(out, bands=tuple(bands), arcsec_per_pixel=0.2) as writer:
         for split in splits:
             labels = np.zeros(8, np.int64) if split in one_class else np.arange(8) % 2
             pixels = np.random.default_rng(0).random((8, channels, size, size), dtype=np.float32)
@@ -101,7 +102,7 @@ def test_missing_data_is_named(refused, tmp_path):
     assert f"{tmp_path}/nothing" in refused(tune, "adda", "--data.source", f"{tmp_path}/nothing")
 
 
-@pytest.mark.parametrize(("kind", "setting"), [({"size": 48}, "--size"), ({"channels": 3}, "--bands")])
+@pytest.mark.parametrize(("kind", "setting"), [({"size": 48}, "--size"), ({"bands": "gri"}, "--bands")])
 def test_source_and_target_must_have_one_shape(refused, tmp_path, kind, setting):
     source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target", **kind)
     line = refused(
@@ -110,6 +111,12 @@ def test_source_and_target_must_have_one_shape(refused, tmp_path, kind, setting)
     assert setting in line
     assert source in line
     assert target in line
+
+
+def test_bands_in_another_order_are_refused(refused, tmp_path):
+    source, target = write(f"{tmp_path}/source", bands="gri"), write(f"{tmp_path}/target", bands="irg")
+    words = ["--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs"]
+    assert f"{target} has the bands i, r, g, {source} g, r, i" in refused(tune, "adda", *words)
 
 
 def test_an_empty_split_is_named(refused, tmp_path):

@@ -141,6 +141,8 @@ def ready(grid: Grid) -> dict[Cell, Run]:
         raise ConfigError(
             f"a benchmark measures on the target's test split, and {held.name} has no labels there; give data.test"
         )
+    for remark in sets.remarks(first, STREAMS, test=True):
+        print(remark, flush=True)
     launch.check_writable(first.storage)
     _check_same(grid, f"{first.storage}/{grid.title}")
     launch.connect(benchmark=grid.title)

@@ -32,6 +32,7 @@ from scipy.special import softmax
 from raylens import checkpoint
 from raylens.cluster.folders import exists, patient, write
 from raylens.cluster.progress import EVERY, Clock
+from raylens.data.convert import counted
 from raylens.data.pieces import Piece, Reader, packed, runs
 from raylens.data.shards import read_manifest
 from raylens.data.tasks import ray_data
@@ -299,8 +300,17 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
             good = table[table["failed"].isna()].nlargest(request.top, score)
             rows = [(row[score], -int(match[1]), -int(row["row"]), row) for row in good.to_dict("records")]
             best = heapq.nlargest(request.top, [*best, *rows], key=lambda one: one[:3])
-    write(f"{request.out}/failed.csv", pd.DataFrame(failed, columns=["id", "failed"]).to_csv(index=False))
-    print(f"{total - len(failed)} images predicted, {len(failed)} could not be read", flush=True)
+    listed = pd.DataFrame(failed, columns=["id", "failed"])
+    write(f"{request.out}/failed.csv", listed.to_csv(index=False))
+    unfit = list(listed.itertuples(index=False, name=None))
+    if len(unfit) == total:
+        raise reader.unreadable(request.images, unfit)
+    print(f"{total - len(failed)} images predicted", flush=True)
+    if unfit:
+        print(
+            f"{len(unfit)} could not be read, {request.out}/failed.csv lists them: {counted(unfit)}",
+            flush=True,
+        )
     if not ranked:
         return
     chosen = []

@@ -20,7 +20,7 @@ from raylens.cluster.folders import copy, exists, write
 from raylens.cluster.prior import informed
 from raylens.cluster.worker import build
 from raylens.config import Run
-from raylens.data import sets
+from raylens.data import bands, sets
 from raylens.data.streaming import Streaming
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
@@ -80,6 +80,8 @@ def ready(
     launch.check_writable(run.storage)
     check_same(run, search=search)
     fits(run, sets.facts(run, streams, test=test))
+    for remark in sets.remarks(run, streams, test=test):
+        print(remark, flush=True)
     launch.connect(method=run.method.name, run=run.title)
     run = placed(run)
     write(f"{run.storage}/{run.title}/run.yaml", config.dump(run))
@@ -193,7 +195,10 @@ def started(run: Run) -> Run:
 
 
 def fits(run: Run, facts: Facts) -> None:
-    """Raises ConfigError when the method cannot be built, or the start was trained on other images or classes."""
+    """Raises ConfigError when the method cannot be built, or the start was trained on other images or classes.
+
+    Raises DataError when the bands of the start's images stood in another order.
+    """
     build(run, facts)
     if run.data.prior == "estimate" and len(facts.classes) != 2:
         raise ConfigError(
@@ -224,6 +229,7 @@ def fits(run: Run, facts: Facts) -> None:
             f"{', '.join(held.classes)}, the data has {facts.channels} of {facts.size} x {facts.size} and "
             f"{', '.join(facts.classes)}; convert it with --size, --bands or --classes, or start from another"
         )
+    bands.compare("the data", facts.bands, f"the start {run.start}", held.bands)
 
 
 def trained_start(run: Run, facts: Facts, name: str, folder: str, data: Any = None) -> str:

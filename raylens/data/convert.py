@@ -9,18 +9,20 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from PIL import Image
 from rich.progress import Progress
 
+from raylens.data import bands as known_bands
 from raylens.data import formats
 from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreadable, plain
-from raylens.data.shards import HIGH, LENS_CLASSES, UNLABELLED, Manifest, ShardWriter, made_by
+from raylens.data.shards import HIGH, LENS_CLASSES, SKIPPED, UNLABELLED, Manifest, ShardWriter, made_by
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
 from raylens.progress import bar
@@ -28,6 +30,9 @@ from raylens.progress import bar
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 ORDER = (*NEGATIVE, "nonsub", "sphere", "cdm", "sub", "vort", "axion")
 PROBES = 24
+REASONS = 5
+"""Told on the screen; a file has them all."""
+WRONG_SHAPE = "wrong shape"
 ROWS_PER_BLOCK = 256
 MEMORY = 1 << 30
 
@@ -43,6 +48,8 @@ class Shape:
     """What a pixel that was not seen holds; it takes the median of its band."""
     expected: tuple[int, ...] | None = None
     """(C, H, W) that an image must have in the end."""
+    names: tuple[str, ...] = ()
+    """What an image whose bands are not chosen must not contradict, if it names its own."""
     dtype: str = "float32"
     finer: int = 1
     """How many times finer the twins are."""
@@ -72,17 +79,17 @@ class Shape:
         """The image as it is kept; raises Unreadable with the reason why it is not."""
         if self.bands:
             if max(self.bands) >= len(image):
-                raise Unreadable("wrong shape")
+                raise _misshapen(image)
             image = image[list(self.bands)]
         if self.crop:
             top, left = ((length - self.crop) // 2 for length in image.shape[1:])
             if min(top, left) < 0:
-                raise Unreadable("wrong shape")
+                raise _misshapen(image)
             image = image[:, top : top + self.crop, left : left + self.crop]
         if image.dtype.kind not in "fiub":
             raise Unreadable("not numbers")
         if not image.size:
-            raise Unreadable("wrong shape")
+            raise _misshapen(image)
         if np.isnan(image).any():
             raise Unreadable("NaN")
         with np.errstate(over="ignore"):
@@ -103,10 +110,14 @@ class Shape:
         if self.size and self.size != kept.shape[1]:
             kept = np.stack([_resized(band, self.size) for band in kept])
         if self.expected and kept.shape != self.expected:
-            raise Unreadable("wrong shape")
+            raise _misshapen(kept)
         if self.dtype == "uint8" and kept.dtype != np.uint8:
             raise Unreadable("not 8 bit, as the others are")
         return np.ascontiguousarray(kept, self.dtype if self.expected else None)
+
+
+def _misshapen(image: np.ndarray) -> Unreadable:
+    return Unreadable(f"{WRONG_SHAPE}, {' x '.join(map(str, image.shape))}")
 
 
 def _resized(band: np.ndarray, size: int) -> np.ndarray:
@@ -179,6 +190,7 @@ def convert(
             "made": made_by(command, seed, inputs=[os.path.basename(path.rstrip("/")) for path in inputs]),
         }
         with writer:
+            _list_skipped(writer, rows)
             _write(writer, blocks, shape, taken, columns, brighter, progress)
     return writer.manifest
 
@@ -343,6 +355,8 @@ def images_of(
         for row in formats.rows(unit, options):
             try:
                 image = shape.apply(row.pixels)
+                if shape.names and not shape.bands and row.bands:
+                    known_bands.compare("its file", row.bands, "the checkpoint", shape.names)
                 if shape.finer == 1:
                     yield image, None, about(row, "")
                     continue
@@ -350,7 +364,7 @@ def images_of(
                     raise Unreadable("no twin of a higher resolution")
                 high = shape.twin(row.high)
                 yield image, high, about(row, "") | {"brightness": _slope(image, high, shape.finer)}
-            except Unreadable as error:
+            except (Unreadable, DataError) as error:
                 yield None, None, about(row, str(error))
     except (Unreadable, DataError) as error:
         yield None, None, about(Row(np.empty(0), unit.label, unit.id), str(error))
@@ -384,19 +398,35 @@ def _account(
     rows: list[dict[str, Any]], inputs: list[str], shape: Shape, strict: bool, say: Callable[[str], None]
 ) -> None:
     """Says how many images were taken, and how many were not for which reason."""
-    reasons = Counter(row["reason"] for row in rows)
-    taken = reasons.pop("", 0)
-    first = {row["reason"]: row["id"] for row in reversed(rows)}
-    told = [f"{count} {reason} (such as {first[reason]})" for reason, count in reasons.most_common()]
-    if "wrong shape" in reasons:
-        told.append(f"the set is {' x '.join(map(str, shape.expected))}: --size or --crop may fit them in")
-    if strict and reasons:
-        raise DataError(f"--strict: {reasons.total()} of {len(rows)} images are unfit: {'; '.join(told)}")
-    if not taken:
-        raise DataError(f"nothing to take from {', '.join(inputs)}: {'; '.join(told)}")
-    say(f"taken {taken} of {len(rows)} images")
-    if reasons:
-        say(f"skipped {reasons.total()}: {'; '.join(told)}")
+    unfit = [(row["id"], row["reason"]) for row in rows if row["reason"]]
+    told = counted(unfit)
+    if any(reason.startswith(WRONG_SHAPE) for _, reason in unfit):
+        told += f"; the set is {' x '.join(map(str, shape.expected))}: --size or --crop may fit them in"
+    if strict and unfit:
+        raise DataError(f"--strict: {len(unfit)} of {len(rows)} images are unfit: {told}")
+    if len(unfit) == len(rows):
+        raise DataError(f"nothing to take from {', '.join(inputs)}: {told}")
+    say(f"taken {len(rows) - len(unfit)} of {len(rows)} images")
+    if unfit:
+        most = ", most of the images" if 2 * len(unfit) > len(rows) else ""
+        say(f"skipped {len(unfit)}{most}: {told}; {SKIPPED} of the set lists them")
+
+
+def counted(unfit: Sequence[tuple[str, str]]) -> str:
+    """How many of the images (id, reason) could not be read for which reason, with an example of each."""
+    reasons, first = Counter(reason for _, reason in unfit), {reason: id for id, reason in reversed(unfit)}
+    told = [f"{count} {reason} (such as {first[reason]})" for reason, count in reasons.most_common(REASONS)]
+    if rest := len(reasons) - len(told):
+        left = len(unfit) - sum(count for _, count in reasons.most_common(REASONS))
+        told.append(f"{left} for {rest} other reason(s)")
+    return "; ".join(told)
+
+
+def _list_skipped(writer: ShardWriter, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put what was left out, and why, beside the shards."""
+    if unfit := [(row["id"], row["reason"]) for row in rows if row["reason"]]:
+        with writer.fs.open_output_stream(f"{writer.folder}/{SKIPPED}") as file:
+            file.write(pd.DataFrame(unfit, columns=["id", "reason"]).to_csv(index=False).encode())
 
 
 def _assign(

@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raylens.data import formats
-from raylens.data.convert import Shape, images_of
+from raylens.data import bands, formats
+from raylens.data.convert import PROBES, Shape, counted, images_of
 from raylens.data.formats import Options, Unit
 from raylens.data.preprocess import preprocess
 from raylens.data.rows import prepared
@@ -68,7 +68,7 @@ class Reader:
     def pieces(self, path: str, split: str | None = None) -> list[Piece]:
         """What a shard set, its split or all of them, a folder, a table or a file is cut into.
 
-        Raises DataError when there is nothing to read, or a set's images are of another shape.
+        Raises DataError when there is nothing to read, or a set's images are of another shape or order of bands.
         """
         fs, root = filesystem(path)
         if fs.get_file_info(f"{root}/{MANIFEST}").is_file:
@@ -78,6 +78,35 @@ class Reader:
         units = formats.units(path, self.options)
         each = min(self.rows, 512)
         return [Piece(units=tuple(units[start : start + each])) for start in range(0, len(units), each)]
+
+    def check(self, path: str, pieces: Sequence[Piece]) -> None:
+        """Raises DataError when none of some images from all over the pieces can be read."""
+        unfit = []
+        for piece in pieces[:: -(-len(pieces) // PROBES)]:
+            if piece.shard:
+                return
+            for image, about in islice(self._images(piece), PROBES):
+                if image is not None:
+                    return
+                unfit.append((about["id"], about["reason"]))
+        raise self.unreadable(path, unfit)
+
+    def unreadable(self, path: str, unfit: Sequence[tuple[str, str]]) -> DataError:
+        """That no image of `path` can be read, for the reasons of these (id, reason)."""
+        side, why = " x ".join(map(str, self.shape.expected)), counted(unfit) or "it is empty"
+        return DataError(
+            f"no image of {path} can be read as {side}: {why}; --bands, --crop or --resize may fit them in"
+        )
+
+    def remark(self, path: str) -> str:
+        """What a user should know of the bands at `path` before they are used; nothing if they are alike."""
+        fs, root = filesystem(path)
+        if fs.get_file_info(f"{root}/{MANIFEST}").is_file:
+            return bands.compare(path, read_manifest(path).bands, "the checkpoint", self.shape.names)
+        if len(self.shape.names) < 2 or self.shape.bands:
+            return ""
+        wanted = ", ".join(self.shape.names)
+        return f"bands of {path} are taken in the order {wanted} of the checkpoint; --bands takes others"
 
     def _of_set(self, path: str, split: str | None) -> list[Piece]:
         manifest = read_manifest(path)
@@ -93,6 +122,7 @@ class Reader:
                 f"{path} has {manifest.channels} channel(s) of {manifest.size} x {manifest.size}, the checkpoint was "
                 f"trained on {channels} of {size} x {size}; convert it with --size, --crop or --bands"
             )
+        bands.compare(path, manifest.bands, "the checkpoint", self.shape.names)
         found, splits = [], [split] if split else manifest.splits
         for file in (file for name in splits for file in split_files(path, name)):
             fs, name = filesystem(file)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raylens import checkpoint
+from raylens.data import bands
 from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, UNLABELLED, ShardWriter, filesystem, made_by, read_manifest, split_files
 from raylens.errors import ConfigError, DataError
@@ -45,6 +46,7 @@ def resolve(
             f"{data} has {held.channels} channel(s) of {held.size} x {held.size}, the checkpoint was trained on "
             f"{found.facts.channels} of {found.facts.size} x {found.facts.size}; convert it with --size or --bands"
         )
+    bands.compare(data, held.bands, path, found.facts.bands)
     if by == "high" and held.high != held.size * found.facts.factor:
         raise DataError(
             f"{data} has no twins of {held.size * found.facts.factor} pixels; use --by model or bicubic"

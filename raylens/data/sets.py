@@ -11,6 +11,7 @@ import numpy as np
 from raylens import find
 from raylens.checkpoint import Facts
 from raylens.config import Run
+from raylens.data import bands
 from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, Manifest, filesystem, read_manifest, read_split, split_files
 from raylens.data.simulate import digest, foreseen, simulate
@@ -98,14 +99,14 @@ def _prior(run: Run, stream: str) -> float | None:
 def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
     """What the sets are, once they are known to fit together and to hold what a run needs.
 
-    Raises DataError: no such set, different sizes, channels or classes, an empty split, a source without one of its
-    classes, or with `test` a target whose test split has labels but cannot be evaluated.
+    Raises DataError: no such set, different sizes, channels, orders of bands or classes, an empty split, a source
+    without one of its classes, or with `test` a target whose test split has labels but cannot be evaluated.
     """
     manifests = {stream: manifest(run, stream) for stream in streams}
     source = manifests[streams[0]]
     for stream, held in manifests.items():
-        where = getattr(run.data, stream) or f"the simulated {stream}"
-        _fits(where, held, getattr(run.data, streams[0]) or f"the simulated {streams[0]}", source)
+        where = _place(run, stream)
+        _fits(where, held, _place(run, streams[0]), source)
         for split in ("train", "val"):
             _holds_rows(where, held, split)
             if stream == "source" and find.method(run.method.name).labelled and not target_of(run):
@@ -113,8 +114,8 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
         if stream == "target" and run.search.oracle:
             _holds_classes(where, held, "val")
     if test:
-        held, where = tested(run), run.data.test or run.data.target or "the simulated target"
-        _fits(where, held, getattr(run.data, streams[0]) or f"the simulated {streams[0]}", source)
+        held, where = tested(run), run.data.test or _place(run, "target")
+        _fits(where, held, _place(run, streams[0]), source)
         _holds_rows(where, held, "test")
         if labelled(held, "test") and not target_of(run):
             _holds_classes(where, held, "test")
@@ -135,7 +136,7 @@ def _factor(run: Run, manifests: Mapping[str, Manifest], *, test: bool) -> int:
     """How many times finer the twins are, of super-resolution. Raises DataError for a set without any."""
     if target_of(run) != HIGH:
         return 1
-    held = {getattr(run.data, stream) or f"the simulated {stream}": one for stream, one in manifests.items()}
+    held = {_place(run, stream): one for stream, one in manifests.items()}
     held |= {run.data.test: tested(run)} if test and run.data.test else {}
     for where, one in held.items():
         if one.high is None:
@@ -273,6 +274,20 @@ def gigabytes(run: Run, trained: Sequence[str]) -> float:
     )
 
 
+def remarks(run: Run, streams: tuple[str, ...], *, test: bool = False) -> list[str]:
+    """What a user should know of sets that fit together before a run learns from them."""
+    held = {_place(run, stream): manifest(run, stream) for stream in streams}
+    held |= {run.data.test or _place(run, "target"): tested(run)} if test else {}
+    (first, source), *others = held.items()
+    told = [bands.compare(where, one.bands, first, source.bands) for where, one in others]
+    return [one for one in told if one]
+
+
+def _place(run: Run, stream: str) -> str:
+    """How a user knows the stream's set."""
+    return getattr(run.data, stream) or f"the simulated {stream}"
+
+
 def _fits(where: str, held: Manifest, first: str, source: Manifest) -> None:
     if (held.size, held.channels) != (source.size, source.channels):
         raise DataError(
@@ -284,6 +299,7 @@ def _fits(where: str, held: Manifest, first: str, source: Manifest) -> None:
             f"{where} has the classes {', '.join(held.classes)}, {first} {', '.join(source.classes)}; "
             "convert one again with --classes"
         )
+    bands.compare(where, held.bands, first, source.bands)
 
 
 def _holds_rows(where: str, held: Manifest, split: str) -> None:

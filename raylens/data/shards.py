@@ -24,6 +24,8 @@ from raylens.errors import DataError
 from raylens.find import guess
 
 MANIFEST = "manifest.json"
+SKIPPED = "skipped.csv"
+"""Images that a conversion left out, and why."""
 UNLABELLED = -1
 LENS_CLASSES = ("nonlens", "lens")
 ROWS_PER_GROUP = 500
@@ -31,7 +33,7 @@ ROWS_PER_FILE = 16 * ROWS_PER_GROUP
 RESERVED = ("pixels", "label", "id", "split")
 HIGH = "high"
 """Column of the twin of each image at a higher resolution, in the same units, of the same field."""
-_LEFT = re.compile(r".+-\d{5}\.parquet")
+_LEFT = re.compile(r".+-\d{5}\.parquet|" + re.escape(SKIPPED))
 """Files that an interrupted writer leaves in object storage, where nothing can be renamed into place."""
 
 

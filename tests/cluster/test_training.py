@@ -17,10 +17,10 @@ from raylens.data.shards import ShardWriter
 from raylens.errors import ConfigError, DataError
 
 
-def write_set(out, *, classes=("a", "b"), lacking=None, labelled=True, size=32) -> str:
+def write_set(out, *, classes=("a", "b"), lacking=None, labelled=True, size=32, bands=("i",)) -> str:
     """A set of three splits; `lacking` is a split without the last class."""
     rng = np.random.default_rng(0)
-    with ShardWriter(str(out), bands=("i",), classes=classes) as writer:
+    with ShardWriter(str(out), bands=bands, classes=classes) as writer:
         for split in ("train", "val", "test"):
             kinds = len(classes) - (split == lacking)
             labels = np.arange(8) % kinds if labelled else None
@@ -58,6 +58,20 @@ def test_a_target_without_any_label_is_taken(tiny, tmp_path):
     assert check(run).classes == ("a", "b")
     with pytest.raises(DataError, match=r"the val split of .*target has no row of a or b"):
         check(run.replace(**{"search.oracle": True}))
+
+
+def test_other_names_of_bands_are_told(tiny, tmp_path):
+    paths = {
+        "data.source": write_set(tmp_path / "source"),
+        "data.target": write_set(tmp_path / "target", bands=("F814W",)),
+    }
+    run = tiny.run("adda").replace(**paths)
+    check(run)
+    (remark,) = sets.remarks(run, ("source", "target"), test=True)
+    assert remark.endswith(
+        "has the bands F814W, " + paths["data.source"] + " i; they are taken for the same, each "
+        "for that at its place"
+    )
 
 
 def test_another_set_may_be_measured_on_and_is_checked_as_the_target_would_be(tiny, tmp_path):

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from raylens.data.__main__ import main
-from raylens.data.convert import Shape, convert, shares
+from raylens.data.convert import Shape, convert, counted, shares
 from raylens.data.formats import Unreadable
 from raylens.data.shards import read_manifest, read_split, verify
 from raylens.errors import DataError
@@ -56,6 +57,11 @@ class TestConvert:
         assert said[0] == "taken 60 of 65 images"
         for reason in ("truncated", "NaN", "infinite", "constant", "wrong shape"):
             assert f"1 {reason}" in said[1]
+        skipped = pd.read_csv(tmp_path / "out" / "skipped.csv")
+        assert (
+            dict(zip(skipped["id"], skipped["reason"], strict=True))["lenses/shape"]
+            == "wrong shape, 1 x 18 x 18"
+        )
 
     def test_every_image_keeps_its_label_and_id(self, folder, tmp_path):
         manifest = convert([str(folder)], str(tmp_path / "out"))
@@ -279,3 +285,11 @@ def test_labels_that_are_no_class_are_named():
     rows = [{"label": "hsc"}, {"label": "smooth"}, {"label": None}]
     assert _label(rows, {"nonlens": "hsc", "lens": "smooth"}) == ("nonlens", "lens")
     assert [row["label"] for row in rows] == [0, 1, -1]
+
+
+def test_many_reasons_are_counted_together():
+    told = counted(
+        [(str(row), f"wrong shape, 1 x {row} x {row}") for row in range(9)] + [("a", "NaN"), ("b", "NaN")]
+    )
+    assert told.startswith("2 NaN (such as a); 1 wrong shape, 1 x 0 x 0 (such as 0); ")
+    assert told.endswith("; 5 for 5 other reason(s)")

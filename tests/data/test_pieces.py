@@ -57,7 +57,7 @@ def test_every_file_is_read_once_and_what_is_none_says_why(reader, folder):
         if reason
     } == {
         "03": "truncated",
-        "07": "wrong shape",
+        "07": "wrong shape, 1 x 8 x 8",
     }
     assert (blocks[0].pixels[3] == 0).all()
     given = np.load(folder / "images" / "24.npy")[None, None]
@@ -123,3 +123,28 @@ def test_bands_and_crops_of_a_shard_set_are_refused(tmp_path):
     reader = Reader(Shape(expected=(1, 16, 16), bands=(0,)), "minmax")
     with pytest.raises(DataError, match="--bands and --crop are of images that are not yet converted"):
         reader.pieces(held(tmp_path))
+
+
+def test_images_of_which_none_can_be_read_are_refused_at_once(reader, folder):
+    few = Reader(Shape(expected=(3, 16, 16)), "minmax")
+    path = str(folder / "images")
+    reader.check(path, reader.pieces(path))
+    with pytest.raises(
+        DataError, match=r"no image of .* as 3 x 16 x 16: 23 wrong shape, 1 x 16 x 16 \(such as 00"
+    ):
+        few.check(path, few.pieces(path))
+
+
+def test_bands_in_another_order_than_the_checkpoints_are_refused(tmp_path):
+    pixels = np.random.default_rng(0).random((4, 3, 16, 16), np.float32)
+    for name in ("gri", "irg", ""):
+        with ShardWriter(str(tmp_path / f"set-{name}"), bands=tuple(name)) as writer:
+            writer.add("test", pixels, None, list("abcd"))
+    reader = Reader(Shape(expected=(3, 16, 16), names=tuple("gri")), "minmax")
+    assert reader.pieces(str(tmp_path / "set-gri"))
+    with pytest.raises(DataError, match="has the bands i, r, g, the checkpoint g, r, i"):
+        reader.pieces(str(tmp_path / "set-irg"))
+    assert reader.remark(str(tmp_path / "set-gri")) == ""
+    assert "does not say its bands; they are taken for g, r, i" in reader.remark(str(tmp_path / "set-"))
+    np.savez(tmp_path / "one.npz", images=pixels)
+    assert "taken in the order g, r, i of the checkpoint" in reader.remark(str(tmp_path / "one.npz"))

@@ -254,7 +254,7 @@ def channels_first(image: np.ndarray) -> np.ndarray:
     if image.ndim == 2:
         return image[None]
     if image.ndim != 3:
-        raise Unreadable("wrong shape")
+        raise Unreadable(f"wrong shape, {' x '.join(map(str, image.shape))}")
     return np.moveaxis(image, -1, 0) if image.shape[-1] <= 12 < image.shape[0] else image
 
 
