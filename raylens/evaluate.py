@@ -256,8 +256,9 @@ def show(report: dict[str, Any]) -> None:
         interval = f"[{_number(found['low'])}, {_number(found['high'])}]"
         table.add_row(name, _number(found["value"]), interval, metrics.explain(name).meaning)
     Console(markup=False).print(table)
-    if report.get("warning"):
-        print(report["warning"])
+    for remark in (report.get("warning"), metrics.scarce(report.get("classes", {}))):
+        if remark:
+            print(remark)
     if "confusion" in report:
         at = f", threshold {report['threshold']:g}" if report["threshold"] is not None else ""
         print(f"confusion matrix, rows are true classes{at}: {report['confusion']}")

@@ -20,6 +20,8 @@ from raylens.records import Outputs
 
 RESAMPLES = 1000
 """Of a bootstrap."""
+FEW = 10
+"""Images of a class with which a bootstrap begins to know how they scatter."""
 Measure = Callable[[np.ndarray], dict[str, np.ndarray]]  # rows (B, N) -> each metric of each resample (B,)
 
 
@@ -489,6 +491,14 @@ def evaluate(
         "confusion": confusion(probabilities, labels, threshold).tolist(),
         "intervals": {"level": 0.95, "resamples": resamples, "seed": seed},
     }
+
+
+def scarce(classes: Mapping[str, int]) -> str:
+    """What a user should know of intervals over images of these classes, counted; nothing where each has enough."""
+    few = [f"{count} {name}" for name, count in classes.items() if count < FEW]
+    if not few:
+        return ""
+    return f"only {' and '.join(few)}: its intervals are rough, and too narrow; {FEW} or more of each class would do"
 
 
 def softmax64(logits: ArrayLike) -> np.ndarray:

@@ -20,6 +20,7 @@ from raylens.metrics import (
     over_runs,
     paired,
     paired_over_runs,
+    scarce,
     softmax64,
 )
 from raylens.records import Outputs
@@ -226,3 +227,8 @@ def test_an_evaluation_is_ready_for_json(classes):
 
 def test_sure_lenses_are_not_tied_by_rounding():
     assert np.unique(softmax64(np.array([[0, 20], [0, 25], [0, 30]], dtype=np.float32))[:, 1]).size == 3
+
+
+def test_few_images_of_a_class_are_told():
+    assert scarce({"nonlens": 50, "lens": 10}) == ""
+    assert scarce({"nonlens": 50, "lens": 6}).startswith("only 6 lens: its intervals are rough")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from raylens import config, find, health, metrics
 from raylens.checkpoint import Facts
-from raylens.cluster.choice import by_agreement
+from raylens.cluster.choice import Gate, by_agreement
 from raylens.cluster.launch import task_device
 from raylens.cluster.worker import scored
 from raylens.config import Run
@@ -99,7 +99,9 @@ def _outputs(path: str, tested: str, data: Any) -> Any:
 class Board:
     """Trials and baselines as a table."""
 
-    def __init__(self, run: Run, found: list[Found], measured: dict[str, Measured]) -> None:
+    def __init__(
+        self, run: Run, found: list[Found], measured: dict[str, Measured], gate: Gate | None = None
+    ) -> None:
         self.run, self.found, self.searched = run, found, list(config.space(run))
         task = find.task(run.task.name)
         shown, self.metric = task.shown, f"target/{getattr(task, 'measured', '')}"
@@ -123,9 +125,11 @@ class Board:
                     "checkpoint": trial.checkpoint,
                 }
             )
+        source = {SOURCE_ONLY: gate.start, BATCH_NORM_ONLY: gate.adapted} if gate else {}
         for name in (SOURCE_ONLY, BATCH_NORM_ONLY):
             if name in measured:
-                rows.append({"trial": name, **_columns(self.metric, measured[name])})
+                held = {"trial": name, "source/auroc": source.get(name)}
+                rows.append(held | _columns(self.metric, measured[name]))
         self.table, self.measured = pd.DataFrame(rows), measured
         self.refused = sum(trial.refused is not None for trial in found)
 
@@ -188,6 +192,12 @@ class Board:
             table.add_row(*(cell or "" for cell in cells), style=None if row["rank"] else "dim")
         width = None if Console().is_terminal else 200
         Console(width=width, markup=False).print(table)
+        tested = next((found.report.get("classes", {}) for found in self.measured.values()), {})
+        if tested:
+            counts = ", ".join(f"{count} {name}" for name, count in tested.items())
+            print(f"{where}: {counts}")
+        if remark := metrics.scarce(tested):
+            print(remark)
         trials = [trial for trial in self.found if not trial.averaged]
         if collapsed := health.counted([trial.metrics.get("warnings") or "" for trial in trials]):
             print(collapsed)

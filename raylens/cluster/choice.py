@@ -42,16 +42,22 @@ class Gate:
     """What keeps a model from being released: the source AUROC before it was trained, and how much may be lost."""
 
     start: float
-    """Of the start, or of the start with the target's batch norm where that is less."""
     may_lose: float
+    adapted: float | None = None
+    """Of the start with the target's batch norm."""
 
     def checked(self, trial: Found) -> Found:
-        """`trial` with the reason why it is not released, if there is one."""
+        """`trial` with the reason why it is not released, if there is one, or a warning of what was lost otherwise."""
         held = trial.metrics.get("source/auroc")
         if held is None or held >= self.start - self.may_lose:
             return trial
-        reason = f"not released: source AUROC {held:.3f}, {self.start:.3f} before it was trained"
-        return replace(trial, refused=reason)
+        least = self.start if self.adapted is None else min(self.start, self.adapted)
+        alone = "" if self.adapted is None else f", {self.adapted:.3f} by batch norm alone"
+        lost = f"source AUROC {held:.3f}, {self.start:.3f} before it was trained{alone}"
+        if held < least - self.may_lose:
+            return replace(trial, refused=f"not released: {lost}")
+        warnings = filter(None, [trial.metrics.get("warnings"), lost])
+        return replace(trial, metrics={**trial.metrics, "warnings": "; ".join(warnings)})
 
 
 def gate(run: Run, data: Any) -> Gate | None:
@@ -62,8 +68,9 @@ def gate(run: Run, data: Any) -> Gate | None:
         return None
     import ray
 
-    task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_source_auroc)
-    return Gate(ray.get(task.remote(run, data)), run.search.may_lose)
+    task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_source_aurocs)
+    first, adapted = ray.get(task.remote(run, data))
+    return Gate(first, run.search.may_lose, adapted)
 
 
 def ordered(run: Run, found: list[Found], gate: Gate | None, logits: Logits) -> list[Found]:
@@ -198,8 +205,11 @@ def _logits(path: str, data: Any) -> np.ndarray:
     return collect(checkpoint.read(path).model(device), pixels, None, device=device).logits
 
 
-def _source_auroc(run: Run, data: Any) -> float:
-    """AUROC of the model that the trials start from on the source's validation images; see Gate."""
+def _source_aurocs(run: Run, data: Any) -> tuple[float, float | None]:
+    """AUROC of the model that trials start from on the source's validation images, and by the target's batch norm.
+
+    The second is None for a method that sees no target.
+    """
     device, held = task_device(), data.validation["source"]
     found = checkpoint.read(run.start)
     task, model = found.facts.task(run.task), found.model(device)
@@ -211,6 +221,6 @@ def _source_auroc(run: Run, data: Any) -> float:
 
     first = auroc()
     if "target" not in find.method(run.method.name).streams:
-        return first
+        return first, None
     adapt_batch_norm(model, data.train["target"].pixels, device=device)
-    return min(first, auroc())
+    return first, auroc()

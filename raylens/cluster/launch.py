@@ -112,14 +112,21 @@ def task_device() -> str:
 
 
 def quiet(threads: int) -> None:
-    """In a worker: so many threads for tensors, and no line for every checkpoint."""
+    """In a worker: so many threads for tensors, no line for every checkpoint, and none for where its end met it."""
     import torch
 
     torch.set_num_threads(max(1, threads))
+    sys.unraisablehook = _unraisable
     reports = sys.modules.get("ray.train.v2._internal.execution.context")  # whose logger is named by its file
     for name in ("ray.tune", "ray.train", getattr(reports, "__file__", None)):
         if name:
             logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _unraisable(what: Any) -> None:
+    """Ray ends a worker by SystemExit, which may come where Python raises nothing and then tells it as a fault."""
+    if not isinstance(what.exc_value, SystemExit):
+        sys.__unraisablehook__(what)
 
 
 def train(run: Run, facts: Any, data: Any, folder: str) -> str:

@@ -126,7 +126,7 @@ def search(run: Run) -> str:
         copy(run.start, best)
         print(f"no trial is released; {best} is the model that they started from", flush=True)
     measured = {} if pretrains else measure(run, facts, data, [*kept.values()], start)
-    board = Board(run, found, measured)
+    board = Board(run, found, measured, gate)
     board.write(folder)
     board.show()
     tensorboard.write(run, best, data, f"{folder}/tensorboard")

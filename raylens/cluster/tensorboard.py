@@ -72,7 +72,8 @@ def pictures(
         pixels = splits["target"].pixels[: 4 * ROWS]
         said = collect(found.model(device), pixels, None, device=device)
         best = np.argsort(-_last(said.logits))[: 4 * SHOWN]
-        best = best[: len(best) // 4 * 4].reshape(-1, 4)
+        wide = min(4, len(best))
+        best = best[: len(best) // wide * wide].reshape(-1, wide)
         yield "first/target", _sheet([pixels[column] for column in best.T])
     if run.method.name == "mae":
         from raylens.reconstruction import reconstruction

@@ -280,6 +280,14 @@ def remarks(run: Run, streams: tuple[str, ...], *, test: bool = False) -> list[s
     held |= {run.data.test or _place(run, "target"): tested(run)} if test else {}
     (first, source), *others = held.items()
     told = [bands.compare(where, one.bands, first, source.bands) for where, one in others]
+    for stream in streams:
+        batch = run.data.target_batch if stream == "target" and run.data.target_batch else run.data.batch
+        rows = manifest(run, stream).splits["train"].rows
+        if rows < batch * run.scale.workers:
+            told.append(
+                f"{_place(run, stream)} has {rows} images to learn from, fewer than a step takes, "
+                f"{batch * run.scale.workers} (data.batch): each step sees some more than once"
+            )
     return [one for one in told if one]
 
 

@@ -108,6 +108,8 @@ def _measured(name: str, found: Checkpoint, start: Checkpoint | None, data: str,
         rows.append(row | {"meaning": metrics.explain(metric).meaning})
     counts = ", ".join(f"{count} {one}" for one, count in report.get("classes", {}).items())
     told = f"{counts or report['rows']} images of {Path(data).name}; intervals are 95 %, by bootstrap of the images."
+    if remark := metrics.scarce(report.get("classes", {})):
+        told += f" There are {remark}."
     return [Facts(pd.DataFrame(rows), told), *blocks]
 
 

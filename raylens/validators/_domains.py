@@ -17,5 +17,6 @@ def target_probability(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     features = np.concatenate([source, target]).astype(np.float64)
     domain = np.repeat([0, 1], [len(source), len(target)])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    fewest = max(2, min(5, len(source), len(target)))
+    folds = StratifiedKFold(fewest, shuffle=True, random_state=0)
     return cross_val_predict(classifier, features, domain, cv=folds, method="predict_proba")[:, 1]

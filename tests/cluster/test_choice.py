@@ -67,6 +67,17 @@ def test_a_model_that_lost_the_source_is_not_released_and_not_asked(tiny, said):
     assert not any(one.refused for one in found[:3])
 
 
+def test_a_model_that_lost_what_batch_norm_costs_is_released_with_a_warning():
+    gate = Gate(start=0.98, may_lose=0.05, adapted=0.66)
+    kept, ruined, fine = (
+        gate.checked(trial(name, source=held)) for name, held in (("a", 0.67), ("b", 0.6), ("c", 0.95))
+    )
+    lost = "source AUROC 0.670, 0.980 before it was trained, 0.660 by batch norm alone"
+    assert (kept.refused, kept.metrics["warnings"]) == (None, lost)
+    assert ruined.refused == "not released: " + lost.replace("0.670", "0.600")
+    assert (fine.refused, fine.metrics.get("warnings")) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("lost", "wanted"),
     [
@@ -97,8 +108,8 @@ def test_what_the_targets_batch_norm_costs_by_itself_is_no_loss(tiny, tmp_path):
     adapted = checkpoint.read(tmp_path).model()
     adapt_batch_norm(adapted, data.train["target"].pixels)
     assert auroc(adapted) < alone, "or the test shows nothing"
-    assert choice._source_auroc(tiny.run("adda", start=str(tmp_path)), data) == auroc(adapted)
-    assert choice._source_auroc(tiny.run(start=str(tmp_path)), data) == alone
+    assert choice._source_aurocs(tiny.run("adda", start=str(tmp_path)), data) == (alone, auroc(adapted))
+    assert choice._source_aurocs(tiny.run(start=str(tmp_path)), data) == (alone, None)
 
 
 def test_the_average_is_a_checkpoint_with_the_mean_of_the_weights(tiny, tmp_path):

@@ -32,6 +32,11 @@ def test_views_stand_beside_their_images_and_candidates_in_their_order(tiny, tmp
     assert drawn["first/target"].shape == (1, 8 * 34, 4 * 34)
 
 
+def test_a_target_of_three_images_is_a_row_of_three(tiny, tmp_path):
+    found, splits = saved(tiny, tmp_path, "adda"), tiny.resident(rows=3).validation
+    assert dict(tensorboard.pictures(found, splits))["first/target"].shape == (1, 34, 3 * 34)
+
+
 def test_a_masked_autoencoder_shows_what_it_paints(tiny, tmp_path):
     found = saved(tiny, tmp_path, "mae", encoder={"name": "vit", "patch": 8, "features": 32, "depth": 1})
     data = tiny.resident(rows=12)

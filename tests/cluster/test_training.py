@@ -74,6 +74,13 @@ def test_other_names_of_bands_are_told(tiny, tmp_path):
     )
 
 
+def test_a_set_smaller_than_a_step_is_told(tiny, tmp_path):
+    paths = {f"data.{one}": write_set(tmp_path / one) for one in ("source", "target")}
+    run = tiny.run("adda", data={"batch": 8, "target_batch": 16}).replace(**paths)
+    (remark,) = sets.remarks(run, ("source", "target"))
+    assert "target has 8 images to learn from, fewer than a step takes, 16" in remark
+
+
 def test_another_set_may_be_measured_on_and_is_checked_as_the_target_would_be(tiny, tmp_path):
     paths = {
         "data.source": write_set(tmp_path / "source"),
