@@ -57,7 +57,8 @@ def explain(argv: Sequence[str]) -> str:
     how = "attention rollout" if saliency.attentions(model) else "Grad-CAM"
     what = "arrives in the features" if saliency.attentions(model) else "speaks for what stands above"
     note = f"{how}: the brighter, the more of a place {what}; each image on its own scale"
-    picture = pictures.explained(pixels, maps(model, pixels, target), labels(found, said, target, ids), note)
+    shown = labels(found, said, target, ids)
+    picture = pictures.explained(pixels, maps(model, pixels, target), shown, note, found.run.data.transform)
     write(f"{asked.out.rstrip('/')}/explained.png", picture)
     alike = saliency.likeness_to_random(model, pixels, target)
     print(
@@ -99,9 +100,11 @@ def labels(found: Checkpoint, said: np.ndarray, target: int | None, ids: Sequenc
     """What stands above each image: the explained class and its probability, or the number; and its id."""
     if found.run.task.name == "regression":
         return [f"{found.run.task.target} {value:.4g}\n{name}" for value, name in zip(said, ids, strict=True)]
+    from raylens.pictures import chance
+
     of = said.argmax(1) if target is None else np.full(len(said), target)
     classes = found.facts.classes
-    return [f"{classes[k]} {row[k]:.3f}\n{name}" for k, row, name in zip(of, said, ids, strict=True)]
+    return [f"{classes[k]} {chance(row[k])}\n{name}" for k, row, name in zip(of, said, ids, strict=True)]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import torch
+from astropy.visualization import AsinhStretch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -40,6 +41,7 @@ STYLE = {
     "legend.frameon": False,
     "savefig.dpi": 150,
 }
+STRETCHED = ("minmax", "none")  # transforms after which a pixel is still proportional to its light
 LOWEST = 1e-4  # where logarithmic axes begin: one false positive in ten thousand
 
 
@@ -182,8 +184,13 @@ def draw_reconstruction(images: Sequence[np.ndarray], out_folder: Path | str) ->
     return [Path(out_folder) / "reconstruction.png"]
 
 
-def sheet(images: Sequence[np.ndarray], labels: Sequence[str], *, columns: int = 10) -> bytes:
-    """Images (C, H, W), each on its own scale under its label, row by row: a PNG to grade candidates by eye."""
+def sheet(
+    images: Sequence[np.ndarray], labels: Sequence[str], transform: str = "minmax", *, columns: int = 10
+) -> bytes:
+    """Images (C, H, W), each on its own scale under its label, row by row: a PNG to grade candidates by eye.
+
+    `transform` is how they were preprocessed: those that are still linear are stretched, or faint arcs would be lost.
+    """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
@@ -191,7 +198,7 @@ def sheet(images: Sequence[np.ndarray], labels: Sequence[str], *, columns: int =
         for axis in figure.subplots(rows, columns, squeeze=False).flat:
             axis.set_axis_off()
         for axis, image, label in zip(figure.axes, images, labels, strict=False):
-            axis.imshow(_stretched(image), cmap="gray", origin="lower")
+            axis.imshow(_stretched(image, transform), cmap="gray", origin="lower")
             axis.set_title("\n".join(line[-18:] for line in label.split("\n")), fontsize=5.5, pad=2)
         held = io.BytesIO()
         figure.savefig(held, format="png")
@@ -203,10 +210,14 @@ def explained(
     maps: Sequence[np.ndarray],
     labels: Sequence[str],
     told: str = "",
+    transform: str = "minmax",
     *,
     columns: int = 4,
 ) -> bytes:
-    """Images (C, H, W), each beside itself under its map (H, W) of 0 to 1, a label over both, `told` below: a PNG."""
+    """Images (C, H, W), each beside itself under its map (H, W) of 0 to 1, a label over both, `told` below: a PNG.
+
+    `transform` is how they were preprocessed; see `sheet`.
+    """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
@@ -216,7 +227,7 @@ def explained(
             part.suptitle("\n".join(line[-40:] for line in label.split("\n")), fontsize=7)
             left, right = part.subplots(1, 2, gridspec_kw={"wspace": 0.02})
             for axis in (left, right):
-                axis.imshow(_stretched(image), cmap="gray", origin="lower")
+                axis.imshow(_stretched(image, transform), cmap="gray", origin="lower")
                 axis.set_axis_off()
             right.imshow(seen, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * seen, origin="lower")
         if told:
@@ -226,11 +237,17 @@ def explained(
     return held.getvalue()
 
 
-def _stretched(image: np.ndarray) -> np.ndarray:
+def chance(probability: float) -> str:
+    """A probability as it stands on a picture: one that is nearly 0 is told from another."""
+    return f"{probability:.3f}" if probability >= 1e-3 or probability == 0 else f"{probability:.0e}"
+
+
+def _stretched(image: np.ndarray, transform: str) -> np.ndarray:
     """An image (C, H, W) on its own scale, to show: (H, W), or of three bands (H, W, 3), the last of them red."""
     shown = np.moveaxis(image[::-1], 0, -1) if len(image) == 3 else image.mean(0)
     low, high = np.quantile(shown, (0.005, 0.998))
-    return np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+    scaled = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+    return AsinhStretch(0.1)(scaled) if transform in STRETCHED else scaled
 
 
 def _square(title: str) -> tuple[Figure, Axes]:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from raylens import pictures
 from raylens.errors import DataError
 from raylens.pictures import draw
 from raylens.records import Outputs
@@ -46,3 +47,16 @@ def test_a_split_without_lenses_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(DataError, match="labels 0 alone"):
         draw(empty, ("non-lens", "lens"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_faint_arc_is_brighter_where_pixels_are_linear():
+    image = np.zeros((1, 32, 32), np.float32)
+    image[0, 16, 16], image[0, 5, 5:20] = 1.0, 0.05
+    image[0, 14:18, 14:18] = 1.0
+    seen = {name: pictures._stretched(image, name)[5, 10] for name in ("minmax", "none", "asinh", "log")}
+    assert seen["asinh"] == seen["log"] == pytest.approx(0.05)
+    assert seen["minmax"] == seen["none"] > 0.15
+
+
+def test_a_small_probability_is_told_from_none():
+    assert [pictures.chance(one) for one in (0.0, 0.00042, 0.5)] == ["0.000", "4e-04", "0.500"]

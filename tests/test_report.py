@@ -21,8 +21,8 @@ SECTIONS = (
     "Scores",
     "Features",
     "Likeliest lens",
-    "Worst errors: nonlens that look most like lens",
-    "Worst errors: lens that look least like it",
+    "Nearest to an error: nonlens",
+    "Worst errors: lens taken for nonlens",
 )
 
 

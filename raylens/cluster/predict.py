@@ -323,10 +323,11 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     write(f"{request.out}/candidates.csv", listed.to_csv(index=False))
     if chosen:
         places = [(-piece, -row) for _, piece, row, _ in best]
-        from raylens.pictures import sheet
+        from raylens.pictures import chance, sheet
 
-        labels = [f"{rank}: {row[score]:.3f}\n{row['id']}" for rank, row in enumerate(chosen, 1)]
-        write(f"{request.out}/candidates.png", sheet(_images(reader, pieces, places), labels))
+        labels = [f"{rank}: {chance(row[score])}\n{row['id']}" for rank, row in enumerate(chosen, 1)]
+        images = _images(reader, pieces, places)
+        write(f"{request.out}/candidates.png", sheet(images, labels, reader.transform))
 
 
 def _images(reader: Reader, pieces: Sequence[Piece], places: Sequence[tuple[int, int]]) -> list[np.ndarray]:

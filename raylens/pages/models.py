@@ -229,10 +229,18 @@ def _galleries(name: str, found: Checkpoint, seen: Seen, *, top: int, device: st
     shown = {f"Likeliest {classes[-1]}": ("first", ranked[:top])}
     if known.any():
         if len(classes) == 2:
-            false = ranked[(seen.labels[ranked] == 0)][:top]
-            missed = ranked[::-1][seen.labels[ranked[::-1]] == 1][:top]
-            shown[f"Worst errors: {classes[0]} that look most like {classes[1]}"] = ("false", false)
-            shown[f"Worst errors: {classes[1]} that look least like it"] = ("missed", missed)
+            for short, order, true, wrong in (
+                ("false", ranked, 0, last >= 0.5),
+                ("missed", ranked[::-1], 1, last < 0.5),
+            ):
+                of, taken = classes[true], classes[1 - true]
+                own = order[seen.labels[order] == true]
+                title = (
+                    f"Worst errors: {of} taken for {taken}"
+                    if wrong[own].any()
+                    else f"Nearest to an error: {of}"
+                )
+                shown[title] = (short, (own[wrong[own]] if wrong[own].any() else own)[:top])
         else:
             own = np.where(known, chances[np.arange(len(chances)), np.maximum(seen.labels, 0)], np.inf)
             wrong = known & (chances.argmax(1) != seen.labels)
@@ -248,15 +256,18 @@ def _galleries(name: str, found: Checkpoint, seen: Seen, *, top: int, device: st
         labels = [_label(seen, row, classes) for row in rows]
         of = "the class that it is taken for" if taken else classes[-1]
         told = _ROLLOUT if saliency.attentions(model) else _GRAD_CAM.format(of)
-        made.append(
-            Section(title, [Picture(f"{name}-{short}", pictures.explained(pixels, maps, labels), told)])
-        )
+        picture = pictures.explained(pixels, maps, labels, transform=found.run.data.transform)
+        made.append(Section(title, [Picture(f"{name}-{short}", picture, told)]))
     return made
 
 
 def _label(seen: Seen, row: int, classes: Sequence[str]) -> str:
     chances = seen.probabilities[row]
-    said = f"{chances[-1]:.3f}" if len(classes) == 2 else f"{classes[chances.argmax()]} {chances.max():.2f}"
+    said = (
+        pictures.chance(chances[-1])
+        if len(classes) == 2
+        else f"{classes[chances.argmax()]} {chances.max():.2f}"
+    )
     true = "" if seen.labels[row] == UNKNOWN else f", {classes[seen.labels[row]]}"
     return f"{said}{true}\n{seen.ids[row]}"
 

@@ -141,7 +141,7 @@ def messages() -> list[tuple[re.Pattern, int]]:
 
 def printed(line: str) -> bool:
     """Whether raylens prints such a line: of what it says, a fifth at least is fixed."""
-    line = line.removeprefix("collapsed: ")
+    line = line.removeprefix("collapsed: ").removeprefix("not released: ")
     return any(5 * letters >= len(line) and pattern.fullmatch(line) for pattern, letters in messages())
 
 
