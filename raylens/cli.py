@@ -43,6 +43,15 @@ class Layout(argparse.HelpFormatter):
         )
 
 
+SHORT = {
+    "oracle": "search.oracle",
+    "task": "task.name",
+    "target-prior": "method.target_prior",
+    "encoder": "encoder.name",
+}
+"""Settings that may be named without their section."""
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses in one line, and guesses what a flag that it does not know was meant to be."""
 
@@ -279,7 +288,6 @@ def reader(asked: argparse.Namespace, found: Checkpoint) -> Reader:
 
 def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
     """Settings by path, of words `--a.b value`, `--a.b=value`, or `--a.b` alone for true. Raises ConfigError."""
-    short = {"oracle": "search.oracle", "task": "task.name", "target-prior": "method.target_prior"}
     given: dict[str, Any] = {}
     words = list(rest)
     while words:
@@ -291,7 +299,7 @@ def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, An
         name, equals, value = word[2:].partition("=")
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        path = "data.prior" if (name, value) == ("target-prior", "estimate") else short.get(name, name)
+        path = "data.prior" if (name, value) == ("target-prior", "estimate") else SHORT.get(name, name)
         if value == "true" and path in known and not equals and bool not in config.kinds(known[path].type):
             raise ConfigError(f"--{name} needs a value, {known[path].meaning.lower()}")
         try:
@@ -325,6 +333,7 @@ def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argpar
         span = f"; searched: {_brief(written(setting.range))}" if setting.range else ""
         default = "" if setting.default in (None, {}) else f" [{_brief(setting.default)}]"
         group.add_argument(
+            *(f"--{short}" for short, whole in SHORT.items() if whole == path),
             f"--{path}",
             metavar=_type(setting.type),
             help=f"{setting.meaning}{default}{span}".replace("%", "%%"),

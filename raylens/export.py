@@ -52,6 +52,8 @@ def export(argv: Sequence[str]) -> str:
         }
         Path(partial, "model-card.md").write_text(card(found, ready, differences))
         folder(out)
+        if (out / "model-card.md").exists():
+            print(f"the model that was in {out} is replaced")
         for file in sorted(Path(partial).iterdir()):
             os.replace(file, out / file.name)
     for form, worst in differences.items():

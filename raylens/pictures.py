@@ -198,7 +198,7 @@ def sheet(
         for axis in figure.subplots(rows, columns, squeeze=False).flat:
             axis.set_axis_off()
         for axis, image, label in zip(figure.axes, images, labels, strict=False):
-            axis.imshow(_stretched(image, transform), cmap="gray", origin="lower")
+            axis.imshow(stretched(image, transform), cmap="gray", origin="lower")
             axis.set_title("\n".join(line[-18:] for line in label.split("\n")), fontsize=5.5, pad=2)
         held = io.BytesIO()
         figure.savefig(held, format="png")
@@ -227,7 +227,7 @@ def explained(
             part.suptitle("\n".join(line[-40:] for line in label.split("\n")), fontsize=7)
             left, right = part.subplots(1, 2, gridspec_kw={"wspace": 0.02})
             for axis in (left, right):
-                axis.imshow(_stretched(image, transform), cmap="gray", origin="lower")
+                axis.imshow(stretched(image, transform), cmap="gray", origin="lower")
                 axis.set_axis_off()
             right.imshow(seen, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * seen, origin="lower")
         if told:
@@ -242,9 +242,13 @@ def chance(probability: float) -> str:
     return f"{probability:.3f}" if probability >= 1e-3 or probability == 0 else f"{probability:.0e}"
 
 
-def _stretched(image: np.ndarray, transform: str) -> np.ndarray:
-    """An image (C, H, W) on its own scale, to show: (H, W), or of three bands (H, W, 3), the last of them red."""
-    shown = np.moveaxis(image[::-1], 0, -1) if len(image) == 3 else image.mean(0)
+def stretched(image: np.ndarray, transform: str, bands: Sequence[str] = ()) -> np.ndarray:
+    """An image (C, H, W) on its own scale, to show: (H, W), or of three bands (H, W, 3).
+
+    The last of three bands is red, unless the first is called so.
+    """
+    coloured = image if tuple(bands[:1]) == ("red",) else image[::-1]
+    shown = np.moveaxis(coloured, 0, -1) if len(image) == 3 else image.mean(0)
     low, high = np.quantile(shown, (0.005, 0.998))
     scaled = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
     return AsinhStretch(0.1)(scaled) if transform in STRETCHED else scaled

@@ -53,7 +53,7 @@ def test_a_faint_arc_is_brighter_where_pixels_are_linear():
     image = np.zeros((1, 32, 32), np.float32)
     image[0, 16, 16], image[0, 5, 5:20] = 1.0, 0.05
     image[0, 14:18, 14:18] = 1.0
-    seen = {name: pictures._stretched(image, name)[5, 10] for name in ("minmax", "none", "asinh", "log")}
+    seen = {name: pictures.stretched(image, name)[5, 10] for name in ("minmax", "none", "asinh", "log")}
     assert seen["asinh"] == seen["log"] == pytest.approx(0.05)
     assert seen["minmax"] == seen["none"] > 0.15
 

@@ -41,15 +41,15 @@ def connect(*, dashboard: bool = True, **metadata: str) -> None:
         # The cleaner of multi-worker trials asks the dashboard, and must find this one among several on a machine.
         port = _free_port()
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
-        ray.init(
-            address="local",
-            include_dashboard=dashboard,
-            dashboard_port=port,
-            logging_level="WARNING",
-            job_config=JobConfig(metadata=metadata),
-        )
+        start = {"address": "local", "include_dashboard": dashboard, "dashboard_port": port}
     else:
-        ray.init(logging_level="WARNING", job_config=JobConfig(metadata=metadata))
+        start = {}
+    try:
+        ray.init(**start, logging_level="WARNING", job_config=JobConfig(metadata=metadata))
+    except Exception as error:
+        where = "on this machine did not start" if start else f"at {os.environ['RAY_ADDRESS']} was not reached"
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RuntimeError(f"Ray {where}: {why}; docs/troubleshooting.md says what may help") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # a local Ray's own handler ends its processes under our feet
     tell(**metadata)

@@ -80,10 +80,10 @@ def ready(
     launch.check_writable(run.storage)
     check_same(run, search=search)
     fits(run, sets.facts(run, streams, test=test))
-    for remark in sets.remarks(run, streams, test=test):
-        print(remark, flush=True)
     launch.connect(method=run.method.name, run=run.title)
     run = placed(run)
+    for remark in sets.remarks(run, streams, test=test):
+        print(remark, flush=True)
     write(f"{run.storage}/{run.title}/run.yaml", config.dump(run))
     run = sets.prepare(run, streams)
     return run, sets.facts(run, streams, test=test)

@@ -149,12 +149,14 @@ def parser() -> argparse.ArgumentParser:
     add = verb.add_argument_group("pictures").add_argument
     add("--out", metavar="DIR", help="folder for the pictures [NAME-describe]")
     add("--views", metavar="METHOD", help="draw what a method's views do to the images")
-    add("--transform", default="asinh", help="what pixels are drawn with: minmax, asinh, log, none [asinh]")
+    about = "data.transform of a run, whose images are drawn: minmax, asinh, log, none [minmax]"
+    add("--transform", default="minmax", help=about)
     add("--seed", type=int, default=0, help="of the choice of samples, and of the views [0]")
 
     about = "the same image in two sets or two splits; exit 1 if there is one"
     verb = adds("check", about, "SET [SET ...]", CHECK)
     verb.add_argument("sets", nargs="+", metavar="SET", help="data sets, compared with each other and within")
+    verb.add_argument("--out", metavar="FILE", help="table of all pairs, CSV")
     add = verb.add_argument_group("what counts as the same").add_argument
     add(
         "--distance",
@@ -244,9 +246,13 @@ def run_describe(sets: list[str], command: str, **asked) -> int:
 
 
 def run_check(sets: list[str], command: str, **asked) -> int:
-    from raylens.data.check import check, tell
+    from raylens.data.check import check, tell, write
 
-    return tell(check(sets, **{key: value for key, value in asked.items() if value is not None}))
+    out = asked.pop("out")
+    found = check(sets, **{key: value for key, value in asked.items() if value is not None})
+    if out:
+        write(found, out)
+    return tell(found)
 
 
 def run_simulate(preset: str, command: str, **asked) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -25,7 +26,8 @@ from scipy.fft import dctn, rfft2
 from scipy.ndimage import uniform_filter
 
 from raylens.data.preprocess import preprocess
-from raylens.data.shards import Manifest, read_manifest, read_split
+from raylens.data.shards import Manifest, filesystem, first_line, read_manifest, read_split
+from raylens.errors import ConfigError
 from raylens.progress import track
 
 SIDE = 64
@@ -33,6 +35,7 @@ DISTANCE = 20
 TEXTURE = 0.85
 STRUCTURE = 0.8
 CHUNK = 256
+SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +184,19 @@ def orientations(images: NDArray) -> Iterator[NDArray]:
             yield flipped[:, :, ::-1]
 
 
+def write(found: Checked, path: str) -> None:
+    """All pairs as a table, CSV: of each the two places, the similarity, and whether it is a leak."""
+    columns = [f"{which}_{name}" for which in ("one", "other") for name in ("set", "split", "id")]
+    rows = [(*match.one, *match.other, match.similarity, match.exact, match.leaks) for match in found.matches]
+    table = pd.DataFrame(rows, columns=[*columns, "similarity", "exact", "leaks"])
+    fs, inner = filesystem(path)
+    try:
+        with fs.open_output_stream(inner) as file:
+            file.write(table.to_csv(index=False).encode())
+    except OSError as error:
+        raise ConfigError(f"--out {path} cannot be written: {first_line(error)}") from None
+
+
 def tell(found: Checked, console: Console | None = None) -> int:
     """Print what was found; 1 if an image is in two sets or two splits, else 0."""
     console = console or Console(markup=False)
@@ -204,10 +220,12 @@ def tell(found: Checked, console: Console | None = None) -> int:
         kind = "the same bytes" if exact else "near copies"
         pair = f"{' '.join(one)}  =  {' '.join(other)}"
         console.print(f"  {count:5d}  {kind:14s}  {pair}", style="red", soft_wrap=True)
-    listed = Table("similarity", "one", "other", title="the first of them", title_justify="left")
-    for match in sorted(found.leaks, key=lambda match: -match.similarity)[:10]:
+    title = "the most alike of them; --out lists all" if len(found.leaks) > SHOWN else "these are"
+    listed = Table("similarity", "one", "other", title=title, title_justify="left")
+    for match in sorted(found.leaks, key=lambda match: -match.similarity)[:SHOWN]:
         kind = "exact" if match.exact else f"{match.similarity:.3f}"
-        listed.add_row(kind, *(f"{split}: {id}" for _, split, id in (match.one, match.other)))
+        places = ((found.manifests[path].name, split, id) for path, split, id in (match.one, match.other))
+        listed.add_row(kind, *(f"{name} {split}: {id}" for name, split, id in places))
     console.print(listed)
     console.print(
         "a score on one of these splits after training on the other means nothing; remove one of each pair"

@@ -53,7 +53,7 @@ def describe(
     *,
     out: str | None = None,
     views: str | None = None,
-    transform: str = "asinh",
+    transform: str = "minmax",
     seed: int = 0,
     console: Console | None = None,
 ) -> str:
@@ -147,7 +147,7 @@ def draw_samples(
     figure = Figure(figsize=(COLUMNS * 1.05 + 1.2, len(rows) * 1.08 + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), COLUMNS, squeeze=False)
     for line, ((path, label), pixels) in zip(axes, rows, strict=True):
-        _pictures(line, preprocess(pixels, transform), manifests[path].bands)
+        _pictures(line, preprocess(pixels, transform), manifests[path].bands, transform)
         _name(line[0], f"{names[path]}\n{label}")
     figure.suptitle(f"samples, pixels by {transform}")
     return figure
@@ -175,7 +175,7 @@ def draw_views(
         shown = [before]
         for k, pipeline in enumerate(views.values()):
             shown += [augment(before, pipeline, seed=seed + 4 * k + draw) for draw in range(4)]
-        _pictures(line, np.concatenate(shown), manifests[path].bands)
+        _pictures(line, np.concatenate(shown), manifests[path].bands, transform)
         _name(line[0], f"{names[path]}\n{label}")
     axes[0, 0].set_title("image")
     for k, (view, pipeline) in enumerate(views.items()):
@@ -221,15 +221,13 @@ def _name(axis, text: str) -> None:
     axis.set_ylabel(text, rotation=0, ha="right", va="center")
 
 
-def _pictures(axes, pixels: np.ndarray, bands: tuple[str, ...]) -> None:
-    """Images in a line of axes: three bands or more in colour, else the first band in grey."""
+def _pictures(axes, pixels: np.ndarray, bands: tuple[str, ...], transform: str) -> None:
+    """Images in a line of axes, each on its own scale: of three bands or more the first three in colour."""
+    from raylens.pictures import stretched
+
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     for axis, image in zip(axes, pixels, strict=False):
-        if len(image) < 3:
-            axis.imshow(image[0], cmap="gray", vmin=0, vmax=max(1e-6, image.max()), origin="lower")
-            continue
-        red_first = bands[:1] == ("red",)
-        colour = np.stack(image[:3] if red_first else image[2::-1], axis=-1)
-        axis.imshow((colour / max(1e-6, colour.max())).clip(0, 1), origin="lower")
+        shown = image[:3] if len(image) > 2 else image[:1]
+        axis.imshow(stretched(shown, transform, bands), cmap="gray", origin="lower")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
@@ -56,8 +57,12 @@ def test_an_exact_copy_in_another_set_is_a_leak(tmp_path, capsys):
     (match,) = check([one, other]).leaks
     assert match.exact
     assert {match.one[2], match.other[2]} == {"train3", "test0"}
-    assert main(["check", one, other]) == 1
-    assert "LEAK" in capsys.readouterr().out
+    assert main(["check", one, other, "--out", f"{tmp_path}/pairs.csv"]) == 1
+    said = capsys.readouterr().out
+    assert "LEAK" in said
+    assert "one train: train3" in said
+    (pair,) = pd.read_csv(tmp_path / "pairs.csv").to_dict("records")
+    assert (pair["one_id"], pair["other_set"], pair["leaks"]) == ("train3", other, True)
 
 
 def test_a_copy_in_another_split_is_a_leak_and_in_the_same_split_is_not(tmp_path):
