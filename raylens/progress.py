@@ -1,21 +1,57 @@
-"""A line with a bar and the time that is left, in a terminal, of work that takes a while; nothing in a file."""
+"""How far work is that takes a while, and the time that is left: a bar in a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+EVERY = 15.0
+"""Seconds between lines."""
+
+
+class Lines(Progress):
+    """Tasks told by lines of standard error, for files; what is done before the first would be told is not."""
+
+    def __init__(self) -> None:
+        super().__init__(disable=True)
+        self.told = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As Progress does."""
+        super().update(task_id, **changes)
+        self._tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As Progress does."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        if time.monotonic() - self.told < EVERY:
+            return
+        self.told = time.monotonic()
+        task = self._tasks[task_id]
+        whole = "" if task.total is None else f"/{task.total:.0f}"
+        left = (
+            "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
+        )
+        print(f"{task.description} {task.completed:.0f}{whole}{left}", file=sys.stderr, flush=True)
 
 
 def bar() -> Progress:
-    """The line; it goes away when the work is done."""
-    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    """A bar, which goes away when the work is done; lines where there is no terminal."""
     console = Console(stderr=True)
-    return Progress(*parts, console=console, transient=True, disable=not console.is_terminal)
+    if not console.is_terminal:
+        return Lines()
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*parts, console=console, transient=True)
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -47,7 +47,9 @@ def connect(*, dashboard: bool = True, **metadata: str) -> None:
     try:
         ray.init(**start, logging_level="WARNING", job_config=JobConfig(metadata=metadata))
     except Exception as error:
-        where = "on this machine did not start" if start else f"at {os.environ['RAY_ADDRESS']} was not reached"
+        where = (
+            "on this machine did not start" if start else f"at {os.environ['RAY_ADDRESS']} was not reached"
+        )
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise RuntimeError(f"Ray {where}: {why}; docs/troubleshooting.md says what may help") from error
     if threading.current_thread() is threading.main_thread():
