@@ -63,7 +63,7 @@ def draw(
         curves = [_Curve(1, COLOURS[0], probabilities, labels)]
         aurocs, auprcs = [f"AUROC {said['auroc']}"], [f"AUPRC {said['auprc']}"]
         rule = f"threshold {threshold:g}"
-        scores, right, sides = probabilities[:, 1], labels == 1, classes[::-1]
+        scores, right, sides, colours = probabilities[:, 1], labels == 1, classes[::-1], COLOURS[1::-1]
     else:
         curves = [
             _Curve(*pair, probabilities, labels)
@@ -72,6 +72,7 @@ def draw(
         aurocs = [f"{name}: AUROC {said[f'auroc_{index}']}" for index, name in enumerate(classes)]
         auprcs, rule = classes, "likeliest class"
         scores, right, sides = probabilities.max(1), probabilities.argmax(1) == labels, ("right", "wrong")
+        colours = COLOURS[:2]
 
     folder = Path(out_folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def draw(
             "roc": _roc(curves, aurocs),
             "pr": _pr(curves, auprcs),
             "confusion": _confusion(np.array(report["confusion"]), classes, rule),
-            "calibration": _calibration(scores, right, sides, f"ECE {said['ece']}"),
+            "calibration": _calibration(scores, right, sides, colours, f"ECE {said['ece']}"),
         }
         for name, figure in figures.items():
             if warning:
@@ -361,7 +362,9 @@ def _confusion(table: np.ndarray, classes: tuple[str, ...], rule: str) -> Figure
     return figure
 
 
-def _calibration(scores: np.ndarray, right: np.ndarray, names: tuple[str, str], said: str) -> Figure:
+def _calibration(
+    scores: np.ndarray, right: np.ndarray, names: Sequence[str], colours: Sequence[str], said: str
+) -> Figure:
     """Frequency against probability in the bins of `ece`, on scales that open up both ends; the scores."""
     figure, left, histogram = _panels("Calibration")
     counts = Table(scores, right).counts(np.arange(len(scores))[None])
@@ -385,7 +388,7 @@ def _calibration(scores: np.ndarray, right: np.ndarray, names: tuple[str, str], 
         axis.set_ticklabels(["0", "0.001", "0.01", "0.1", "0.5", "0.9", "0.99", "0.999", "1"])
     left.set(xlim=(LOWEST, 1 - LOWEST), ylim=(LOWEST, 1 - LOWEST))
     left.legend(loc="upper left")
-    for name, colour, of in zip(names, COLOURS, (right, ~right), strict=False):
+    for name, colour, of in zip(names, colours, (right, ~right), strict=True):
         histogram.hist(scores[of], np.linspace(0, 1, 41), color=colour, alpha=0.5, label=name)
     histogram.set(yscale="log", xlabel="probability", ylabel="rows", xlim=(0, 1))
     histogram.legend()

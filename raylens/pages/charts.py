@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,16 @@ RESAMPLES = 20
 LEAST = 0.05
 """Percent, where histograms begin: what is less is drawn there."""
 SYMBOLS = {"ended": "circle", "stopped early": "x", "failed": "triangle-down"}
+GREY, DASHES, MARKS = "#8b939e", ("solid", "dot"), ("circle", "cross")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a group of images is drawn."""
+
+    colour: str = GREY
+    dash: str = DASHES[0]
+    symbol: str = MARKS[0]
 
 
 def curves(trials: Sequence[Trial], first: str = "objective") -> go.Figure:
@@ -107,6 +119,7 @@ def parallel(trials: Sequence[Trial], space: Mapping[str, Range], metric: str = 
             order = list(span.values)
             dimension = {"values": [order.index(value) if value in order else np.nan for value in values]}
             dimension |= {"tickvals": [*range(len(order))], "ticktext": [*map(str, order)]}
+            dimension |= {"range": [0, max(1, len(order) - 1)]}
         elif isinstance(span, LogUniform):
             dimension = {"values": np.log10(np.asarray(values, float))}
             ticks = np.linspace(np.log10(span.low), np.log10(span.high), 5)
@@ -185,7 +198,18 @@ def bars(table: pd.DataFrame) -> go.Figure:
     return _plain(figure, 120 + 34 * len(table))
 
 
-def histograms(panels: Mapping[str, Mapping[str, np.ndarray]]) -> go.Figure:
+def looks(domains: Sequence[str], classes: Sequence[str]) -> dict[str, Look]:
+    """How groups are drawn: a colour for each class, grey without one, and another dash and symbol for each domain."""
+    made = {}
+    for domain, dash, symbol in zip(domains, DASHES, MARKS, strict=False):
+        for name, colour in (*zip(classes, cycle(COLOURS), strict=False), ("", GREY)):
+            made[f"{domain} {name}".strip()] = Look(colour, dash, symbol)
+    return made
+
+
+def histograms(
+    panels: Mapping[str, Mapping[str, np.ndarray]], looks: Mapping[str, Look] | None = None
+) -> go.Figure:
     """Scores (N,) by panel and group: percent of each group in each of 25 bins, on a logarithmic axis from LEAST on."""
     figure = make_subplots(
         rows=len(panels), cols=1, shared_xaxes=True, subplot_titles=[*panels], vertical_spacing=0.14
@@ -193,13 +217,14 @@ def histograms(panels: Mapping[str, Mapping[str, np.ndarray]]) -> go.Figure:
     edges = np.linspace(0, 1, 26)
     middles = (edges[1:] + edges[:-1]) / 2
     for row, groups in enumerate(panels.values(), 1):
-        for number, (name, scores) in enumerate(groups.items()):
+        for name, scores in groups.items():
+            look = (looks or {}).get(name, Look())
             counts = np.histogram(scores, edges)[0]
             figure.add_scatter(
                 x=middles,
                 y=np.maximum(LEAST, 100 * counts / max(1, len(scores))),
                 mode="lines",
-                line={"shape": "hvh", "color": COLOURS[number % len(COLOURS)], "width": 2},
+                line={"shape": "hvh", "color": look.colour, "dash": look.dash, "width": 2},
                 name=f"{name} ({len(scores)})",
                 legendgroup=name,
                 showlegend=row == 1,
@@ -216,14 +241,17 @@ def histograms(panels: Mapping[str, Mapping[str, np.ndarray]]) -> go.Figure:
     return _plain(figure, 150 + 250 * len(panels))
 
 
-def scatters(panels: Mapping[str, tuple[np.ndarray, Sequence[str], Sequence[str]]]) -> go.Figure:
-    """Points (N, 2) by panel, coloured by group (N,), each with words (N,)."""
+def scatters(
+    panels: Mapping[str, tuple[np.ndarray, Sequence[str], Sequence[str]]],
+    looks: Mapping[str, Look] | None = None,
+) -> go.Figure:
+    """Points (N, 2) by panel, drawn by group (N,), each with words (N,)."""
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[*panels], horizontal_spacing=0.04)
     groups = list(dict.fromkeys(name for _, names, _ in panels.values() for name in names))
     for column, (points, names, words) in enumerate(panels.values(), 1):
         names, words = np.asarray(names), np.asarray(words)
-        for number, group in enumerate(groups):
-            here = names == group
+        for group in groups:
+            here, look = names == group, (looks or {}).get(group, Look())
             figure.add_scatter(
                 x=points[here, 0],
                 y=points[here, 1],
@@ -231,7 +259,7 @@ def scatters(panels: Mapping[str, tuple[np.ndarray, Sequence[str], Sequence[str]
                 name=group,
                 legendgroup=group,
                 showlegend=column == 1,
-                marker={"size": 4.5, "opacity": 0.65, "color": COLOURS[number % len(COLOURS)]},
+                marker={"size": 4.5, "opacity": 0.65, "color": look.colour, "symbol": look.symbol},
                 text=words[here],
                 hovertemplate="%{text}<extra></extra>",
                 row=1,

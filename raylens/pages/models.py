@@ -62,10 +62,11 @@ def sections(
         }
     except (RequestError, OSError) as error:
         return [*made, Section("Scores", [Words(f"The images cannot be read: {error}", warning=True)])]
+    looks = charts.looks([domain for domain, *_ in places], found.facts.classes)
     scores = {title: _scores(seen, found.facts.classes) for title, seen in views.items()}
     return [
         *made,
-        Section("Scores", [Chart(charts.histograms(scores), _ADAPTED if target else _ALONE)]),
+        Section("Scores", [Chart(charts.histograms(scores, looks), _ADAPTED if target else _ALONE)]),
         _guarded("Features", lambda: _features(views, found.facts.classes)),
         *_galleries(name, found, [*views.values()][-1][-1], top=top, device=device),
     ]
@@ -189,7 +190,8 @@ def _features(views: dict[str, Sequence[Seen]], classes: Sequence[str]) -> list[
             f" A linear classifier tells the domains apart with an AUROC of {', '.join(told)} (0.5: not at all); where "
             "they hold different shares of lenses, some of that is right."
         )
-    return [Chart(charts.scatters(panels), caption)]
+    looks = charts.looks([seen.domain for seen in domains], classes)
+    return [Chart(charts.scatters(panels, looks), caption)]
 
 
 def _classes(found: Checkpoint, data: str, device: str) -> list[Block]:
@@ -199,7 +201,8 @@ def _classes(found: Checkpoint, data: str, device: str) -> list[Block]:
     known = np.array([*read_manifest(data).classes, "unlabelled"], dtype=object)[seen.labels[some]]
     panel = _embedded(seen.features[some]), known.tolist(), [str(one) for one in seen.ids[some]]
     told = "t-SNE of features of validation images; labels were not used to learn them."
-    return [Chart(charts.scatters({"": panel}), told)]
+    looks = charts.looks([""], read_manifest(data).classes)
+    return [Chart(charts.scatters({"": panel}, looks), told)]
 
 
 def _some(rows: int, most: int = POINTS) -> np.ndarray:
