@@ -128,8 +128,8 @@ class Board:
         source = {SOURCE_ONLY: gate.start, BATCH_NORM_ONLY: gate.adapted} if gate else {}
         for name in (SOURCE_ONLY, BATCH_NORM_ONLY):
             if name in measured:
-                held = {"trial": name, "source/auroc": source.get(name)}
-                rows.append(held | _columns(self.metric, measured[name]))
+                held = {"source/auroc": source[name]} if source else {}
+                rows.append({"trial": name, **held, **_columns(self.metric, measured[name])})
         self.table, self.measured = pd.DataFrame(rows), measured
         self.refused = sum(trial.refused is not None for trial in found)
 
