@@ -224,7 +224,7 @@ def _probe(
     inputs: list[str],
 ) -> tuple[Shape, tuple[str, ...], float]:
     """What most images look like, from a few: shape, names of the bands, and change of the pixel scale."""
-    looks, why, finer = Counter(), Counter(), Counter()
+    looks, why, finer, refused = Counter(), Counter(), Counter(), Counter()
     for unit in units[:: max(1, len(units) // PROBES)]:
         try:
             row = next(formats.rows(unit, options), None)
@@ -240,6 +240,10 @@ def _probe(
             looks[(kept.shape, str(kept.dtype), numbers, names, before / kept.shape[1])] += 1
         except Unreadable as error:
             why[str(error)] += 1
+        except DataError as error:  # one odd image is skipped, of all of them the setting is wrong
+            refused[str(error)] += 1
+    if refused and refused.total() >= looks.total():
+        raise DataError(refused.most_common(1)[0][0])
     if not looks:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in why.most_common())
         raise DataError(f"no image of {', '.join(inputs)} can be read: {reasons or 'there is none'}")

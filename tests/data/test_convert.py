@@ -63,6 +63,21 @@ class TestConvert:
             == "wrong shape, 1 x 18 x 18"
         )
 
+    def test_one_image_of_other_bands_is_skipped_and_bands_that_none_has_are_refused(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        for k, bands in enumerate((1, 3, 3, 3)):
+            np.save(tmp_path / "in" / f"{k}.npy", np.random.default_rng(k).random((bands, 8, 8), np.float32))
+        said = []
+        manifest = convert(
+            [str(tmp_path / "in")], str(tmp_path / "out"), bands=("g", "r", "i"), say=said.append
+        )
+        assert manifest.bands == ("g", "r", "i")
+        assert "1 wrong shape, 1 x 8 x 8" in said[1]
+        with pytest.raises(DataError, match="no band 'x'"):
+            convert(
+                [str(tmp_path / "in")], str(tmp_path / "no"), bands=("x", "y"), band_names=("g", "r", "i")
+            )
+
     def test_every_image_keeps_its_label_and_id(self, folder, tmp_path):
         manifest = convert([str(folder)], str(tmp_path / "out"))
         for split in manifest.splits:

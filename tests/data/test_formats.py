@@ -158,10 +158,11 @@ def test_a_bare_pickle_is_refused(tmp_path, protocol):
         read(tmp_path / "a.npy")
 
 
-def test_what_is_no_npy_file_is_said(tmp_path):
-    (tmp_path / "a.npy").write_bytes(b"<html>not found</html>")
-    with pytest.raises(Unreadable, match=r"no \.npy file"):
-        read(tmp_path / "a.npy")
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_what_is_no_file_of_numpy_is_said(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_bytes(b"<html>not found</html>")
+    with pytest.raises(Unreadable, match=rf"no \{suffix} file"):
+        read(tmp_path / f"a{suffix}")
 
 
 def test_objects_in_an_npz_are_refused(tmp_path):
@@ -200,7 +201,7 @@ def test_band_folders_make_one_image_of_an_object(tmp_path):
     assert row.pixels.shape == (3, 16, 16)
     np.testing.assert_array_equal(row.pixels[1], image(1, seed=2)[0])
     (cut,) = (unit for unit in units(str(tmp_path), Options()) if unit.label == "lens")
-    with pytest.raises(Unreadable, match="missing band"):
+    with pytest.raises(Unreadable, match="no file in Band2"):
         list(formats.rows(cut, Options()))
 
 

@@ -138,7 +138,8 @@ def rows(unit: Unit, options: Options) -> Iterator[Row]:
         raise Unreadable("not readable by this user") from error
     except Exception as error:  # readers of seven formats raise anything on broken files
         cut = re.search(
-            "trunc|EOF|too small|expected|reshape|ended|greater than file|not a zip|empty", str(error)
+            "trunc|EOF|No data left|too small|expected|reshape|ended|greater than file|not a zip|empty",
+            str(error),
         )
         raise Unreadable("truncated" if cut else f"unreadable ({first_line(error)})") from error
 
@@ -186,7 +187,8 @@ def _folder(path: str, names: list[str]) -> list[Unit]:
     for key, files in objects.items():
         *folders, stem = key.split("/")
         split, label = place(stem, folders) if folders else place(stem, [os.path.basename(path)])
-        missing = "missing band" if any(files) and any(band not in files for band in bands) else ""
+        absent = [band for band in bands if band and band not in files] if any(files) else []
+        missing = f"no file in {', '.join(absent)}" if absent else ""
         if highs and (called := files.get("")) not in highs:
             missing = "no twin of a higher resolution"
         elif highs and not names[called]:

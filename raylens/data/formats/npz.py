@@ -8,12 +8,18 @@ import numpy as np
 from raylens.data.formats import Options, Row, Unreadable, opened, stack_rows
 
 SUFFIXES = (".npz",)
+MAGIC = b"PK"
+"""What a zip file begins with."""
 
 
 def rows(path: str, options: Options) -> Iterator[Row]:
     try:
-        with opened(path) as source, np.load(source, allow_pickle=False) as file:
-            yield from stack_rows({name: file[name] for name in file.files}, options)
+        with opened(path) as source:
+            if not MAGIC.startswith(source.read(len(MAGIC))):
+                raise Unreadable("no .npz file")
+            source.seek(0)
+            with np.load(source, allow_pickle=False) as file:
+                yield from stack_rows({name: file[name] for name in file.files}, options)
     except zipfile.BadZipFile as error:
         raise Unreadable("truncated") from error
     except ValueError as error:
