@@ -10,6 +10,7 @@ run=${RAYLENS:-python} where=${WHERE:-$HOME/raylens-story} encoder=${ENCODER:-sm
 rows=${ROWS:-12000} steps=${STEPS:-400} trials=${TRIALS:-3}
 
 there() { $run -c 'import sys; from raylens.cluster.folders import exists; sys.exit(not exists(sys.argv[1]))' "$1"; }
+out=() && [[ $where != *://* ]] || out=(--out "$PWD/evaluation")  # pictures are made here, and shown by the report
 each=("$@" --storage "$where/runs" --fit.steps "$steps" --fit.report_every "$((steps / 4))")
 search=(--search.trials "$trials")
 
@@ -25,6 +26,6 @@ there "$finetuned" || $run -m raylens.finetune "$pretrained" classification --na
 for method in adda self_ensembling adamatch; do
   there "$where/runs/story-$method/best" || $run -m raylens.tune $method --name "story-$method" --start "$finetuned" \
     --data.source "$where/sim" --data.target "$where/survey" "${search[@]}" "${each[@]}"
-  $run -m raylens.evaluate "$where/runs/story-$method/best" --data "$where/survey"
+  $run -m raylens.evaluate "$where/runs/story-$method/best" --data "$where/survey" "${out[@]}"
 done
 $run -m raylens.report "$where/runs/story-"{contrastive,finetuned,adda,self_ensembling,adamatch} --out "$where/report"

@@ -176,10 +176,8 @@ def limits(found: Checkpoint, ready: Predictor) -> Iterator[str]:
 
 
 def versions(found: Checkpoint, differences: Mapping[str, float]) -> Iterator[str]:
-    path = found.folder / "version.json"
-    trained = json.loads(path.read_text()) if path.is_file() else {}
     weights = hashlib.sha256((found.folder / "model.safetensors").read_bytes()).hexdigest()
-    yield f"- trained with {', '.join(f'{name} {number}' for name, number in trained.items()) or 'unknown'}"
+    yield f"- trained with {', '.join(f'{name} {number}' for name, number in found.versions.items()) or 'unknown'}"
     names = ["torch", *(["onnx", "onnxscript", "onnxruntime"] if "onnx" in differences else [])]
     yield f"- exported with {', '.join(f'{name} {version(name)}' for name in ('raylens', *names))}"
     yield f"- weights of the checkpoint: SHA-256 `{weights}`"

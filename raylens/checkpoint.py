@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ class Checkpoint:
     run: Run
     facts: Facts
     metrics: Mapping[str, float | str]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What it was trained with, by name; nothing where that was not kept."""
+        path = self.folder / "version.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
 
     def model(self, device: torch.device | str = "cpu") -> Model:
         """The model, in evaluation mode."""
@@ -144,7 +151,9 @@ def save(
     (folder / "run.yaml").write_text(config.dump(run))
     _write(folder / "metrics.json", {**metrics, "step": step})
     _write(folder / "data.json", vars(facts) | {"manifests": dict(facts.manifests)})
-    versions = {name: importlib.metadata.version(name) for name in ("raylens", "torch", "timm", "numpy")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("raylens", "torch", "timm", "numpy", "ray")
+    }
     _write(folder / "version.json", {**versions, "python": platform.python_version()})
     safetensors.torch.save_file(_contiguous(model.state_dict()), folder / "model.safetensors")
     if method is not None:
@@ -179,6 +188,15 @@ def read(path: str | Path) -> Checkpoint:
     found = Checkpoint(folder, str(path), run, facts, metrics)
     if "://" in str(path):
         weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found
+
+
+def _versions() -> dict[str, str]:
+    """Of what a training runs on and is installed: a loop may run without Ray."""
+    found = {}
+    for name in ("raylens", "ray", "torch", "timm", "numpy"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 

@@ -75,9 +75,7 @@ def evaluate(argv: Sequence[str]) -> str:
     ):
         print(remark)
     about = {"checkpoint": asked.checkpoint, "data": asked.data, "split": asked.split, "where": asked.where}
-    about["batch_norm_from"] = asked.batch_norm_from
-    if found.run.search.oracle:
-        about["warning"] = "this checkpoint was chosen by target labels (search.oracle)"
+    about |= {"batch_norm_from": asked.batch_norm_from, **warning(found)}
     place = "-".join(
         [
             last,
@@ -108,6 +106,12 @@ def evaluate(argv: Sequence[str]) -> str:
     write(out, report, output, found, asked.threshold, asked.device)
     show(report)
     return str(out)
+
+
+def warning(found: Checkpoint) -> dict[str, str]:
+    """What stands on all that is told of a checkpoint which target labels have chosen."""
+    told = "this checkpoint was chosen by target labels (search.oracle)"
+    return {"warning": told} if found.run.search.oracle else {}
 
 
 def painted(found: Checkpoint, data: str, split: str, out: Path, asked: Any) -> dict[str, Any]:

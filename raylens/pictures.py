@@ -246,9 +246,9 @@ def chance(probability: float) -> str:
 def stretched(image: np.ndarray, transform: str, bands: Sequence[str] = ()) -> np.ndarray:
     """An image (C, H, W) on its own scale, to show: (H, W), or of three bands (H, W, 3).
 
-    The last of three bands is red, unless the first is called so.
+    The last of three bands is shown red, unless they are those of a picture, red, green and blue.
     """
-    coloured = image if tuple(bands[:1]) == ("red",) else image[::-1]
+    coloured = image if "".join(band[:1].lower() for band in bands) == "rgb" else image[::-1]
     shown = np.moveaxis(coloured, 0, -1) if len(image) == 3 else image.mean(0)
     low, high = np.quantile(shown, (0.005, 0.998))
     scaled = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
@@ -306,10 +306,10 @@ def _roc(curves: list[_Curve], said: Sequence[str]) -> Figure:
     left.set(xlim=(-0.01, 1.01))
     left.legend(loc="lower right")
     right.set(xscale="log", xlim=(LOWEST, 1))
-    one = min(1 / curve.false[-1] for curve in curves)
-    if one > LOWEST:
-        rare = right.axvspan(LOWEST, one, color="#ececec", zorder=0)
-        right.legend([rare], ["less than one false positive"], loc="upper left")
+    negatives = max(curve.false[-1] for curve in curves)
+    if 1 / negatives > LOWEST:
+        rare = right.axvspan(LOWEST, 1 / negatives, color="#ececec", zorder=0)
+        right.legend([rare], [f"below 1 false positive of {negatives:,.0f} negatives"], loc="upper left")
     return figure
 
 

@@ -96,8 +96,8 @@ def _check(asked: Any, found: Sequence[Checkpoint]) -> None:
     first = found[0]
     if first.run.task.name == "super_resolution":
         raise ConfigError(
-            f"{asked.checkpoint} paints images; use python -m raylens.data resolve {asked.images} --by "
-            f"{asked.checkpoint}"
+            f"{asked.checkpoint} paints images; use python -m raylens.data resolve {asked.checkpoint} SET --out DIR, "
+            "of a set that raylens.data convert makes of them"
         )
     for path, other in zip(asked.more, found[1:], strict=True):
         for what in ("classes", "channels", "size"):
@@ -116,6 +116,9 @@ def _check(asked: Any, found: Sequence[Checkpoint]) -> None:
                 f"{path} predicts {other.run.task.target}, {asked.checkpoint} {first.run.task.target}; an ensemble "
                 "predicts the same of the same images"
             )
+    for name, value, least in (("batch", asked.batch, 1), ("top", asked.top, 0), ("cpus", asked.cpus, 0)):
+        if value < least:
+            raise ConfigError(f"--{name} {value:g} is too few; give {least} or more")
     if asked.prior is not None and not 0 < asked.prior < 1:
         raise ConfigError(f"--prior {asked.prior:g} is no share; give one between 0 and 1")
     if asked.prior is not None and len(first.facts.classes) != 2:
@@ -144,6 +147,8 @@ def corrected(found: Checkpoint, calibrate: str | None, prior: float | None) -> 
     elif found.run.data.balance is not None:
         held = np.array([1 - found.run.data.balance, found.run.data.balance])
     else:
+        if "source" not in found.facts.manifests:
+            raise ConfigError(f"{found.folder} does not know what it was trained on; give --calibrate")
         counts = found.facts.manifests["source"]["splits"]["train"]["labels"]
         held = np.array([counts[name] for name in found.facts.classes], float)
     if prior is not None:

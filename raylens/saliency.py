@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from timm.layers import Attention
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from raylens.errors import ConfigError
@@ -105,8 +106,9 @@ def rollout(model: Model, pixels: Tensor, target: Tensor) -> Tensor:
 
 
 def attentions(model: Model) -> list[Attention]:
-    """The layers in which every token attends to all."""
-    return [layer for layer in model.encoder.modules() if isinstance(layer, Attention)]
+    """The layers in which every token attends to all, of a plain vision transformer; others have none such."""
+    plain = isinstance(getattr(model.encoder, "network", None), VisionTransformer)
+    return [layer for layer in model.encoder.modules() if isinstance(layer, Attention)] if plain else []
 
 
 def attention(model: Model, pixels: Tensor) -> list[Tensor]:

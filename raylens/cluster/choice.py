@@ -39,7 +39,10 @@ Logits = Callable[[list["Found"]], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Gate:
-    """What keeps a model from being released: the source AUROC before it was trained, and how much may be lost."""
+    """What keeps a model from being released: that it collapsed, or lost the source.
+
+    Of the latter it knows the source AUROC before the model was trained, and how much may be lost.
+    """
 
     start: float
     may_lose: float
@@ -48,6 +51,8 @@ class Gate:
 
     def checked(self, trial: Found) -> Found:
         """`trial` with the reason why it is not released, if there is one, or a warning of what was lost otherwise."""
+        if health.COLLAPSED in (trial.metrics.get("warnings") or ""):
+            return replace(trial, refused="not released: it collapsed")
         held = trial.metrics.get("source/auroc")
         if held is None or held >= self.start - self.may_lose:
             return trial

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from raylens.augment import STRONG, WEAK
 from raylens.config import section
-from raylens.ema import follow_, frozen_copy
+from raylens.ema import follow_, frozen_copy, gathered, over_workers
 from raylens.methods.base import Adaptation
 from raylens.models import Model
 from raylens.records import Images, Losses
@@ -80,8 +80,9 @@ class SelfEnsembling(Adaptation):
             "consistency": self.config.weight * (counts * difference).mean(),
         }
         if self.config.balance:
-            mean = said.mean(0).clamp(1e-6, 1 - 1e-6)
-            terms["balance"] = self.config.balance * counts.mean() * F.binary_cross_entropy(mean, self.shares)
+            mean = gathered(said).mean(0).clamp(1e-6, 1 - 1e-6)  # of all workers: it is no sum over images
+            counted = over_workers(counts.mean())
+            terms["balance"] = self.config.balance * counted * F.binary_cross_entropy(mean, self.shares)
         return Losses(
             terms=terms,
             monitors={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raylens import checkpoint, evaluate, metrics, pictures, saliency
+from raylens import evaluate, metrics, pictures, saliency
 from raylens.checkpoint import Checkpoint
 from raylens.data.shards import read_manifest
 from raylens.errors import DataError, RequestError
@@ -25,7 +26,7 @@ POINTS = 500
 """Images of each domain in an embedding."""
 CAPTIONS = {
     "roc": "True positives against false ones, with 95 % bands; on the right the corner where surveys work.",
-    "pr": "Precision against recall, and the lenses found among so many candidates, best first.",
+    "pr": "Precision against recall, and the share of the class found among so many candidates, best first.",
     "confusion": "True classes against predicted ones.",
     "calibration": "How often a probability comes true, and how probabilities are spread.",
     "scatter": "Predicted against true numbers.",
@@ -75,7 +76,7 @@ def sections(
 _ALONE = "Probabilities of the test images."
 _ADAPTED = (
     "Probabilities of validation images of the source and of the test images of the target. Where adaptation does its "
-    "work, galaxies without lenses of both domains lie alike."
+    "work, images of a class lie alike in both domains."
 )
 _GRAD_CAM = "Each image beside what in it speaks for {}, by Grad-CAM (Selvaraju et al. 2017)."
 _ROLLOUT = (
@@ -96,7 +97,7 @@ def _guarded(title: str, made: Any) -> Section:
 def _measured(name: str, found: Checkpoint, start: Checkpoint | None, data: str, device: str) -> list[Block]:
     report, blocks = _report(name, found, data, device)
     beside = {}
-    if start and checkpoint.comparable(found.run.replace(start=str(start.folder)), found.facts):
+    if start:
         output = evaluate.outputs(start, data, "test", device=device)
         beside = start.facts.task(start.run.task).report(output.logits, output.labels, seed=0)["metrics"]
     rows = []
@@ -117,7 +118,7 @@ def _measured(name: str, found: Checkpoint, start: Checkpoint | None, data: str,
 def _report(name: str, found: Checkpoint, data: str, device: str) -> tuple[dict[str, Any], list[Block]]:
     """Every metric, and the pictures that raylens.evaluate makes."""
     output = evaluate.outputs(found, data, "test", device=device)
-    about = {"data": data, "split": "test", "where": None}
+    about = {"data": data, "split": "test", "where": None} | evaluate.warning(found)
     report = about | found.facts.task(found.run.task).report(output.logits, output.labels, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         evaluate.write(Path(folder), report, output, found, 0.5, device)
@@ -188,7 +189,7 @@ def _features(views: dict[str, Sequence[Seen]], classes: Sequence[str]) -> list[
     if told:
         caption += (
             f" A linear classifier tells the domains apart with an AUROC of {', '.join(told)} (0.5: not at all); where "
-            "they hold different shares of lenses, some of that is right."
+            "they hold different shares of a class, some of that is right."
         )
     looks = charts.looks([seen.domain for seen in domains], classes)
     return [Chart(charts.scatters(panels, looks), caption)]
@@ -253,15 +254,23 @@ def _galleries(name: str, found: Checkpoint, seen: Seen, *, top: int, device: st
     for title, (short, rows) in shown.items():
         if not len(rows):
             continue
-        pixels = seen.pixels(rows)
         taken = len(classes) > 2 and short == "errors"
-        maps = saliency.maps(model, pixels, target=None if taken else len(classes) - 1)
-        labels = [_label(seen, row, classes) for row in rows]
+        target = None if taken else len(classes) - 1
         of = "the class that it is taken for" if taken else classes[-1]
-        told = _ROLLOUT if saliency.attentions(model) else _GRAD_CAM.format(of)
-        picture = pictures.explained(pixels, maps, labels, transform=found.run.data.transform)
-        made.append(Section(title, [Picture(f"{name}-{short}", picture, told)]))
+        made.append(
+            _guarded(title, partial(_gallery, f"{name}-{short}", found, model, seen, rows, target, of))
+        )
     return made
+
+
+def _gallery(
+    name: str, found: Checkpoint, model: Any, seen: Seen, rows: np.ndarray, target: int | None, of: str
+) -> list[Block]:
+    """The images `rows`, each beside what speaks for the class `target`, called `of`."""
+    pixels, labels = seen.pixels(rows), [_label(seen, row, found.facts.classes) for row in rows]
+    maps = saliency.maps(model, pixels, target=target)
+    told = _ROLLOUT if saliency.attentions(model) else _GRAD_CAM.format(of)
+    return [Picture(name, pictures.explained(pixels, maps, labels, transform=found.run.data.transform), told)]
 
 
 def _label(seen: Seen, row: int, classes: Sequence[str]) -> str:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from hashlib import sha256
 from typing import Any
 
 import pandas as pd
+import yaml
 
-from raylens import config, find, tables
+from raylens import checkpoint, config, find, tables
 from raylens.checkpoint import Checkpoint
 from raylens.cluster.worker import scored
+from raylens.config import Run
 from raylens.data.shards import read_manifest
-from raylens.errors import DataError
+from raylens.errors import DataError, RequestError
 from raylens.pages import charts, models
 from raylens.pages.blocks import Block, Chart, Code, Facts, Part, Picture, Section, Words
 from raylens.pages.runs import Folder
 
 ROWS = 20
 """Of a leaderboard, at most."""
-VERBS = {"search": "tune", "training": "train", "finetuning": "finetune", "benchmark": "benchmark"}
+VERBS = {"search": "tune", "training": "train"}
 HEALTH = (
     "source/probe",
     "source/knn",
@@ -40,7 +42,7 @@ def part(folder: Folder, *, top: int, device: str) -> Part:
     if folder.kind == "benchmark":
         return _benchmark(folder)
     found = folder.checkpoint("best", "last")
-    start = folder.checkpoint("start") if found and found.run.task.name == "classification" else None
+    start = _start(folder, found) if found else None
     sections = [
         Section(_LEADERBOARD[folder.kind], _leaderboard(folder)),
         *(models.sections(folder.name, found, start, top=top, device=device) if found else ()),
@@ -49,6 +51,20 @@ def part(folder: Folder, *, top: int, device: str) -> Part:
         Section("What was run", _settings(folder, found)),
     ]
     return Part(_title(folder), _summary(folder, found), sections)
+
+
+def _start(folder: Folder, found: Checkpoint) -> Checkpoint | None:
+    """The model that was adapted, whether the run made it or was given it, if it tells the same classes."""
+    if found.run.task.name != "classification" or find.method(found.run.method.name).start is None:
+        return None
+    start = folder.checkpoint("start")
+    try:
+        if start is None and found.run.start:
+            start = checkpoint.read(found.run.start)
+        same = start and checkpoint.comparable(found.run.replace(start=str(start.folder)), found.facts)
+    except (RequestError, OSError):
+        return None  # it has gone since
+    return start if same else None
 
 
 _LEADERBOARD = {"search": "Leaderboard", "finetuning": "Labels and starts", "training": "Last report"}
@@ -131,21 +147,13 @@ def _finetuned(folder: Folder) -> list[Block]:
 def _settings(folder: Folder, found: Checkpoint | None) -> list[Block]:
     """The command that repeats it, its settings that differ from the defaults, its data and versions."""
     run = folder.run
-    again = f"python -m raylens.{VERBS[folder.kind]} --resume {folder.path}"
-    if folder.kind == "training" and run.task.name == "pretraining":
-        again = again.replace("raylens.train", "raylens.pretrain")
     known = config.settings(run.method.name, run.encoder.name)
-    values = config.flat(run)
     rows = [
-        (path, _word(value), _word(config.plain(known[path].default)))
-        for path, value in values.items()
-        if path in known
-        and _word(value) != _word(config.plain(known[path].default))
-        and path not in ("name", "storage")
+        (path, _word(value), _word(config.plain(known[path].default))) for path, value in changed(run).items()
     ]
     blocks: list[Block] = []
-    if folder.kind != "finetuning":
-        blocks.append(Code(again))
+    if folder.kind != "finetuning":  # of which the amounts of labels and the seeds are not among the settings
+        blocks.append(Code(command(run, folder.kind)))
     if rows:
         blocks.append(
             Facts(
@@ -155,11 +163,32 @@ def _settings(folder: Folder, found: Checkpoint | None) -> list[Block]:
         )
     if found:
         blocks += _data(folder, found)
-        versions = json.loads((found.folder / "version.json").read_text())
-        blocks.append(
-            Words("Versions: " + ", ".join(f"{name} {one}" for name, one in versions.items()) + ".")
-        )
+        if versions := found.versions:
+            told = ", ".join(f"{name} {one}" for name, one in versions.items())
+            blocks.append(Words(f"Trained with {told}."))
     return blocks
+
+
+def changed(run: Run) -> dict[str, Any]:
+    """Settings that are not the defaults, by path; but for where the run lies."""
+    known = config.settings(run.method.name, run.encoder.name)
+    return {
+        path: value
+        for path, value in config.flat(run).items()
+        if path in known and value != config.plain(known[path].default) and path not in ("name", "storage")
+    }
+
+
+def command(run: Run, kind: str) -> str:
+    """What repeats a search or a training: its verb and method, and the settings that are not the defaults."""
+    verb = "pretrain" if (kind, run.task.name) == ("training", "pretraining") else VERBS[kind]
+    words = ["python", "-m", f"raylens.{verb}", run.method.name, "--encoder", run.encoder.name]
+    for path, value in changed(run).items():
+        written = (
+            value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=9**9)
+        )
+        words += [f"--{path}", written.removesuffix("...\n").strip()]
+    return shlex.join(words)
 
 
 def _data(folder: Folder, found: Checkpoint) -> list[Block]:
@@ -239,7 +268,7 @@ def _course(folder: Folder) -> list[Block]:
     if not folder.trials:
         return []
     several = len(folder.trials) > 1
-    caption = "Each line is a trial; a cross is where it was stopped early, a triangle where it failed."
+    caption = "A line is a trial; a cross is where it was stopped early or has come so far, a triangle where it failed."
     blocks: list[Block] = []
     health = [name for name in HEALTH if any(name in trial.reports for trial in folder.trials)]
     if folder.run.task.name == "pretraining" and health:

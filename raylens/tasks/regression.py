@@ -19,6 +19,7 @@ class Task(base.Task):
     unused = ("method.label_smoothing",)
     shown = ("r2", "mae")
     measured = "mae"
+    beside = ("rmse", "r2")
 
     def head(self, dim: int) -> nn.Module:
         """A layer from features (N, dim) to the standardised number (N, 1)."""

@@ -13,6 +13,7 @@ from raylens.cluster.choice import Averaging, Gate, averaging, ordered, with_ave
 from raylens.cluster.search import Found
 from raylens.cluster.worker import WORST, work
 from raylens.data.stream import Split
+from raylens.health import COLLAPSED
 from raylens.loop import collect
 from raylens.models import adapt_batch_norm
 
@@ -65,6 +66,17 @@ def test_a_model_that_lost_the_source_is_not_released_and_not_asked(tiny, said):
     assert found[3].refused == "not released: source AUROC 0.900, 1.000 before it was trained"
     assert found[3].agreement is None
     assert not any(one.refused for one in found[:3])
+
+
+def test_a_model_that_collapsed_is_not_released_whatever_it_keeps_of_the_source(tiny, said):
+    trials = [
+        trial("far", objective=0.99, metrics={"source/auroc": 1.0, "warnings": COLLAPSED + "all alike"}),
+        trial("near", objective=0.9),
+        trial("middle", objective=0.8),
+    ]
+    found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, Gate(start=1.0, may_lose=1.0), said)
+    assert names(found) == ["near", "middle", "far"]
+    assert [one.refused for one in found] == [None, None, "not released: it collapsed"]
 
 
 def test_a_model_that_lost_what_batch_norm_costs_is_released_with_a_warning():

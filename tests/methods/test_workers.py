@@ -25,13 +25,17 @@ APART = {
 }
 STEPS, BATCH = 3, 32
 """What rounding tells apart grows tenfold a step, so few steps; the batch is that of all workers together."""
-NAMES = [name for name in find.names("methods") if name not in APART]
+CASES = {name: {"name": name} for name in find.names("methods") if name not in APART} | {
+    "adda": {"name": "adda", "gate": 0.0},
+    "self_ensembling, balanced": {"name": "self_ensembling", "balance": 1.0, "target_prior": 0.1},
+    "twin, simsiam": {"name": "twin", "kind": "simsiam"},
+}
 
 
 def settings(name: str, batch: int) -> Run:
     """Plain gradient descent, views that are the images, an encoder without batch norm and dropout."""
     return config.build(
-        {"method": {"name": name, **({"gate": 0.0} if name == "adda" else {})}},
+        {"method": CASES[name]},
         {"encoder": {"name": "test_convnext", "features": 16, "dropout": 0.0}},
         {"data": {"batch": batch, "target_batch": batch, "views": "none"}},
         {"optimizer": {"name": "sgd", "lr": 0.05, "betas": (0.0, 0.0), "weight_decay": 0.0}},
@@ -50,7 +54,7 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    for name in NAMES:
+    for name in CASES:
         weights = trained(name, BATCH // world, rank, world)
         safetensors.torch.save_file(weights, f"{folder}/{name}-{rank}.safetensors")
     dist.destroy_process_group()
@@ -67,7 +71,7 @@ def together(request, tmp_path_factory) -> tuple[Path, int]:
     return folder, request.param
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_workers_learn_what_one_learns_from_their_batches_together(together, one_thread, name):
     folder, world = together
     alone = trained(name, BATCH)

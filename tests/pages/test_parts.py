@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pandas as pd
+import shlex
 
-from raylens import tables
+import pandas as pd
+import pytest
+
+from raylens import cli, tables
 from raylens.pages import parts, runs
 
 
@@ -57,6 +60,24 @@ def test_a_leaderboard_is_read_below_its_remark_and_with_signs_in_its_words(tmp_
     path = tmp_path / "leaderboard.csv"
     path.write_text("# chosen by labels\ntrial,warnings\nadda,field #3 is empty\n")
     assert runs._table(str(path)).to_dict("records") == [{"trial": "adda", "warnings": "field #3 is empty"}]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "tune adda --data.source sim --data.target survey --optimizer.lr 0.001 --target-prior null --oracle",
+        "tune adamatch --encoder resnet34 --search.space '{method.weight: {uniform: [1, 2]}}' --data.source 2026-01-01",
+        "pretrain mae --encoder vit --encoder.patch 8 --data.source sim --scale.gpus 0.5",
+        "train supervised --data.source sim --start runs/a/best --optimizer.betas [0.8,0.9]",
+    ],
+)
+def test_the_command_of_a_page_makes_the_same_run(words):
+    verb, *given = shlex.split(words)
+    run = cli.run(verb, given)
+    made = parts.command(run, "search" if verb == "tune" else "training")
+    python, module, of, *again = shlex.split(made)
+    assert (python, module, of) == ("python", "-m", f"raylens.{verb}")
+    assert cli.run(verb, again) == run
 
 
 def test_tables_come_back_from_markdown():

@@ -82,7 +82,7 @@ class Recipe:
     offset: float
     """The source's largest distance from the middle: along each axis if its ellipticity is given, else in radius."""
     lens_light: float | None
-    """Brightness of the lens at its half-light radius; dark without one."""
+    """Brightness of the lens at its half-light radius, as of the source; dark without one."""
     masses: tuple[float, float]
     """Subhaloes' lowest and highest; both 0: each an equal part of `share`."""
     slope: float
@@ -173,24 +173,24 @@ COMMON = Recipe(
     e1=0.0,
     shear=(0.0, 0.3),
     turned=True,
-    level=(0.7, 0.9),
+    level=(280.0, 360.0),  # 0.7 to 0.9 a pixel, as published; so are the lens's 1.2 and the sky's 0.1
     magnitude=None,
     radius=0.5,
     index=1.5,
     ellipticity=None,
     offset=1.2,
-    lens_light=1.2,
+    lens_light=480.0,
     masses=(0.0, 0.0),
     slope=-0.9,
     share=0.01,
     ring=(0.0, 1.0),
     length=1.0,
-    camera=Camera(fwhm=0.1 * 2 * math.sqrt(2 * math.log(2)), exposure=(300.0, 300.0), sky=0.1, rms=0.0),
+    camera=Camera(fwhm=0.1 * 2 * math.sqrt(2 * math.log(2)), exposure=(300.0, 300.0), sky=40.0, rms=0.0),
 )
-"""150 pixels of 0.05 arcsec with the lens's light. Brightness is in counts a second and pixel, not square arcsec."""
+"""150 pixels of 0.05 arcsec with the lens's light."""
 
 SR_PAIRS = replace(MODEL_I, name="sr-pairs", size=75, pixel=0.1, finer=2)
-"""75 pixels of 0.1 arcsec with noise, and 150 of 0.05 without."""
+"""75 pixels of 0.1 arcsec with noise, and 150 of 0.05 without; the published have 0.05 and 0.025, half the field."""
 
 RECIPES = {recipe.name: recipe for recipe in (MODEL_I, MODEL_II, MODEL_III, COMMON, SR_PAIRS)}
 
@@ -380,7 +380,7 @@ def _source(made: Recipe, rng: np.random.Generator) -> dict[str, float]:
     if made.level is None:
         return light | {"flux": 10 ** (-0.4 * (made.magnitude - made.camera.zero_point))}
     level = rng.uniform(*made.level)
-    return light | {"level": level / made.pixel**2 if made.lens_light else level}
+    return light | {"level": level}
 
 
 def _lens(made: Recipe, main: float, rng: np.random.Generator) -> dict[str, float]:
@@ -406,7 +406,7 @@ def _lens(made: Recipe, main: float, rng: np.random.Generator) -> dict[str, floa
             "own_phi": rng.uniform(0, math.pi),
             "own_n": 2.5,
             "own_radius": 0.5 / math.sqrt(own_q),
-            "own_level": made.lens_light / made.pixel**2,
+            "own_level": made.lens_light,
         }
     return light
 
@@ -478,8 +478,7 @@ def record(made: Recipe, rates: np.ndarray, exposure: np.ndarray, rng: np.random
     rates = np.clip(rates.astype(np.float64), 0, None)
     if made.as_published and camera.zero_point:
         return (2 * rates).astype(np.float32)
-    area = 1.0 if made.lens_light else made.pixel**2
-    sky = camera.sky * area
+    sky = camera.sky * made.pixel**2
     counts = rng.poisson((rates + sky) * exposure) - sky * exposure
     counts = counts + camera.rms * exposure * rng.standard_normal(rates.shape)
     if _in_counts(made):

@@ -166,6 +166,23 @@ def test_published_faults_come_only_when_asked_for():
     assert shares == pytest.approx([0.01, 0.01 / 25])
 
 
+@pytest.mark.parametrize("name", sorted(substructure.RECIPES))
+def test_other_pixels_see_the_same_light(name):
+    """Photons of arcs, lens and sky are as many, in whatever pixels of the same field."""
+    lights, skies = [], []
+    for size in (60, 120):
+        made = recipe(name, size=size)
+        kinds = np.array([made.classes[0]])
+        light, _ = substructure.populate(made, kinds, np.random.default_rng(0))
+        lights.append(substructure.seen(made, light, "cpu").sum())
+        dark = np.zeros((100, 1, size, size), np.float32)
+        made = substructure.replace(made, camera=substructure.replace(made.camera, rms=0.0))
+        counts = substructure.record(made, dark, np.full((100, 1, 1, 1), 300.0), np.random.default_rng(0))
+        skies.append(counts.sum((1, 2, 3)).var())
+    assert lights[0] == pytest.approx(lights[1], rel=0.03)
+    assert skies[0] == pytest.approx(skies[1], rel=0.6)
+
+
 def test_noise_comes_once():
     """Of Model I: shot noise of the light, and the background's rms of 0.01 a second."""
     made, rates = recipe("model-i"), np.full((200, 1, 20, 20), 0.2)
