@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raylens import checkpoint, config
 from raylens.errors import ConfigError
 from raylens.report import report
 
@@ -56,6 +57,29 @@ def test_a_run_whose_images_have_gone_is_still_told(searched, toy_sets, tmp_path
     assert "gone" in text
     assert ">Leaderboard</h3>" in text
     assert ">Worst errors" not in text
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_start_that_was_given_is_told_while_it_is_there(searched, tmp_path, there):
+    copied = shutil.copytree(searched, tmp_path / "found")
+    start = shutil.move(copied / "start", tmp_path / "given")
+    run = checkpoint.read(copied / "best").run.replace(start=str(start))
+    (copied / "best" / "run.yaml").write_text(config.dump(run))
+    if not there:
+        shutil.rmtree(start)
+    text = Path(report([str(copied), "--out", f"{tmp_path}/page", "--top", "1"])).read_text()
+    assert ("before adaptation" in text) == there
+    assert ">Worst errors" in text
+
+
+def test_a_gallery_that_cannot_be_drawn_leaves_the_rest(searched, tmp_path, monkeypatch):
+    def maps(*_, **__):
+        raise ConfigError("encoder 'xcit' pools tokens, not maps")
+
+    monkeypatch.setattr("raylens.saliency.maps", maps)
+    text = Path(report([searched, "--out", f"{tmp_path}/page", "--top", "1"])).read_text()
+    assert ">Features</h3>" in text
+    assert "pools tokens" in text
 
 
 def test_what_is_no_run_leaves_no_page(tmp_path):

@@ -204,6 +204,12 @@ def test_a_class_is_asked_for_by_its_number_for_all_or_each():
     assert saliency.maps(number, pixels).shape == (4, SIZE, SIZE)
 
 
+def test_a_network_that_is_part_transformer_is_told_by_its_maps():
+    made = model("mobilevit_xxs", 64)
+    assert saliency.attentions(made) == []
+    assert saliency.maps(made, np.zeros((1, 1, 64, 64), np.float32)).shape == (1, 64, 64)
+
+
 def test_what_says_nothing_of_an_image_is_refused():
     made, pixels = model("small"), spots(2, 0)[0]
     for wrong in (2, -1, np.array([0, 5])):

@@ -2,8 +2,8 @@
 
 Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, 2016 (arXiv 1603.04779).
 
-The statistics are averaged over all batches of the run, each counting alike. An encoder without batch norm stays what
-it was.
+The statistics are averaged over all batches of the run, each counting alike; of several workers those of the first
+are kept, which sees an unbiased part of the target. An encoder without batch norm stays what it was.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Adaptation(Method):
     """Learns from a labelled source and an unlabelled target, and starts from the source's model. Abstract.
 
     Each domain goes through batch norm by its own batch; the running statistics, which the result is used with, are the
-    target's alone.
+    target's alone, of several workers those of the first.
     """
 
     streams = ("source", "target")
