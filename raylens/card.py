@@ -95,7 +95,7 @@ def data(found: Checkpoint) -> Iterator[str]:
         scale = held.get("arcsec_per_pixel")
         pixel = f"{scale:g} arcsec per pixel" if scale else "pixels of unknown scale"
         bands = ", ".join(held.get("bands") or ()) or "unknown"
-        yield f"{stream}: bands {bands}; {pixel}; made by `{held.get('made', {}).get('command', 'unknown')}`.  "
+        yield f"{stream}: bands {bands}; {pixel}; made by `{(held.get('made') or {}).get('command', 'unknown')}`.  "
     if len(found.facts.manifests) > 1:
         yield "No label of the target took part in training" + (
             ", but its labels chose the model (search.oracle)."
@@ -106,7 +106,7 @@ def data(found: Checkpoint) -> Iterator[str]:
 
 
 def measured(found: Checkpoint) -> Iterator[str]:
-    """Tables of the metrics.json that raylens.evaluate left beside the checkpoint."""
+    """Tables of what the search measured and raylens.evaluate left beside the checkpoint."""
     reports = [*evaluations(found)]
     if not reports:
         yield (
@@ -128,8 +128,18 @@ def measured(found: Checkpoint) -> Iterator[str]:
 
 
 def evaluations(found: Checkpoint) -> Iterator[dict[str, Any]]:
-    """The reports in evaluation/ beside the checkpoint that are of it."""
-    folder = found.folder.resolve()
+    """The reports beside the checkpoint that are of it: its search's in test.json, and those in evaluation/."""
+    folder, used = found.folder.resolve(), found.run.data
+    try:
+        held = json.loads((folder.parent / "test.json").read_text())
+        about = {
+            "data": used.test or used.target or used.source or "",
+            "split": "test",
+            "warning": held.get("warning"),
+        }
+        yield about | held[folder.name]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no search, or none of its models was released
     for path in sorted((folder.parent / "evaluation").glob("**/metrics.json")):
         try:
             report = json.loads(path.read_text())

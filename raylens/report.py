@@ -20,7 +20,7 @@ def report(argv: Sequence[str]) -> str:
             "One page on searches, trainings, finetunings and benchmarks: what was run on which data, the leaderboard "
             "with intervals, how trials went, what the best model is worth, what it finds and misses and what it looks "
             "at. It reads labels of test splits, as raylens.evaluate does. report.html needs no network; report.md and "
-            "pictures/ hold the same without what answers to the mouse."
+            "pictures/ hold its words, tables and pictures, and not the charts that answer to the mouse."
         ),
         example="python -m raylens.report runs/adda runs/mcc --out page",
     )

@@ -194,6 +194,8 @@ def test_the_card_tells_data_metrics_limits_and_versions(save, tmp_path):
         (folder.parent / "evaluation" / name).mkdir(parents=True)
         (folder.parent / "evaluation" / name / "metrics.json").write_text(json.dumps(there))
     (folder.parent / "evaluation" / "metrics.json").write_text("{")
+    searched = {"best": {"metrics": {"auroc": {"value": 0.87, "low": 0.8, "high": 0.9}}, "rows": 70}}
+    (folder.parent / "test.json").write_text(json.dumps({"warning": "chosen by labels", **searched}))
     export([str(folder), "--out", f"{tmp_path}/out", "--format", "torch"])
     card = (tmp_path / "out" / "model-card.md").read_text()
     for said in (
@@ -201,6 +203,9 @@ def test_the_card_tells_data_metrics_limits_and_versions(save, tmp_path):
         'torch.export.load("model.pt2")',
         "| source | toy | train | 8 | 6 nonlens, 2 lens | `a1b2` |",
         "0.168 arcsec per pixel",
+        "test, 70 images:",
+        "**chosen by labels**",
+        "| auroc | 0.87 | 0.8 to 0.9 |",
         "sky, test, 90 images:",
         "| auroc | 0.912 | 0.87 to 0.95 | chance that",
         "0.25 of the last class",

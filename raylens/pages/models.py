@@ -55,7 +55,8 @@ def sections(
     if run.task.name != "classification":
         return made
     print("  scores and features", flush=True)
-    places = [("source", source, "val"), ("target", tested, "test")] if target else [("", tested, "test")]
+    other = "target" if tested == target else "test set"
+    places = [("source", source, "val"), (other, tested, "test")] if target else [("", tested, "test")]
     models = {"before adaptation": start, "after": found} if start and target else {"": found}
     try:
         views = {
@@ -75,7 +76,7 @@ def sections(
 
 _ALONE = "Probabilities of the test images."
 _ADAPTED = (
-    "Probabilities of validation images of the source and of the test images of the target. Where adaptation does its "
+    "Probabilities of validation images of the source and of the test images. Where adaptation does its "
     "work, images of a class lie alike in both domains."
 )
 _GRAD_CAM = "Each image beside what in it speaks for {}, by Grad-CAM (Selvaraju et al. 2017)."
