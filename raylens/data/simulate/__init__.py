@@ -14,7 +14,16 @@ import torch
 from raylens.data.shards import LENS_CLASSES, Manifest, ShardWriter, Split, made_by, read_manifest
 from raylens.data.simulate import substructure
 from raylens.data.simulate.painted import Backgrounds, backgrounds
-from raylens.data.simulate.presets import BANDS, MARGIN, PAINTED, SIM, ZERO_POINT, Preset, preset
+from raylens.data.simulate.presets import (
+    BANDS,
+    MARGIN,
+    PAINTED,
+    SIM,
+    ZERO_POINT,
+    Preset,
+    checked_pixel,
+    preset,
+)
 from raylens.data.simulate.skies import skies
 from raylens.errors import ConfigError
 from raylens.progress import bar
@@ -70,9 +79,7 @@ def simulate(
             )
         fields = skies(noise_from, bands, size)
     if pixel is not None:
-        if not 0.01 <= pixel <= 2:
-            raise ConfigError(f"pixel {pixel:g} is no scale in arcsec; give one between 0.01 and 2")
-        recipe = replace(recipe, pixel=pixel)
+        recipe = replace(recipe, pixel=checked_pixel(pixel))
     if theta_e is not None:
         if len(theta_e) != 2 or not 0 < theta_e[0] < theta_e[1]:
             raise ConfigError(f"theta_e {theta_e} is no range of Einstein radii; give two, such as 0.7,3")
@@ -126,6 +133,7 @@ def simulate_substructure(
     seed: int,
     out: str,
     size: int | None = None,
+    pixel: float | None = None,
     slope: float | None = None,
     discrete: int | None = None,
     as_published: bool = False,
@@ -137,12 +145,14 @@ def simulate_substructure(
 
     See raylens/data/simulate/substructure.py. Raises ConfigError.
     """
-    recipe = substructure.recipe(name, size=size, slope=slope, discrete=discrete, as_published=as_published)
+    recipe = substructure.recipe(
+        name, size=size, pixel=pixel, slope=slope, discrete=discrete, as_published=as_published
+    )
     splits = splits or SIM.splits
     if rows < 3 * len(splits):
         raise ConfigError(f"rows {rows} are too few for three classes in {len(splits)} splits")
     check_device(device)
-    given = {"size": size, "slope": slope, "discrete": discrete}
+    given = {"size": size, "pixel": pixel, "slope": slope, "discrete": discrete}
     flags = "".join(f" --{key} {value:g}" for key, value in given.items() if value is not None)
     flags += " --as-published" if as_published else ""
     shares = ",".join(f"{split}={share:g}" for split, share in splits.items())

@@ -158,3 +158,10 @@ def preset(name: str) -> Preset:
         known = (*PRESETS, "model-i", "model-ii", "model-iii", "common", "sr-pairs")
         raise ConfigError(f"unknown preset {name!r}{guess(name, known)}; known here: {', '.join(known)}")
     return PRESETS[name]
+
+
+def checked_pixel(pixel: float) -> float:
+    """Arcsec of a pixel, as given. Raises ConfigError for what is no scale."""
+    if not 0.01 <= pixel <= 2:
+        raise ConfigError(f"pixel {pixel:g} is no scale in arcsec; give one between 0.01 and 2")
+    return pixel

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from raylens.data.shards import HIGH
-from raylens.data.simulate.presets import MARGIN
+from raylens.data.simulate.presets import MARGIN, checked_pixel
 from raylens.errors import ConfigError
 from raylens.seeds import seed as seeded
 
@@ -199,11 +199,15 @@ def recipe(
     name: str,
     *,
     size: int | None = None,
+    pixel: float | None = None,
     slope: float | None = None,
     discrete: int | None = None,
     as_published: bool = False,
 ) -> Recipe:
-    """The recipe called `name`; at another `size` it shows the same field. Raises ConfigError."""
+    """The recipe called `name`; at another `size` it shows the same field, if no `pixel` in arcsec is given.
+
+    Raises ConfigError.
+    """
     found = RECIPES[name]
     if slope is not None:
         if found.masses == (0.0, 0.0):
@@ -213,6 +217,8 @@ def recipe(
         if size < 16:
             raise ConfigError(f"--size {size} is too small for an image; give at least 16")
         found = replace(found, size=size, pixel=found.pixel * found.size / size)
+    if pixel is not None:
+        found = replace(found, pixel=checked_pixel(pixel))
     if discrete is not None and discrete < 1:
         raise ConfigError(f"--discrete {discrete} makes no vortex; give at least 1 point")
     points = (SUBHALOES if name == "common" else 100) if as_published else 0
