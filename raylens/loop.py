@@ -148,11 +148,12 @@ def collect(
     judge: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     batch: int = 256,
     device: torch.device | str = "cpu",
+    count: Callable[[int], object] | None = None,
 ) -> Outputs:
     """What `model`, in evaluation mode, says of preprocessed pixels (N, C, H, W): every row once.
 
     With `judge`, a task's, of what it says, labels and pixels the judgement (N, K) is kept in place of logits, and no
-    features.
+    features. `count` is called with the rows of each batch when it is done.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -167,6 +168,8 @@ def collect(
             said = judge(model(on), true.to(device), on)
         features.append(found.float().cpu())
         logits.append(said.float().cpu())
+        if count:
+            count(len(on))
     for module, training in modes:
         module.training = training
     return Outputs(

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp, softmax
 
 from raylens.errors import ConfigError, DataError
+from raylens.progress import track
 from raylens.records import Outputs
 
 RESAMPLES = 1000
@@ -510,10 +511,15 @@ def draws(labels: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]
     """Bootstrap rows (B, N), as many from each class as it has, in blocks that fit a processor's cache."""
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    block = max(1, 2**17 // len(labels))
+    block = _together(labels)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         yield np.hstack([rows[generator.integers(len(rows), size=(size, len(rows)))] for rows in members])
+
+
+def _together(labels: np.ndarray) -> int:
+    """Resamples of a block."""
+    return max(1, 2**17 // len(labels))
 
 
 def _binary(scores: np.ndarray, labels: np.ndarray, names: Iterable[str], threshold: float) -> Measure:
@@ -558,7 +564,10 @@ def log_odds(logits: ArrayLike) -> np.ndarray:
 
 
 def _bootstrap(measure: Measure, labels: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    blocks = [measure(rows) for rows in draws(labels, resamples, seed)]
+    blocks = [
+        measure(rows)
+        for rows in track(draws(labels, resamples, seed), "intervals", -(-resamples // _together(labels)))
+    ]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -57,8 +59,14 @@ def bar() -> Progress:
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """The `items`, counted while they are worked on; of something without a length `total` says how many."""
     total = len(items) if total is None and isinstance(items, Sized) else total
-    with bar() as shown:
-        task = shown.add_task(what, total=total)
+    with counting(what, total) as count:
         for item in items:
             yield item
-            shown.advance(task)
+            count(1)
+
+
+@contextmanager
+def counting(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """For work in parts of unequal size: call what it gives with what each part comes to of `total`."""
+    with bar() as shown:
+        yield partial(shown.advance, shown.add_task(what, total=total))

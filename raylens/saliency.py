@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from raylens.errors import ConfigError
 from raylens.loop import collect
 from raylens.models import Model, Painter
+from raylens.progress import track
 
 
 def maps(
@@ -46,7 +47,7 @@ def maps(
     wanted = np.full(len(pixels), -1) if target is None else np.broadcast_to(target, len(pixels))
     found = [np.zeros((0, *pixels.shape[2:]), np.float32)]
     with undisturbed(model), torch.inference_mode(False):
-        for begin in range(0, len(pixels), batch):
+        for begin in track(range(0, len(pixels), batch), "maps"):
             here = slice(begin, begin + batch)
             some = torch.from_numpy(np.array(pixels[here], np.float32)).to(device)
             seen = look(model, some, torch.from_numpy(np.array(wanted[here], np.int64)).to(device))

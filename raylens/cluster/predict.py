@@ -38,6 +38,7 @@ from raylens.data.shards import read_manifest
 from raylens.data.tasks import ray_data
 from raylens.errors import ConfigError
 from raylens.loop import collect
+from raylens.progress import track
 
 PART = re.compile(r"(\d{6,})-(\d{9,})-(\d+)(-last)?\.parquet")
 
@@ -289,7 +290,7 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     best: list[tuple[float, int, int, dict[str, Any]]] = []
     failed, total = [], 0
     names = sorted(info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(folder)))
-    for match in filter(None, map(PART.fullmatch, names)):
+    for match in track([*filter(None, map(PART.fullmatch, names))], "gathering files"):
         with fs.open_input_file(f"{folder}/{match[0]}") as opened:
             file = pq.ParquetFile(opened)
             columns = [name for name in file.schema_arrow.names if not name.startswith("features")]
@@ -333,7 +334,8 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
 def _images(reader: Reader, pieces: Sequence[Piece], places: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """Preprocessed images (C, H, W) at these rows of these pieces, read again."""
     found: dict[tuple[int, int], np.ndarray] = {}
-    for piece, some in groupby(sorted(places), key=lambda place: place[0]):
+    by_piece = [(piece, [*some]) for piece, some in groupby(sorted(places), key=lambda place: place[0])]
+    for piece, some in track(by_piece, "reading candidates again"):
         wanted = {row for _, row in some}
         for block in reader.blocks(pieces[piece]):
             for row in wanted & set(range(block.begin, block.begin + len(block.ids))):

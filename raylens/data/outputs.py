@@ -16,7 +16,7 @@ from raylens.data.shards import HIGH, filesystem, read_manifest, read_split, spl
 from raylens.errors import ConfigError, DataError
 from raylens.loop import collect
 from raylens.models import Model
-from raylens.progress import track
+from raylens.progress import counting
 from raylens.records import Outputs
 
 ENOUGH = 20_000
@@ -42,10 +42,12 @@ def look(
     Raises DataError when there are none, and ConfigError when there is no such column.
     """
     parts = []
-    for rows in track(_rows(data, split, where, transform, target), split):
-        if len(rows["label"]):
-            part = collect(model, rows["pixels"], rows["label"], judge=judge, batch=batch, device=device)
-            parts.append(part if judge is None else replace(part, labels=part.ids))  # twins are large
+    with counting(split, _expected(data, split, where)) as count:
+        for rows in _rows(data, split, where, transform, target):
+            if len(rows["label"]):
+                asked = {"judge": judge, "batch": batch, "device": device, "count": count}
+                part = collect(model, rows["pixels"], rows["label"], **asked)
+                parts.append(part if judge is None else replace(part, labels=part.ids))  # twins are large
     if not parts:
         there = f" where {where}; there {_there(data, split, where)}" if where else ""
         raise DataError(f"no labelled row in split {split!r} of {data}{there}")
@@ -102,6 +104,14 @@ def members(data: str, split: str, where: str) -> tuple[np.ndarray, np.ndarray]:
         masks.append(_meets(table, column, values).to_numpy(zero_copy_only=False))
         labels.append(table["label"].to_numpy())
     return np.concatenate(masks), np.concatenate(labels)
+
+
+def _expected(data: str, split: str, where: str | None) -> int:
+    """Rows that `look` will see, or a few more: those without a label are found out on the way."""
+    if where:
+        return int(members(data, split, where)[0].sum())
+    files = split_files(data, split)
+    return read_manifest(data).splits[split].rows if files else 0
 
 
 def _rows(

@@ -13,7 +13,7 @@ from raylens.data import bands
 from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, UNLABELLED, ShardWriter, filesystem, made_by, read_manifest, split_files
 from raylens.errors import ConfigError, DataError
-from raylens.progress import track
+from raylens.progress import counting
 from raylens.tasks.super_resolution import bicubic
 
 WAYS = ("model", "bicubic", "high")
@@ -72,9 +72,9 @@ def resolve(
         enlarge = model if by == "model" else lambda some: bicubic(some, factor)
         return np.concatenate([enlarge(some.to(device)).float().cpu().numpy() for some in pixels.split(64)])
 
-    with writer:
+    with writer, counting("painting", sum(one.rows for one in held.splits.values())) as count:
         for split in held.splits:
-            for file in track(split_files(data, split), split):
+            for file in split_files(data, split):
                 fs, name = filesystem(file)
                 with fs.open_input_file(name) as opened:
                     rows = pq.ParquetFile(opened)
@@ -87,4 +87,5 @@ def resolve(
                             if column != HIGH
                         }
                         writer.add(split, finer(table), labels, table["id"].to_pylist(), kept)
+                        count(len(table))
     return writer.out

@@ -16,6 +16,7 @@ from plotly.subplots import make_subplots
 from raylens.cluster.worker import WORST
 from raylens.pages.runs import Trial
 from raylens.pictures import COLOURS
+from raylens.progress import track
 from raylens.space import Choice, LogUniform, Range
 
 FEWEST = 8
@@ -155,7 +156,7 @@ def importances(
         return None
     found, random = _importance(held, space, metric), np.random.default_rng(0)
     drawn = []
-    for _ in range(RESAMPLES):
+    for _ in track(range(RESAMPLES), "what mattered"):
         some = [held[row] for row in random.integers(len(held), size=len(held))]
         if len({score for _, score in some}) > 1:
             drawn.append(_importance(some, space, metric))

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from raylens.checkpoint import Checkpoint
 from raylens.data.rows import prepared
-from raylens.data.shards import filesystem, read_split, split_files
+from raylens.data.shards import filesystem, read_manifest, read_split, split_files
 from raylens.loop import collect
 from raylens.metrics import softmax64
-from raylens.progress import track
+from raylens.progress import counting
 
 UNKNOWN = -1
 
@@ -59,13 +59,15 @@ def see(found: Checkpoint, domain: str, data: str, split: str, *, device: str = 
     """What the checkpoint's model says of all rows of a split."""
     model, transform = found.model(device), found.run.data.transform
     features, logits = [], []
-    for file in track(split_files(data, split), split):
-        fs, path = filesystem(file)
-        with fs.open_input_file(path) as opened:
-            pixels = prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"]
-        said = collect(model, pixels, None, device=device)
-        features.append(said.features)
-        logits.append(said.logits)
+    files = split_files(data, split)
+    with counting(split, read_manifest(data).splits[split].rows) as count:
+        for file in files:
+            fs, path = filesystem(file)
+            with fs.open_input_file(path) as opened:
+                pixels = prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"]
+            said = collect(model, pixels, None, device=device, count=count)
+            features.append(said.features)
+            logits.append(said.logits)
     about = read_split(data, split, ("label", "id"))
     joined = np.concatenate(features), np.concatenate(logits)
     return Seen(domain, data, split, transform, *joined, about["label"], about["id"])
