@@ -151,10 +151,7 @@ def save(
     (folder / "run.yaml").write_text(config.dump(run))
     _write(folder / "metrics.json", {**metrics, "step": step})
     _write(folder / "data.json", vars(facts) | {"manifests": dict(facts.manifests)})
-    versions = {
-        name: importlib.metadata.version(name) for name in ("raylens", "torch", "timm", "numpy", "ray")
-    }
-    _write(folder / "version.json", {**versions, "python": platform.python_version()})
+    _write(folder / "version.json", {**_versions(), "python": platform.python_version()})
     safetensors.torch.save_file(_contiguous(model.state_dict()), folder / "model.safetensors")
     if method is not None:
         tensors = {f"method/{name}": value for name, value in method.state_dict().items()}

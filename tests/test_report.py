@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from scipy.ndimage import gaussian_filter
 
-from raylens import checkpoint, config
+from raylens import checkpoint, config, optim
+from raylens.cluster import worker
+from raylens.data import sets
+from raylens.data.shards import ShardWriter
 from raylens.errors import ConfigError
 from raylens.report import report
 
@@ -88,3 +95,177 @@ def test_what_is_no_run_leaves_no_page(tmp_path):
     assert not (tmp_path / "page").exists()
     with pytest.raises(ConfigError, match="--top 0 shows no images"):
         report([str(tmp_path), "--out", f"{tmp_path}/page", "--top", "0"])
+
+
+CLASSES = ("no_sub", "cdm", "axion")
+REPORTED = {
+    "supervised": {"objective": 0.9, "source/auroc": 0.9},
+    "mae": {"objective": 3.0, "source/rankme": 3.0, "source/probe": 0.6, "source/spread": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory) -> str:
+    """A set of three classes, whose images have a mass and a twin of twice the resolution."""
+    out, rng = str(tmp_path_factory.mktemp("sky") / "sky"), np.random.default_rng(0)
+    with ShardWriter(out, name="sky", bands=("i",), classes=CLASSES, made={"command": "make sky"}) as writer:
+        for split, rows in (("train", 24), ("val", 12), ("test", 18)):
+            high = gaussian_filter(rng.random((rows, 1, 64, 64)), (0, 0, 2, 2)).astype(np.float32)
+            columns = {"log10_mass": rng.uniform(-24, -22, rows), "high": high}
+            ids = [f"{split}-{row}" for row in range(rows)]
+            writer.add(split, high[..., ::2, ::2], np.arange(rows) % 3, ids, columns)
+    return out
+
+
+@pytest.fixture
+def trained(tiny, sky, tmp_path):
+    """Writes the folder of a training as if it had run."""
+
+    def write(method="supervised", /, reports=2, **sections) -> str:
+        run = tiny.run(method, data={"source": sky, "test": sky}, name="one", **sections)
+        folder = tmp_path / "one"
+        (folder / "workers").mkdir(parents=True)
+        (folder / "run.yaml").write_text(config.dump(run))
+        facts = sets.facts(run, ("source",), test=True)
+        held = {**REPORTED["mae" if method == "mae" else "supervised"], "warnings": ""}
+        made = worker.build(run, facts)
+        state = {"method": made, "optimizer": optim.build(run.optimizer, made.groups())}
+        checkpoint.save(folder / "last", run, facts, made.result, held, step=4, **state)
+        lines = [json.dumps({"step": 2 * (at + 1), **held}) for at in range(reports)]
+        (folder / "workers" / "reports.jsonl").write_text("\n".join(lines))
+        return str(folder)
+
+    return write
+
+
+def page(folder: str, tmp_path: Path) -> tuple[str, str]:
+    """The page on a run, without its scripts, and its Markdown."""
+    made = Path(report([folder, "--out", f"{tmp_path}/page", "--top", "3"]))
+    text = re.sub(r"<script.*?</script>", "", made.read_text(), flags=re.S)
+    assert 'class="warning"' not in text
+    return text, made.with_suffix(".md").read_text()
+
+
+def titles(text: str) -> list[str]:
+    return re.findall(r"^### (.*)$", text, flags=re.M)
+
+
+ALWAYS = ["How it went", "What was run"]
+
+
+@pytest.mark.parametrize(
+    ("method", "sections", "expected", "said"),
+    [
+        (
+            "supervised",
+            {},
+            ["Measured on the test split", "Scores", "Features", "Likeliest axion", "Worst errors"],
+            "auroc of cdm",
+        ),
+        ("supervised", {"task": {"name": "regression"}}, ["Measured on the test split"], "one-scatter"),
+        (
+            "supervised",
+            {"task": {"name": "super-resolution", "width": 4, "blocks": 1}},
+            ["Measured on the test split"],
+            "one-images",
+        ),
+        (
+            "mae",
+            {"encoder": {"name": "vit", "patch": 8, "features": 16, "depth": 1, "heads": 2}},
+            ["Reconstruction", "Features"],
+            "Its features fill 3.0 dimensions",
+        ),
+    ],
+)
+def test_a_training_of_each_task_has_its_page(trained, tmp_path, method, sections, expected, said):
+    text, words = page(trained(method, **sections), tmp_path)
+    assert titles(words) == ["Last report", *expected, *ALWAYS]
+    assert said in words
+    assert "make sky" in text
+    assert f"raylens.{'pretrain' if method == 'mae' else 'train'} {method}" in text
+    assert "lenses" not in words, "no class is called so"
+
+
+def test_a_finetuning_tells_its_table_and_what_repeats_it(trained, tmp_path):
+    folder = Path(trained())
+    (folder / "last").rename(folder / "best")
+    shutil.rmtree(folder / "workers")
+    asked = {"labels": [0.25, None], "seeds": [0, 1], "frozen": True, "scratch": False}
+    (folder / "plan.json").write_text(json.dumps(asked))
+    run = checkpoint.read(folder / "best").run.replace(start="runs/before/last")
+    (folder / "run.yaml").write_text(config.dump(run))
+    rows = [("25%", 6, "finetuned", 2, 0.8, 0.7, 0.9)]
+    table = pd.DataFrame(
+        rows, columns=["labels", "images", "encoder", "seeds", "auroc", "auroc_low", "auroc_high"]
+    )
+    table.to_csv(folder / "finetuned.csv", index=False)
+    (folder / "finetuned.md").write_text("| labels | test AUROC |\n| - | - |\n| 25% | 0.8 |\n")
+    text, words = page(str(folder), tmp_path)
+    assert titles(words)[:2] == ["Labels and starts", "Measured on the test split"]
+    assert "| 25%    | 0.8        |" in words
+    assert (
+        "raylens.finetune runs/before/last classification --labels 25% 100% --seeds 0 1 --frozen --no-scratch"
+    ) in text
+
+
+def test_a_benchmark_tells_what_it_released_and_on_which_images(trained, tmp_path):
+    cell = trained()
+    folder = tmp_path / "grid"
+    folder.mkdir()
+    (folder / "grid.yaml").write_text("methods: [adda]\n")
+    row = {"method": "adda", "encoder": "small", "seed": 0, "released": True, "checkpoint": f"{cell}/last"}
+    pd.DataFrame([row, row | {"seed": 1, "released": False, "checkpoint": f"{tmp_path}/gone"}]).to_csv(
+        folder / "trials.csv", index=False
+    )
+    three = {"auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9}
+    first = {"encoder": "small", "method": "source only", "seeds": 1, **three}
+    over = {"difference": 0.1, "difference_low": 0.05, "difference_high": 0.2}
+    pd.DataFrame([first, first | {"method": "adda"} | over]).to_csv(folder / "table.csv", index=False)
+    _, words = page(str(folder), tmp_path)
+    assert titles(words) == ["Methods and encoders", "What is released", "What was run"]
+    assert f"{cell}/last" in words
+    assert "gone" not in words
+    assert "raylens.benchmark --from" in words
+    assert "make sky" in words
+    assert re.search(r"\| source +\| sky +\| train 24, val 12, test 18 \|", words)
+    assert "Trained with raylens" in words
+
+
+def test_a_split_that_is_not_there_leaves_the_others(searched, toy_sets, tmp_path):
+    copied = shutil.copytree(searched, tmp_path / "found")
+    source = shutil.copytree(toy_sets["data.source"], tmp_path / "source")
+    manifest = json.loads((source / "manifest.json").read_text())
+    del manifest["splits"]["val"]
+    (source / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("run.yaml", "best/run.yaml", "start/run.yaml"):
+        text = (copied / name).read_text()
+        (copied / name).write_text(text.replace(toy_sets["data.source"], str(source)))
+    text = Path(report([str(copied), "--out", f"{tmp_path}/page", "--top", "1"])).read_text()
+    assert "has no split &#39;val&#39;" in text
+    for title in ("Scores", "Features", "Likeliest lens", "Measured on the test split"):
+        assert f">{title}</h3>" in text
+
+
+def test_charts_leave_their_numbers_in_markdown(searched, tmp_path):
+    report([searched, "--out", str(tmp_path), "--top", "1"])
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(r"\| adda-00007 \| stopped early \| 2 +\|", text)
+    assert "RuntimeError: out of memory" in text
+    assert re.search(r"\| optimizer.lr \| 1.00 \[", text)
+    assert re.search(r"\| after +\| target lens +\| 49 ", text)
+
+
+def test_a_run_that_has_not_ended_tells_its_data(trained, tmp_path):
+    folder = Path(trained())
+    shutil.rmtree(folder / "last")
+    text = Path(report([str(folder), "--out", f"{tmp_path}/page"])).read_text()
+    assert "The run has not ended" in text
+    assert "make sky" in text
+
+
+def test_a_collapse_is_told_first(trained, tmp_path):
+    folder = Path(trained())
+    held = json.loads((folder / "last" / "metrics.json").read_text())
+    (folder / "last" / "metrics.json").write_text(json.dumps(held | {"warnings": "collapsed: all alike"}))
+    text = Path(report([str(folder), "--out", f"{tmp_path}/page", "--top", "1"])).read_text()
+    assert '<p class="warning">The training warned: collapsed: all alike.</p>' in text

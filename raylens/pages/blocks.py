@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -56,10 +57,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure that answers to the mouse; in Markdown there are only words about it."""
+    """A figure that answers to the mouse, and a table of what it shows, which stands for it in Markdown."""
 
     figure: go.Figure
     caption: str
+    table: pd.DataFrame | None = None
 
     @property
     def html(self) -> str:
@@ -116,6 +118,14 @@ def pictures(parts: Sequence[Part]) -> list[Picture]:
     return [block for part in parts for block in _blocks(part) if isinstance(block, Picture)]
 
 
+def worded(value: Any) -> str:
+    """A cell of a table: nothing for None and NaN, numbers to four digits."""
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return f"{value:.0f}" if whole else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _blocks(part: Part) -> list[Block]:
     return [*part.summary, *(block for section in part.sections for block in section.blocks)]
 
@@ -132,6 +142,7 @@ def _lines(blocks: Sequence[Block], page: str, pictures: str) -> list[str]:
         elif isinstance(block, Picture):
             lines += [f"![{block.name}]({pictures}/{block.name}.png)", "", block.caption]
         else:
+            lines += [] if block.table is None else [tables.markdown(block.table)]
             lines += [f"*Chart in [{page}]({page}):* {block.caption}"]
         lines += [""]
     return lines

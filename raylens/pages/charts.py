@@ -209,7 +209,9 @@ def looks(domains: Sequence[str], classes: Sequence[str]) -> dict[str, Look]:
 
 
 def histograms(
-    panels: Mapping[str, Mapping[str, np.ndarray]], looks: Mapping[str, Look] | None = None
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    looks: Mapping[str, Look] | None = None,
+    what: str = "probability",
 ) -> go.Figure:
     """Scores (N,) by panel and group: percent of each group in each of 25 bins, on a logarithmic axis from LEAST on."""
     figure = make_subplots(
@@ -237,7 +239,7 @@ def histograms(
         figure.update_yaxes(
             type="log", dtick=1, range=[np.log10(LEAST), 2], title_text="% of the group", row=row, col=1
         )
-    figure.update_xaxes(title_text="probability of the last class", row=len(panels), col=1)
+    figure.update_xaxes(title_text=what, row=len(panels), col=1)
     figure.update_layout(legend={"orientation": "h", "y": -0.18})
     return _plain(figure, 150 + 250 * len(panels))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,20 +58,49 @@ def sections(
     other = "target" if tested == target else "test set"
     places = [("source", source, "val"), (other, tested, "test")] if target else [("", tested, "test")]
     models = {"before adaptation": start, "after": found} if start and target else {"": found}
-    try:
-        views = {
-            title: [see(one, *place, device=device) for place in places] for title, one in models.items()
-        }
-    except (RequestError, OSError) as error:
-        return [*made, Section("Scores", [Words(f"The images cannot be read: {error}", warning=True)])]
-    looks = charts.looks([domain for domain, *_ in places], found.facts.classes)
-    scores = {title: _scores(seen, found.facts.classes) for title, seen in views.items()}
+    views, lost = _views(models, places, device)
+    blocks: list[Block] = [Words(f"Images cannot be read: {why}", warning=True) for why in lost]
+    if not all(views.values()):
+        return [*made, Section("Scores", blocks)]
+    looks, classes = charts.looks([domain for domain, *_ in places], found.facts.classes), found.facts.classes
+    scores = {title: _scores(seen, classes) for title, seen in views.items()}
+    chart = charts.histograms(scores, looks, f"probability of {classes[-1]}")
+    blocks.append(Chart(chart, _ADAPTED if target else _ALONE, _quantiles(scores)))
+    seen = [*views.values()][-1][-1]
     return [
         *made,
-        Section("Scores", [Chart(charts.histograms(scores, looks), _ADAPTED if target else _ALONE)]),
-        _guarded("Features", lambda: _features(views, found.facts.classes)),
-        *_galleries(name, found, [*views.values()][-1][-1], top=top, device=device),
+        Section("Scores", blocks),
+        _guarded("Features", lambda: _features(views, classes)),
+        *(_galleries(name, found, seen, top=top, device=device) if seen.split == "test" else ()),
     ]
+
+
+def _views(
+    models: Mapping[str, Checkpoint], places: Sequence[tuple[str, str, str]], device: str
+) -> tuple[dict[str, list[Seen]], list[str]]:
+    """What each model says of the splits that can be read; and why others cannot."""
+    views, lost = {title: [] for title in models}, []
+    for place in places:
+        try:
+            here = {title: see(one, *place, device=device) for title, one in models.items()}
+        except (RequestError, OSError) as error:
+            lost.append(str(error))
+            continue
+        for title, seen in here.items():
+            views[title].append(seen)
+    return views, lost
+
+
+def _quantiles(panels: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """How scores lie, by panel and group."""
+    rows = []
+    for title, groups in panels.items():
+        for group, scores in groups.items():
+            low, middle, high = (pictures.chance(one) for one in np.quantile(scores, (0.05, 0.5, 0.95)))
+            row = {"model": title, "images of": group, "number": str(len(scores))}
+            rows.append(row | {"5 % are below": low, "half are below": middle, "95 % are below": high})
+    table = pd.DataFrame(rows)
+    return table.loc[:, (table != "").any()]
 
 
 _ALONE = "Probabilities of the test images."

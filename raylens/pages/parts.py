@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-from hashlib import sha256
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from raylens import checkpoint, config, find, tables
 from raylens.checkpoint import Checkpoint
 from raylens.cluster.worker import scored
-from raylens.config import Run
-from raylens.data.shards import read_manifest
-from raylens.errors import DataError, RequestError
-from raylens.pages import charts, models
-from raylens.pages.blocks import Block, Chart, Code, Facts, Part, Picture, Section, Words
-from raylens.pages.runs import Folder
+from raylens.errors import RequestError
+from raylens.pages import charts, models, provenance
+from raylens.pages.blocks import Block, Chart, Facts, Part, Picture, Section, Words, worded
+from raylens.pages.runs import Folder, Trial
 
 ROWS = 20
 """Of a leaderboard, at most."""
-VERBS = {"search": "tune", "training": "train"}
 HEALTH = (
     "source/probe",
     "source/knn",
@@ -48,7 +42,7 @@ def part(folder: Folder, *, top: int, device: str) -> Part:
         *(models.sections(folder.name, found, start, top=top, device=device) if found else ()),
         Section("How it went", _course(folder)),
         Section("What mattered", _importances(folder)),
-        Section("What was run", _settings(folder, found)),
+        Section("What was run", provenance.told(folder, found)),
     ]
     return Part(_title(folder), _summary(folder, found), sections)
 
@@ -93,6 +87,10 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
         ]
     if folder.kind == "finetuning":
         return [*blocks, *_finetuned(folder)]
+    if warnings := found.metrics.get("warnings"):
+        blocks.append(Words(f"The training warned: {warnings}.", warning=True))
+    if folder.run.task.name == "pretraining":
+        return [*blocks, *_pretrained(folder, found)]
     if folder.kind != "search" or folder.table is None:
         step = int(found.metrics.get("step", 0))
         said = f"The model is that of step {step} of {folder.run.fit.steps}"
@@ -121,6 +119,21 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
     return [*blocks, Words(said + ".")]
 
 
+def _pretrained(folder: Folder, found: Checkpoint) -> list[Block]:
+    """How far the training is, and what its features tell, if they were measured."""
+    said, held = [], found.metrics
+    if folder.kind == "search" and folder.table is not None:
+        said.append(f"Released: {folder.table.iloc[0]['trial']}.")
+    said.append(f"The encoder is that of step {int(held.get('step', 0))} of {found.run.fit.steps}.")
+    if "source/rankme" in held:
+        said.append(
+            f"Its features fill {held['source/rankme']:.1f} dimensions (RankMe; 1 where they have collapsed)."
+        )
+    if "source/probe" in held:
+        said.append(f"A linear probe of them has an AUROC of {held['source/probe']:.3f}.")
+    return [Words(" ".join(said))]
+
+
 def _released(table: pd.DataFrame) -> pd.Series | None:
     """The first row, unless it is not to be released."""
     first = table.iloc[0]
@@ -144,89 +157,6 @@ def _finetuned(folder: Folder) -> list[Block]:
     ]
 
 
-def _settings(folder: Folder, found: Checkpoint | None) -> list[Block]:
-    """The command that repeats it, its settings that differ from the defaults, its data and versions."""
-    run = folder.run
-    known = config.settings(run.method.name, run.encoder.name)
-    rows = [
-        (path, _word(value), _word(config.plain(known[path].default))) for path, value in changed(run).items()
-    ]
-    blocks: list[Block] = []
-    if folder.kind != "finetuning":  # of which the amounts of labels and the seeds are not among the settings
-        blocks.append(Code(command(run, folder.kind)))
-    if rows:
-        blocks.append(
-            Facts(
-                pd.DataFrame(rows, columns=["setting", "value", "default"]),
-                "All other settings are the defaults.",
-            )
-        )
-    if found:
-        blocks += _data(folder, found)
-        if versions := found.versions:
-            told = ", ".join(f"{name} {one}" for name, one in versions.items())
-            blocks.append(Words(f"Trained with {told}."))
-    return blocks
-
-
-def changed(run: Run) -> dict[str, Any]:
-    """Settings that are not the defaults, by path; but for where the run lies."""
-    known = config.settings(run.method.name, run.encoder.name)
-    return {
-        path: value
-        for path, value in config.flat(run).items()
-        if path in known and value != config.plain(known[path].default) and path not in ("name", "storage")
-    }
-
-
-def command(run: Run, kind: str) -> str:
-    """What repeats a search or a training: its verb and method, and the settings that are not the defaults."""
-    verb = "pretrain" if (kind, run.task.name) == ("training", "pretraining") else VERBS[kind]
-    words = ["python", "-m", f"raylens.{verb}", run.method.name, "--encoder", run.encoder.name]
-    for path, value in changed(run).items():
-        written = (
-            value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=9**9)
-        )
-        words += [f"--{path}", written.removesuffix("...\n").strip()]
-    return shlex.join(words)
-
-
-def _data(folder: Folder, found: Checkpoint) -> list[Block]:
-    """The sets, as their manifests tell, with one hash over those of their files, and the commands that made them."""
-    held = dict(found.facts.manifests)
-    if folder.run.data.test:
-        try:
-            manifest = read_manifest(folder.run.data.test)
-            held["test"] = {
-                **vars(manifest),
-                "splits": {name: vars(one) for name, one in manifest.splits.items()},
-            }
-        except DataError:
-            pass
-    rows = []
-    for stream, one in held.items():
-        splits = one["splits"]
-        hashes = "".join(file.get("sha256", "") for part in splits.values() for file in part["files"])
-        scale = one.get("arcsec_per_pixel")
-        rows.append(
-            {
-                "stream": stream,
-                "set": one["name"],
-                "images": ", ".join(f"{name} {part['rows']}" for name, part in splits.items()),
-                "training images": ", ".join(
-                    f"{count} {name}" for name, count in splits.get("train", {}).get("labels", {}).items()
-                ),
-                "pixels": f"{one['channels']} x {one['size']} x {one['size']}"
-                + (f", {scale:g} arcsec each" if scale else ""),
-                "hash": sha256(hashes.encode()).hexdigest()[:12] if hashes else "",
-            }
-        )
-    commands = [str((one.get("made") or {}).get("command", "")) for one in held.values()]
-    made = Code("\n".join(filter(None, dict.fromkeys(commands))))
-    told = Facts(pd.DataFrame(rows), "The hash is one over the SHA-256 of all files of the set.")
-    return [told, made] if made.text else [told]
-
-
 def _leaderboard(folder: Folder) -> list[Block]:
     if folder.kind == "finetuning":
         text = folder.text_of("finetuned.md")
@@ -235,7 +165,7 @@ def _leaderboard(folder: Folder) -> list[Block]:
         found = folder.checkpoint("last")
         if found is None:
             return []
-        rows = [(name, _word(value)) for name, value in found.metrics.items() if name != "warnings"]
+        rows = [(name, worded(value)) for name, value in found.metrics.items() if name != "warnings"]
         return [Facts(pd.DataFrame(rows, columns=["reported", "value"]))]
     if folder.table is None:
         return [Words("The search has not ended, and has no leaderboard yet.")]
@@ -252,7 +182,7 @@ def _leaderboard(folder: Folder) -> list[Block]:
             elif name == "objective":
                 cells[head] = scored(None if pd.isna(row[name]) else row[name])
             else:
-                cells[head] = _word(row[name])
+                cells[head] = worded(row[name])
         shown.append(cells)
     frame = pd.DataFrame(shown)
     frame = frame.loc[:, (frame != "").any()]
@@ -268,18 +198,29 @@ def _course(folder: Folder) -> list[Block]:
     if not folder.trials:
         return []
     several = len(folder.trials) > 1
+    how = pd.DataFrame([_ended(trial) for trial in folder.trials])
     caption = "A line is a trial; a cross is where it was stopped early or has come so far, a triangle where it failed."
     blocks: list[Block] = []
     health = [name for name in HEALTH if any(name in trial.reports for trial in folder.trials)]
     if folder.run.task.name == "pretraining" and health:
         told = "Probe and kNN read labels to watch, and are not trained on; RankMe falls to 1 when features collapse."
         blocks.append(Chart(charts.grid(folder.trials, health), told))
-    blocks.append(Chart(charts.curves(folder.trials), caption if several else "What the training reported."))
+    blocks.append(
+        Chart(charts.curves(folder.trials), caption if several else "What the training reported.", how)
+    )
     space = config.space(folder.run) if folder.kind == "search" else {}
     if space and len(charts.ended(folder.trials)) > 1:
         told = "Settings of each trial and the objective of its last report. Drag along an axis to keep some lines."
         blocks.append(Chart(charts.parallel(folder.trials, space), told))
     return blocks
+
+
+def _ended(trial: Trial) -> dict[str, str]:
+    """How a trial ended, in words."""
+    last = trial.reports.iloc[-1]
+    objective = last.get("objective")
+    said = {"trial": trial.name, "state": trial.state, "steps": f"{last['step']:.0f}"}
+    return said | {"objective": scored(None if pd.isna(objective) else objective), "error": trial.error or ""}
 
 
 def _importances(folder: Folder) -> list[Block]:
@@ -297,7 +238,14 @@ def _importances(folder: Folder) -> list[Block]:
         f"Hutter et al. 2014), of {count} trials, with 95 % intervals over trials. Trials stopped early count "
         "as they stood."
     )
-    return [Chart(charts.bars(table), told)]
+    shown = pd.DataFrame(
+        {"setting": table["setting"], "share": [_share(row) for row in table.to_dict("records")]}
+    )
+    return [Chart(charts.bars(table), told, shown)]
+
+
+def _share(row: Any) -> str:
+    return f"{row['importance']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def _benchmark(folder: Folder) -> Part:
@@ -314,12 +262,24 @@ def _benchmark(folder: Folder) -> Part:
         if text := folder.text_of(f"regret{end}.md"):
             told = "What each way of choosing among trials gives away of the best one's test AUROC."
             sections.append(Section(f"Choosing without target labels{of}", [Facts(of_markdown(text), told)]))
-    sections.append(Section("What was run", [Code(folder.text)]))
+    released = _released_cells(folder)
+    if len(released):
+        told = "The checkpoint that each cell releases; raylens.evaluate, explain and predict take it."
+        sections.append(Section("What is released", [Facts(released, told)]))
+    sections.append(Section("What was run", provenance.of_benchmark(folder)))
     return Part(
         f"{folder.name}: benchmark",
         summary or [Words("The benchmark has not ended.", warning=True)],
         sections,
     )
+
+
+def _released_cells(folder: Folder) -> pd.DataFrame:
+    """Method, encoder, seed and checkpoint of what is released."""
+    table = folder.table_of("trials.csv")
+    if table is None:
+        return pd.DataFrame()
+    return table.loc[table["released"], ["method", "encoder", "seed", "checkpoint"]]
 
 
 def _compared(table: pd.DataFrame, of: str) -> list[Block]:
@@ -350,10 +310,3 @@ def of_markdown(text: str) -> pd.DataFrame:
 def _interval(row: Any, name: str, sign: str = "") -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return "" if pd.isna(value) else f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _word(value: Any) -> str:
-    if value is None or (isinstance(value, float) and pd.isna(value)):
-        return ""
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-    return f"{value:.0f}" if whole else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -73,6 +73,10 @@ class Folder:
         """The content of a file in the folder, if it is there."""
         return _text(f"{self.path}/{name}")
 
+    def table_of(self, name: str) -> pd.DataFrame | None:
+        """The table in a file in the folder, if it is there."""
+        return _table(f"{self.path}/{name}")
+
     def bytes_of(self, name: str) -> bytes | None:
         """The same, as bytes."""
         return _bytes(f"{self.path}/{name}")

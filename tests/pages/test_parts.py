@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from raylens import cli, tables
-from raylens.pages import parts, runs
+from raylens.pages import parts, provenance, runs
 
 
 def folder(tmp_path, table: pd.DataFrame) -> str:
@@ -74,7 +74,7 @@ def test_a_leaderboard_is_read_below_its_remark_and_with_signs_in_its_words(tmp_
 def test_the_command_of_a_page_makes_the_same_run(words):
     verb, *given = shlex.split(words)
     run = cli.run(verb, given)
-    made = parts.command(run, "search" if verb == "tune" else "training")
+    made = provenance.command(run, "search" if verb == "tune" else "training")
     python, module, of, *again = shlex.split(made)
     assert (python, module, of) == ("python", "-m", f"raylens.{verb}")
     assert cli.run(verb, again) == run
