@@ -163,7 +163,7 @@ METRICS = {
         "squared error of masked patches, linearly interpolated", "on Delaunay triangles of pixels"
     ),
     "noise": Metric(
-        "squared error on pure noise, in its variance: below 1 the mask leaks, above 1 what was learned is painted into it",
+        "squared error on pure noise, in its variance: below 1 the mask leaks, above 1 it paints what it has learned",
         "mean (p - y)^2 / var y",
     ),
     "psnr": Metric(

@@ -11,10 +11,13 @@ from raylens.benchmark import benchmark
 from raylens.data.__main__ import main, parser
 from raylens.errors import ConfigError
 from raylens.evaluate import evaluate
+from raylens.explain import explain
+from raylens.export import export
 from raylens.finetune import finetune
 from raylens.models.__main__ import main as models
 from raylens.predict import predict
 from raylens.pretrain import pretrain
+from raylens.report import report
 from raylens.train import train
 from raylens.tune import tune
 
@@ -26,6 +29,9 @@ VERBS = {
     "finetune": finetune,
     "evaluate": evaluate,
     "predict": predict,
+    "report": report,
+    "explain": explain,
+    "export": export,
     "data": main,
     "models": models,
 }
@@ -77,6 +83,21 @@ def test_a_help_with_many_flags_is_in_groups_and_short(verb, capsys):
     groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert len(groups) >= 4
     assert len(text.splitlines()) < 50
+
+
+@pytest.mark.parametrize("verb", ["report", "explain", "export"])
+def test_a_help_with_few_flags_is_shorter(verb, capsys):
+    assert len(said(capsys, VERBS[verb], "--help").splitlines()) < 35
+
+
+@pytest.mark.parametrize("verb", ["tune", "train", "pretrain"])
+def test_the_help_of_a_method_is_in_groups_a_line_or_two_for_each_setting(verb, capsys):
+    text = said(capsys, VERBS[verb], "contrastive" if verb == "pretrain" else "adda", "--help")
+    groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert len(groups) >= 7
+    settings = sum(line.startswith("  --") for line in text.splitlines())
+    assert len(text.splitlines()) < 3 * settings
+    assert max(map(len, text.splitlines())) <= 120
 
 
 @pytest.mark.parametrize(
