@@ -266,11 +266,39 @@ def images(parser: argparse.ArgumentParser) -> None:
     )
     taken.add_argument("--crop", type=int, help="middle of each image to take, pixels")
     taken.add_argument("--resize", action="store_true", help="scale images to the size that the model takes")
+    kept(parser)
+
+
+def kept(parser: argparse.ArgumentParser) -> Callable[..., Any]:
+    """Add what tells how to read files that do not tell it themselves; returns what adds more of it."""
+    add = parser.add_argument_group("where a file keeps what").add_argument
+    add("--pixels-key", metavar="KEY", help="array with the images, in .npz and .h5")
+    add(
+        "--hdu",
+        type=words,
+        default=(),
+        metavar="HDUS",
+        help="FITS image HDUs to take as bands, by number or name: 1,3,5",
+    )
+    add("--path-column", default="path", metavar="COLUMN", help="column of a table of paths [path]")
+    add(
+        "--masked",
+        type=float,
+        metavar="VALUE",
+        help="value of pixels that were not seen; they take the median of their band",
+    )
+    return add
+
+
+def words(text: str) -> tuple[str, ...]:
+    """`1,3,5` as its parts."""
+    return tuple(part for part in text.split(",") if part) if "," in text or text.isdigit() else (text,)
 
 
 def reader(asked: argparse.Namespace, found: Checkpoint) -> Reader:
     """Reads images as the checkpoint wants them, and as the flags of `images` say. Raises ConfigError."""
     from raylens.data.convert import Shape
+    from raylens.data.formats import Options
     from raylens.data.pieces import Reader
 
     if asked.bands and not asked.bands.replace(",", "").isdigit():
@@ -280,10 +308,12 @@ def reader(asked: argparse.Namespace, found: Checkpoint) -> Reader:
         bands=tuple(int(band) for band in asked.bands.split(",")) if asked.bands else None,
         crop=asked.crop,
         size=facts.size if asked.resize else None,
+        masked=asked.masked,
         expected=(facts.channels, facts.size, facts.size),
         names=facts.bands,
     )
-    return Reader(shape, found.run.data.transform)
+    options = Options(pixels_key=asked.pixels_key, hdu=asked.hdu, path_column=asked.path_column)
+    return Reader(shape, found.run.data.transform, options)
 
 
 def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:

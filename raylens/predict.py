@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from raylens import checkpoint, cli, evaluate, priors
 from raylens.checkpoint import Checkpoint
 from raylens.errors import ConfigError
+from raylens.find import guess
 
 
 def predict(argv: Sequence[str]) -> str:
@@ -49,34 +51,43 @@ def predict(argv: Sequence[str]) -> str:
     )
     chances.add_argument(
         "--prior",
-        type=float,
-        help="share of the last class among the images, for which probabilities are corrected",
+        metavar="SHARE",
+        help="share of the last class among the images, or CLASS=SHARE,... of each; corrects probabilities",
     )
     chances.add_argument(
         "--top", type=int, default=100, help="candidates in the table and the pictures [100]"
     )
+    chances.add_argument(
+        "--class", dest="of", metavar="NAME", help="class whose candidates these are [the last]"
+    )
     asked = parser.parse_args(argv)
     found = [checkpoint.read(path) for path in (asked.checkpoint, *asked.more)]
     _check(asked, found)
+    prior = None if asked.prior is None else shares(asked.prior, found[0].facts.classes)
 
     from raylens.cluster import launch, nodes
+    from raylens.cluster.folders import exists
     from raylens.cluster.predict import Request
     from raylens.cluster.predict import predict as work
     from raylens.data.sets import absolute
 
-    reader = cli.reader(asked, found[0])
+    reader, out = cli.reader(asked, found[0]), absolute(asked.out).rstrip("/")
+    corrections: tuple = ()
+    if (asked.calibrate or prior) and not exists(
+        f"{out}/predict.json"
+    ):  # which keeps those that it began with
+        corrections = tuple(corrected(one, asked.calibrate, prior) for one in found)
     request = Request(
         checkpoints=tuple(absolute(path) for path in (asked.checkpoint, *asked.more)),
         images=absolute(asked.images),
-        out=absolute(asked.out).rstrip("/"),
+        out=out,
         split=asked.split,
         features=asked.features or found[0].run.task.name == "pretraining",
         calibrate=absolute(asked.calibrate) if asked.calibrate else None,
-        prior=asked.prior,
-        corrections=tuple(corrected(one, asked.calibrate, asked.prior) for one in found)
-        if asked.calibrate or asked.prior is not None
-        else (),
+        prior=prior,
+        corrections=corrections,
         top=asked.top,
+        candidates=asked.of,
         batch=asked.batch,
         cpus=asked.cpus,
         gpus=asked.gpus,
@@ -119,20 +130,42 @@ def _check(asked: Any, found: Sequence[Checkpoint]) -> None:
     for name, value, least in (("batch", asked.batch, 1), ("top", asked.top, 0), ("cpus", asked.cpus, 0)):
         if value < least:
             raise ConfigError(f"--{name} {value:g} is too few; give {least} or more")
-    if asked.prior is not None and not 0 < asked.prior < 1:
-        raise ConfigError(f"--prior {asked.prior:g} is no share; give one between 0 and 1")
-    if asked.prior is not None and len(first.facts.classes) != 2:
+    if (asked.calibrate or asked.prior or asked.of) and first.run.task.name != "classification":
         raise ConfigError(
-            f"--prior is of one class of two, and there are {', '.join(first.facts.classes)}; leave it out"
+            f"{asked.checkpoint} is of {first.run.task.name}; --calibrate, --prior and --class are of classes"
         )
-    if (asked.calibrate or asked.prior is not None) and first.run.task.name != "classification":
+    if asked.of is not None and asked.of not in first.facts.classes:
+        known = ", ".join(first.facts.classes)
         raise ConfigError(
-            f"{asked.checkpoint} is of {first.run.task.name}; --calibrate and --prior are of classes"
+            f"unknown class {asked.of!r}{guess(asked.of, first.facts.classes)}; known here: {known}"
         )
 
 
-def corrected(found: Checkpoint, calibrate: str | None, prior: float | None) -> Any:
-    """How logits of a checkpoint become probabilities of images with a share `prior` of the last class.
+def shares(text: str, classes: Sequence[str]) -> tuple[float, ...]:
+    """The share of each class that `0.01`, of the last of two, or `no_sub=0.8,cdm=0.1,axion=0.1` says.
+
+    Raises ConfigError.
+    """
+    parts = [part.partition("=") for part in text.split(",")]
+    try:
+        given = {name.strip(): float(value) for name, _, value in parts} if "=" in text else float(text)
+    except ValueError:
+        given = None
+    if isinstance(given, float) and len(classes) == 2:
+        given = {classes[0]: 1 - given, classes[1]: given}
+    every = ",".join(f"{name}=SHARE" for name in classes)
+    if not isinstance(given, dict) or given.keys() != set(classes):
+        one = "a number, or " if len(classes) == 2 else ""
+        raise ConfigError(f"--prior {text} is no share of each class; give {one}{every}")
+    if not min(given.values()) > 0 or not math.isclose(sum(given.values()), 1, abs_tol=1e-6):  # nan is none
+        raise ConfigError(
+            f"--prior {text} is no share; shares are between 0 and 1, and those of all classes add up to 1"
+        )
+    return tuple(given[name] for name in classes)
+
+
+def corrected(found: Checkpoint, calibrate: str | None, prior: Sequence[float] | None) -> Any:
+    """How logits of a checkpoint become probabilities of images with a share `prior` (K,) of each class.
 
     Calibration is by bias-corrected temperature scaling on labelled rows (Alexandari et al. 2020), and the shift by the
     shares that the classifier has learned (Saerens et al. 2002, eq. 2.4): those rows', or its training images'.
@@ -152,7 +185,7 @@ def corrected(found: Checkpoint, calibrate: str | None, prior: float | None) -> 
         counts = found.facts.manifests["source"]["splits"]["train"]["labels"]
         held = np.array([counts[name] for name in found.facts.classes], float)
     if prior is not None:
-        shift = shift + np.log([1 - prior, prior]) - np.log(held / held.sum())
+        shift = shift + np.log(prior) - np.log(held / held.sum())
     return Correction(temperature, tuple(shift.tolist()))
 
 

@@ -87,7 +87,7 @@ def test_a_help_with_many_flags_is_in_groups_and_short(verb, capsys):
 
 @pytest.mark.parametrize("verb", ["report", "explain", "export"])
 def test_a_help_with_few_flags_is_shorter(verb, capsys):
-    assert len(said(capsys, VERBS[verb], "--help").splitlines()) < 35
+    assert len(said(capsys, VERBS[verb], "--help").splitlines()) < 45
 
 
 @pytest.mark.parametrize("verb", ["tune", "train", "pretrain"])

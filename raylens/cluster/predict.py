@@ -2,7 +2,7 @@
 
     predict.json          what was asked; a folder with another one is refused
     predictions/          Parquet files, each of rows of one piece of the images: PIECE-ROW-COUNT[-last].parquet
-    candidates.csv        the images of the highest probability of the last class
+    candidates.csv        the images of the highest probability of the last class, or of another that is named
     candidates.png        the same as pictures
     failed.csv            images that could not be read, and why
 
@@ -33,6 +33,7 @@ from raylens import checkpoint
 from raylens.cluster.folders import exists, patient, write
 from raylens.cluster.progress import EVERY, Clock
 from raylens.data.convert import counted
+from raylens.data.formats import Options
 from raylens.data.pieces import Piece, Reader, packed, runs
 from raylens.data.shards import read_manifest
 from raylens.data.tasks import ray_data
@@ -67,10 +68,13 @@ class Request:
     split: str | None = None
     features: bool = False
     calibrate: str | None = None
-    prior: float | None = None
+    prior: tuple[float, ...] | None = None
+    """Share of each class among the images."""
     corrections: tuple[Correction, ...] = ()
     """One a checkpoint, as `calibrate` and `prior` have it; a resumed prediction keeps those that it began with."""
     top: int = 100
+    candidates: str | None = None
+    """Class whose likeliest images are the candidates; the last without it."""
     batch: int = 256
     cpus: float = 1.0
     gpus: float | None = None
@@ -129,6 +133,9 @@ def _same(request: Request, reader: Reader, pieces: Sequence[Piece]) -> Request:
     Corrections are not compared: what a model says of the same images differs in its last digits from run to run.
     """
     shape = {name: getattr(reader.shape, name) for name in ("bands", "crop", "size")}
+    read_as = asdict(reader.options) | {"masked": reader.shape.masked}
+    usual = asdict(Options()) | {"masked": None}
+    shape |= {name: value for name, value in read_as.items() if value != usual[name]}
     weights = [
         (checkpoint.read(one).folder / "model.safetensors").read_bytes() for one in request.checkpoints
     ]
@@ -286,7 +293,9 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     found = checkpoint.read(request.checkpoints[0])
     classes = found.facts.classes
     ranked = found.run.task.name == "classification"
-    score = "probability" if len(classes) == 2 or not ranked else f"probability_{classes[-1]}"
+    of = request.candidates or classes[-1] if ranked else ""
+    score = "probability" if len(classes) == 2 or not ranked else f"probability_{of}"
+    sign = -1 if len(classes) == 2 and of == classes[0] else 1
     best: list[tuple[float, int, int, dict[str, Any]]] = []
     failed, total = [], 0
     names = sorted(info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(folder)))
@@ -298,8 +307,11 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
         total += len(table)
         failed += table.loc[table["failed"].notna(), ["id", "failed"]].to_dict("records")
         if ranked:
-            good = table[table["failed"].isna()].nlargest(request.top, score)
-            rows = [(row[score], -int(match[1]), -int(row["row"]), row) for row in good.to_dict("records")]
+            good = table[table["failed"].isna()]
+            good = (good.nsmallest if sign < 0 else good.nlargest)(request.top, score)
+            rows = [
+                (sign * row[score], -int(match[1]), -int(row["row"]), row) for row in good.to_dict("records")
+            ]
             best = heapq.nlargest(request.top, [*best, *rows], key=lambda one: one[:3])
     listed = pd.DataFrame(failed, columns=["id", "failed"])
     write(f"{request.out}/failed.csv", listed.to_csv(index=False))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from raylens.cli import Parser, guarded
+from raylens.cli import Parser, guarded, kept, words
 from raylens.errors import ConfigError, DataError, RequestError
 
 
@@ -35,11 +35,6 @@ def numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not like 0.7,3") from error
-
-
-def words(text: str) -> tuple[str, ...]:
-    """`g,r,i` and, if all are single letters, `gri`."""
-    return tuple(part for part in text.split(",") if part) if "," in text or text.isdigit() else (text,)
 
 
 def bands(text: str) -> tuple[str, ...]:
@@ -109,26 +104,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--crop", type=int, metavar="PIXELS", help="keep the middle, so many pixels wide")
     add("--size", type=int, metavar="PIXELS", help="resize to so many pixels, after the crop")
-    add(
-        "--masked",
-        type=float,
-        metavar="VALUE",
-        help="value of pixels that were not seen; they take the median of their band",
-    )
     add("--arcsec-per-pixel", type=float, metavar="ARCSEC", help="of the input")
-    add = verb.add_argument_group("where a file keeps what").add_argument
-    add("--pixels-key", metavar="KEY", help="array with the images, in .npz and .h5")
+    add = kept(verb)
     add("--label-key", metavar="KEY", help="array with the labels, in .npz and .h5")
     add("--labels", metavar="FILE", help=".npy file with the labels of a .npy stack")
-    add(
-        "--hdu",
-        type=words,
-        default=(),
-        metavar="HDUS",
-        help="FITS image HDUs to take as bands, by number or name: 1,3,5",
-    )
     add = verb.add_argument_group("tables of paths").add_argument
-    add("--path-column", default="path", metavar="COLUMN", help="[path]")
     add("--target-column", default="target", metavar="COLUMN", help="class or number of each [target]")
     add("--fold-column", default="fold", metavar="COLUMN", help="[fold]")
     add(

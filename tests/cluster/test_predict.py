@@ -120,7 +120,9 @@ def test_a_prior_shifts_odds_and_calibration_keeps_their_order(ray_cluster, mode
     (tmp_path / "rare/predict.json").write_text(json.dumps(asked))
     words = [models[0], data, "--split", "test", "--out", str(tmp_path / "rare"), "--gpus", "0"]
     predict.predict([*words, "--prior", "0.01", "--calibrate", toy_sets["data.source"]])
-    with pytest.raises(ConfigError, match=r"has predictions with prior 0.01, and 0.02 was given"):
+    with pytest.raises(
+        ConfigError, match=r"has predictions with prior \[0.99, 0.01\], and \[0.98, 0.02\] was given"
+    ):
         predict.predict([*words, "--prior", "0.02", "--calibrate", toy_sets["data.source"]])
 
 
@@ -141,11 +143,53 @@ def test_a_piece_is_whole_when_its_rows_reach_its_last(parts, is_whole):
 def test_bad_requests_are_refused_in_a_line(models, images, tmp_path):
     for words, told in (
         (["--prior", "1.5"], "--prior 1.5 is no share"),
+        (
+            ["--prior", "rare"],
+            "--prior rare is no share of each class; give a number, or nonlens=SHARE,lens=SHARE",
+        ),
+        (["--prior", "lens=0.1,nonlens=0.1"], "those of all classes add up to 1"),
+        (["--class", "lense"], r"unknown class 'lense' \(did you mean lens\?\)"),
+        (["--batch", "0"], "--batch 0 is too few; give 1 or more"),
+        (["--top", "-1"], "--top -1 is too few; give 0 or more"),
+        (["--cpus", "-1"], "--cpus -1 is too few"),
         (["--bands", "a"], "--bands 'a' is no list of numbers"),
     ):
         with pytest.raises(ConfigError, match=told):
             predict.predict([models[0], images, "--out", str(tmp_path / "out"), *words])
     assert not (tmp_path / "out").exists()
+
+
+def test_shares_are_of_the_last_of_two_or_of_each_by_name():
+    assert predict.shares("0.01", ("nonlens", "lens")) == (0.99, 0.01)
+    assert predict.shares("b=0.2,c=0.7,a=0.1", ("a", "b", "c")) == (0.1, 0.2, 0.7)
+    with pytest.raises(ConfigError, match="give a=SHARE,b=SHARE,c=SHARE"):
+        predict.shares("0.1", ("a", "b", "c"))
+
+
+def test_what_a_file_keeps_where_is_told_and_any_class_has_its_candidates(ray_cluster, models, tmp_path):
+    pixels = np.random.default_rng(0).random((9, 32, 32)).astype(np.float32)
+    pixels[:, :4] = -1
+    np.savez(tmp_path / "stack.npz", first=pixels[:, None], second=pixels[::-1, None])
+    words = [
+        models[0],
+        str(tmp_path / "stack.npz"),
+        "--pixels-key",
+        "second",
+        "--masked",
+        "-1",
+        "--gpus",
+        "0",
+    ]
+    out = predict.predict([*words, "--class", "nonlens", "--top", "3", "--out", str(tmp_path / "out")])
+    seen = pixels[::-1, None].copy()
+    middle = np.median(seen[:, :, 4:], axis=(1, 2, 3), keepdims=True)
+    expected = said(models[0], np.where(seen == -1, middle, seen))
+    table = pd.read_parquet(f"{out}/predictions").sort_values("row")
+    np.testing.assert_allclose(table["probability"], expected, atol=1e-5)
+    found = pd.read_csv(f"{out}/candidates.csv")["probability"]
+    np.testing.assert_allclose(found, np.sort(expected)[:3], atol=1e-5)
+    with pytest.raises(ConfigError, match="has predictions with shape"):
+        predict.predict([*words[:4], "--gpus", "0", "--out", str(tmp_path / "out")])
 
 
 def test_a_correction_without_anything_is_softmax():
