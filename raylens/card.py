@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raylens.checkpoint import Checkpoint
+from raylens.errors import ConfigError
 from raylens.metrics import explain
 from raylens.predictor import Predictor
 from raylens.standalone import FORMATS, TOLD
@@ -25,8 +26,13 @@ TASKS = {
 }
 
 
-def card(found: Checkpoint, ready: Predictor, differences: Mapping[str, float]) -> str:
-    """model-card.md of a checkpoint that was written in the formats of `differences`, by format their largest."""
+def card(
+    found: Checkpoint, ready: Predictor, differences: Mapping[str, float], more: Sequence[Mapping] = ()
+) -> str:
+    """model-card.md of a checkpoint that was written in the formats of `differences`, by format their largest.
+
+    `more` are reports that are not beside the checkpoint, see `given`.
+    """
     run = found.run
     task = TASKS[ready.kind].format(
         classes=", ".join(ready.classes), target=ready.target, factor=found.facts.factor
@@ -41,7 +47,7 @@ def card(found: Checkpoint, ready: Predictor, differences: Mapping[str, float]) 
         "## Data\n",
         *data(found),
         "## Measured\n",
-        *measured(found),
+        *measured(found, more),
         "## Intended use and limits\n",
         *(f"- {line}" for line in limits(found, ready)),
         "\n## Versions\n",
@@ -105,9 +111,9 @@ def data(found: Checkpoint) -> Iterator[str]:
     yield ""
 
 
-def measured(found: Checkpoint) -> Iterator[str]:
-    """Tables of what the search measured and raylens.evaluate left beside the checkpoint."""
-    reports = [*evaluations(found)]
+def measured(found: Checkpoint, more: Sequence[Mapping]) -> Iterator[str]:
+    """Tables of what the search or the finetuning measured, and what raylens.evaluate left."""
+    reports = [*evaluations(found), *more]
     if not reports:
         yield (
             "Not yet: `python -m raylens.evaluate CHECKPOINT --data DIR` measures it, and another export brings the "
@@ -117,7 +123,9 @@ def measured(found: Checkpoint) -> Iterator[str]:
         where = f" where {report['where']}" if report.get("where") else ""
         rows = f", {report['rows']} images" if "rows" in report else ""
         name = report["data"].rstrip("/").rpartition("/")[2]
-        yield f"{name}, {report['split']}{where}{rows}:\n"
+        other = report.get("batch_norm_from")
+        normed = f", with batch norm's statistics of {other.rstrip('/').rpartition('/')[2]}" if other else ""
+        yield f"{name}, {report['split']}{where}{rows}{normed}:\n"
         if report.get("warning"):
             yield f"**{report['warning']}**\n"
         yield "| metric | value | 95 % interval | meaning |\n|---|---|---|---|"
@@ -128,7 +136,7 @@ def measured(found: Checkpoint) -> Iterator[str]:
 
 
 def evaluations(found: Checkpoint) -> Iterator[dict[str, Any]]:
-    """The reports beside the checkpoint that are of it: its search's in test.json, and those in evaluation/."""
+    """The reports beside the checkpoint that are of it: its run's in test.json, and those in evaluation/."""
     folder, used = found.folder.resolve(), found.run.data
     try:
         held = json.loads((folder.parent / "test.json").read_text())
@@ -139,14 +147,36 @@ def evaluations(found: Checkpoint) -> Iterator[dict[str, Any]]:
         }
         yield about | held[folder.name]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # no search, or none of its models was released
+        pass  # neither a search nor a finetuning, or none of its models was released
     for path in sorted((folder.parent / "evaluation").glob("**/metrics.json")):
         try:
             report = json.loads(path.read_text())
-            if Path(str(report["checkpoint"])).name == folder.name and report["metrics"]:
+            if of(found, report) and report["metrics"]:
                 yield report
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not one of ours
+
+
+def given(found: Checkpoint, path: Path) -> dict[str, Any]:
+    """What is in a metrics.json of raylens.evaluate. Raises ConfigError when it is none, or of another checkpoint."""
+    try:
+        report = json.loads(path.read_text())
+        right, _ = of(found, report), report["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"--metrics {path} is no metrics.json of raylens.evaluate") from None
+    if not right:
+        raise ConfigError(
+            f"--metrics {path} is of {report['checkpoint']}, which has other weights than {found.address}; measure "
+            "this one"
+        )
+    return report
+
+
+def of(found: Checkpoint, report: Mapping[str, Any]) -> bool:
+    """Whether a report is of these weights; of one that does not say its weights, of a folder of this name."""
+    if held := report.get("weights"):
+        return held == found.weights
+    return Path(str(report["checkpoint"])).name == found.folder.resolve().name
 
 
 def limits(found: Checkpoint, ready: Predictor) -> Iterator[str]:
@@ -186,10 +216,9 @@ def limits(found: Checkpoint, ready: Predictor) -> Iterator[str]:
 
 
 def versions(found: Checkpoint, differences: Mapping[str, float]) -> Iterator[str]:
-    weights = hashlib.sha256((found.folder / "model.safetensors").read_bytes()).hexdigest()
     yield f"- trained with {', '.join(f'{name} {number}' for name, number in found.versions.items()) or 'unknown'}"
     names = ["torch", *(["onnx", "onnxscript", "onnxruntime"] if "onnx" in differences else [])]
     yield f"- exported with {', '.join(f'{name} {version(name)}' for name in ('raylens', *names))}"
-    yield f"- weights of the checkpoint: SHA-256 `{weights}`"
+    yield f"- weights of the checkpoint: SHA-256 `{found.weights}`"
     for form, worst in differences.items():
         yield f"- `{FORMATS[form]}` differs from the checkpoint by at most {worst:.1g}, on random and extreme images"

@@ -13,6 +13,7 @@ Nothing in it is ever unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -22,6 +23,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,11 @@ class Checkpoint:
         """What it was trained with, by name; nothing where that was not kept."""
         path = self.folder / "version.json"
         return json.loads(path.read_text()) if path.is_file() else {}
+
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of the file of the weights, which tells one checkpoint from another of the same place."""
+        return hashlib.sha256((self.folder / "model.safetensors").read_bytes()).hexdigest()
 
     def model(self, device: torch.device | str = "cpu") -> Model:
         """The model, in evaluation mode."""

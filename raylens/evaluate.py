@@ -75,7 +75,7 @@ def evaluate(argv: Sequence[str]) -> str:
     ):
         print(remark)
     about = {"checkpoint": asked.checkpoint, "data": asked.data, "split": asked.split, "where": asked.where}
-    about |= {"batch_norm_from": asked.batch_norm_from, **warning(found)}
+    about |= {"batch_norm_from": asked.batch_norm_from, "weights": found.weights, **warning(found)}
     place = "-".join(
         [
             last,

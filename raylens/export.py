@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raylens import checkpoint, cli, standalone
-from raylens.card import card
+from raylens.card import card, given
 from raylens.errors import ConfigError
 from raylens.evaluate import folder
 from raylens.predictor import Predictor
@@ -36,6 +36,14 @@ def export(argv: Sequence[str]) -> str:
         choices=[*standalone.FORMATS],
         help="which files [both]",
     )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="metrics.json of raylens.evaluate to tell too; those beside the checkpoint are told",
+    )
     asked = parser.parse_args(argv)
     if "://" in asked.out:
         raise ConfigError(f"--out {asked.out} is not on this machine; name a folder here, and copy it there")
@@ -43,6 +51,7 @@ def export(argv: Sequence[str]) -> str:
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder")
     found = checkpoint.read(asked.checkpoint)
+    more = [given(found, path) for path in asked.metrics]
     ready = Predictor(found, device="cpu", batch=16)
     folder(out.absolute().parent)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as partial:
@@ -50,7 +59,7 @@ def export(argv: Sequence[str]) -> str:
             form: standalone.write(ready, form, Path(partial, standalone.FORMATS[form]))
             for form in track([*dict.fromkeys(asked.formats)], "writing and comparing")
         }
-        Path(partial, "model-card.md").write_text(card(found, ready, differences))
+        Path(partial, "model-card.md").write_text(card(found, ready, differences, more))
         folder(out)
         if (out / "model-card.md").exists():
             print(f"the model that was in {out} is replaced")

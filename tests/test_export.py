@@ -196,7 +196,12 @@ def test_the_card_tells_data_metrics_limits_and_versions(save, tmp_path):
     (folder.parent / "evaluation" / "metrics.json").write_text("{")
     searched = {"best": {"metrics": {"auroc": {"value": 0.87, "low": 0.8, "high": 0.9}}, "rows": 70}}
     (folder.parent / "test.json").write_text(json.dumps({"warning": "chosen by labels", **searched}))
-    export([str(folder), "--out", f"{tmp_path}/out", "--format", "torch"])
+    elsewhere = tmp_path / "metrics.json"
+    weights = checkpoint.read(folder).weights
+    far = {"data": "s3://bucket/far/", "weights": weights, "checkpoint": "s3://x/y", "batch_norm_from": "a/b"}
+    elsewhere.write_text(json.dumps(report | far))
+    words = [str(folder), "--out", f"{tmp_path}/out", "--format", "torch", "--metrics", str(elsewhere)]
+    export(words)
     card = (tmp_path / "out" / "model-card.md").read_text()
     for said in (
         "which of the classes nonlens, lens",
@@ -208,12 +213,19 @@ def test_the_card_tells_data_metrics_limits_and_versions(save, tmp_path):
         "| auroc | 0.87 | 0.8 to 0.9 |",
         "sky, test, 90 images:",
         "| auroc | 0.912 | 0.87 to 0.95 | chance that",
+        "far, test, 90 images, with batch norm's statistics of b:",
         "0.25 of the last class",
         f"torch {torch.__version__.partition('+')[0]}",
     ):
         assert said in card
     assert "onnx" not in card
     assert "91 images" not in card
+    elsewhere.write_text(json.dumps(report | far | {"weights": "0" * 64}))
+    with pytest.raises(ConfigError, match="which has other weights than"):
+        export(words)
+    elsewhere.write_text("{}")
+    with pytest.raises(ConfigError, match=r"is no metrics\.json"):
+        export(words)
 
 
 def test_the_code_of_the_card_runs_where_raylens_is_not(save, tmp_path):

@@ -6,7 +6,7 @@ It lives in one folder, and the same command goes on with it:
     trials/         Ray Tune's: a training for each amount of labels, start and seed
     probes/         checkpoints of frozen encoders under linear heads, one for each amount of labels and seed
     finetuned.*     the table: .md, .csv
-    test.json       every metric of each training on the test split
+    test.json       every metric of each training, and of best/, on the test split
     best/           of those that were finetuned on the most labels, the best on the validation split
 """
 
@@ -92,11 +92,12 @@ def finetune(plan: Plan) -> str:
     paths |= {name: ray.get(reference) for name, reference in probes.items()}
     asked = {name: measure.remote(path, run) for name, path in paths.items()}
     said = {name: ray.get(reference) for name, reference in asked.items()}
-    write(f"{folder}/test.json", json.dumps({name: one.report for name, one in said.items()}, indent=1))
     _write(folder, run, compared(plan, kinds, rows, task, said))
     most = max(plan.labels, key=lambda amount: rows[amount])
     best = max((_name(FINETUNED, most, seed) for seed in plan.seeds), key=lambda name: found[name].objective)
     copy(found[best].checkpoint, f"{folder}/best")
+    reports = {name: one.report for name, one in said.items()} | {"best": said[best].report}
+    write(f"{folder}/test.json", json.dumps(reports, indent=1))
     launch.tell(best=f"{found[best].objective:.4f}", checkpoint=f"{folder}/best")
     return f"{folder}/best"
 

@@ -114,6 +114,7 @@ def test_an_encoder_is_finetuned_on_few_labels_and_many(ray_cluster, folder, sky
     shown = capsys.readouterr().out
     assert "minus from scratch" in shown
     reports = json.loads((folder / "fine" / "test.json").read_text())
+    assert reports.pop("best") in reports.values()
     assert len(reports) == 12
     assert reports["finetuned-20pc-seed0"]["rows"] == 32
     held = checkpoint.read(best)
