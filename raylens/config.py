@@ -54,6 +54,8 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 @section
 class TaskConfig:
+    """What is learned."""
+
     name: Annotated[str, BeforeValidator(lambda name: str(name).replace("-", "_"))] = "classification"
     """What is learned: classification, regression or super-resolution; see raylens/tasks/."""
     target: str = "log10_mass"
@@ -66,6 +68,8 @@ class TaskConfig:
 
 @section
 class Data:
+    """Sets, and how they are read."""
+
     source: str | None = None
     """Shard set with labels; without one the preset `sim` is simulated."""
     target: str | None = None
@@ -106,6 +110,8 @@ class Data:
 
 @section
 class Optimizer:
+    """How weights are changed."""
+
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """Which optimizer; `sgd` has momentum betas[0]."""
     lr: Annotated[float, Field(ge=0)] = 1e-3
@@ -122,6 +128,8 @@ class Optimizer:
 
 @section
 class Fit:
+    """How long, and how exactly."""
+
     steps: Count = 600
     """Optimizer steps; an epoch has no meaning here."""
     start_steps: Count = 1000
@@ -136,6 +144,8 @@ class Fit:
 
 @section
 class Scale:
+    """Workers, and what each has of the machines."""
+
     workers: Count = 1
     """Data-parallel workers of a training or of each trial."""
     min_workers: Count | None = None
@@ -149,6 +159,8 @@ class Scale:
 
 @section
 class Search:
+    """Trials, and what is released of them."""
+
     trials: Count = 8
     """Configurations to try."""
     scheduler: Literal["asha", "pbt", "none"] = "asha"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from raylens.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raylens.records import Outputs
 
 _HELPERS = {"base", "escnn_compat"}
 ELSEWHERE = {
@@ -54,7 +58,7 @@ def task(name: str) -> type:
     return _module("tasks", name.replace("-", "_"), "task").Task
 
 
-def validator(name: str):
+def validator(name: str) -> Callable[[Outputs, Outputs], float]:
     """The function `score(source, target)` of the validator called `name`."""
     return _module("validators", name, "validator").score
 

@@ -26,6 +26,8 @@ class Images:
         return len(next(iter(self.views.values())))
 
     def to(self, device: torch.device | str) -> Images:
+        """The same on a device."""
+
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 

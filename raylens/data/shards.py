@@ -77,6 +77,7 @@ class Manifest:
         return sum(split.rows for split in self.splits.values())
 
     def to_json(self) -> str:
+        """As manifest.json has it."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod

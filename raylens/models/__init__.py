@@ -19,6 +19,7 @@ class Model(nn.Module):
         self.encoder, self.head = encoder, head
 
     def features(self, pixels: Tensor) -> Tensor:
+        """What the encoder makes of pixels (N, C, H, W): (N, dim)."""
         return self.encoder(pixels)
 
     def forward(self, pixels: Tensor) -> Tensor:
