@@ -95,7 +95,7 @@ class Reader:
         """That no image of `path` can be read, for the reasons of these (id, reason)."""
         side, why = " x ".join(map(str, self.shape.expected)), counted(unfit) or "it is empty"
         return DataError(
-            f"no image of {path} can be read as {side}: {why}; --bands, --crop or --resize may fit them in"
+            f"no image of {path} can be read as {side}: {why}; --bands, --hdu, --crop or --resize may fit them in"
         )
 
     def remark(self, path: str) -> str:

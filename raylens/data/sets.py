@@ -21,6 +21,8 @@ from raylens.errors import DataError
 from raylens.methods.base import Method
 
 PRESETS = {"source": "sim", "target": "survey"}
+SIMULATED = "the simulated"
+"""How what is told of a set begins that raylens makes itself."""
 
 
 def absolute(path: str) -> str:
@@ -293,14 +295,20 @@ def remarks(run: Run, streams: tuple[str, ...], *, test: bool = False) -> list[s
 
 def _place(run: Run, stream: str) -> str:
     """How a user knows the stream's set."""
-    return getattr(run.data, stream) or f"the simulated {stream}"
+    return getattr(run.data, stream) or f"{SIMULATED} {stream}"
 
 
 def _fits(where: str, held: Manifest, first: str, source: Manifest) -> None:
     if (held.size, held.channels) != (source.size, source.channels):
+        if where.startswith(SIMULATED):
+            remedy = _simulated_to_fit(held, source)
+        elif first.startswith(SIMULATED):
+            remedy = _simulated_to_fit(source, held)
+        else:
+            remedy = "convert one again with --size, --crop or --bands"
         raise DataError(
             f"{where} has {held.channels} channel(s) of {held.size} x {held.size}, {first} "
-            f"{source.channels} of {source.size} x {source.size}; convert one again with --size, --crop or --bands"
+            f"{source.channels} of {source.size} x {source.size}: {remedy}"
         )
     if held.classes and held.classes != source.classes:
         raise DataError(
@@ -308,6 +316,17 @@ def _fits(where: str, held: Manifest, first: str, source: Manifest) -> None:
             "convert one again with --classes"
         )
     bands.compare(where, held.bands, first, source.bands)
+
+
+def _simulated_to_fit(drawn: Manifest, given: Manifest) -> str:
+    """What would make a simulated set fit one that was given."""
+    known = {1: "i", 3: "gri"}.get(given.channels)
+    if known is None:
+        return "what is simulated has 1 channel or 3; convert the other again with --bands"
+    if drawn.size == given.size:
+        return f"set data.bands to {known}"
+    shape = f"--size {given.size} --bands {known}"
+    return f"simulate one that fits by python -m raylens.data simulate {drawn.name} {shape}, and give it"
 
 
 def _holds_rows(where: str, held: Manifest, split: str) -> None:
