@@ -5,6 +5,8 @@ what it would have drawn, and no generator's state has to be carried along.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,3 +23,14 @@ def reseed(device: torch.device | str, number: int) -> None:
     if torch.device(device).type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(number)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Around work that is to come out the same to the bit: how torch adds up depends on the number of its threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "preset",
         metavar="PRESET",
-        help="sim, survey, painted (arcs on real cutouts); model-i, model-ii, model-iii, common, sr-pairs",
+        help="sim, survey, spacewarps, painted (arcs on real cutouts); model-i, model-ii, model-iii, common, sr-pairs",
     )
     add = made(verb)
     add("--rows", type=int, default=2000, help="images [2000]")
@@ -159,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", type=int, metavar="PIXELS", help="pixels; the preset's own, or 64, without it")
     add("--pixel", type=float, metavar="ARCSEC", help="arcsec per pixel; the preset's own without it")
     add("--device", help="cpu or cuda")
-    add = verb.add_argument_group("lenses among galaxies: sim, survey, painted").add_argument
+    add = verb.add_argument_group("lenses among galaxies: sim, survey, spacewarps, painted").add_argument
     add("--prior", type=float, metavar="SHARE", help="fraction of lenses")
     add("--bands", help="i, the default, or gri")
     add(

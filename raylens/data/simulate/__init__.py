@@ -14,6 +14,7 @@ import torch
 from raylens.data.shards import LENS_CLASSES, Manifest, ShardWriter, Split, made_by, read_manifest
 from raylens.data.simulate import substructure
 from raylens.data.simulate.painted import Backgrounds, backgrounds
+from raylens.data.simulate.picture import composite
 from raylens.data.simulate.presets import (
     BANDS,
     MARGIN,
@@ -27,6 +28,7 @@ from raylens.data.simulate.presets import (
 from raylens.data.simulate.skies import skies
 from raylens.errors import ConfigError
 from raylens.progress import bar
+from raylens.seeds import one_thread
 from raylens.seeds import seed as seeded
 
 BLOCK = 512
@@ -71,7 +73,7 @@ def simulate(
         if not pixel:
             raise ConfigError(f"{onto} does not say how many arcsec a pixel is; give --pixel")
         cutouts = backgrounds(onto, pixel)
-    bands, size = bands or "i", size or 64
+    bands, size = bands or ("i" if recipe.picture is None else BANDS), size or 64
     if noise_from is not None:
         if onto is not None:
             raise ConfigError(
@@ -232,6 +234,7 @@ def digest(name: str) -> str:
     return hashlib.sha256(f"{VERSION} {preset(name)!r}".encode()).hexdigest()[:6]
 
 
+@one_thread()
 def render(
     recipe: Preset,
     kinds: np.ndarray,
@@ -243,9 +246,9 @@ def render(
     cutouts: Backgrounds | None = None,
     fields: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Images float32 (N, C, size, size) of those kinds and their truth by column; no Ray is needed.
+    """Images (N, C, size, size) of those kinds and their truth by column; no Ray is needed.
 
-    In counts, with noise drawn or out of `fields`, or on `cutouts` in their units.
+    float32 in counts, with noise drawn or out of `fields`; on `cutouts` in their units; or pictures, uint8.
     """
     from raylens.data.simulate import camera, scene  # caustics takes seconds to import
 
@@ -266,6 +269,8 @@ def render(
     images = images.cpu().numpy()
     if cutouts is not None:
         images, truth["cutout"] = cutouts.paint(images, truth["magnitude"], bands, rng)
+    if recipe.picture is not None:
+        images = composite(images, recipe, bands, rng)
     arcs = lensed.cpu().numpy()
     truth["lensed_magnitude"] = np.full(len(kinds), np.nan)
     truth["lensed_magnitude"][arcs > 0] = ZERO_POINT - 2.5 * np.log10(arcs[arcs > 0])
@@ -343,5 +348,5 @@ def _blocks(
 
 
 def _block(draw: Callable, kinds: np.ndarray, key: tuple, **real: Any) -> tuple[np.ndarray, dict]:
-    torch.set_num_threads(1)
+    """A function, as Ray wants one for a task, of what is a partial."""
     return draw(kinds, key, **real)

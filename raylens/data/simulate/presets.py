@@ -8,7 +8,7 @@ searches.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from raylens.errors import ConfigError
 from raylens.find import guess
@@ -19,10 +19,26 @@ BANDS = "gri"
 MARGIN = 4
 """Pixels drawn beyond each edge, from where light is blurred into the image."""
 RED, BLUE, YELLOW = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35)
-"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs."""
+"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs; where a preset has ranges, their middle."""
 
 Span = tuple[float, float]
 """Ends of a uniform distribution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """How three bands become a colour picture of 8 bits: see raylens/data/simulate/picture.py."""
+
+    noise: tuple[float, ...]
+    """What the sky's noise in g, r and i becomes, of 255."""
+    sky: float
+    """Level of the sky, in that noise."""
+    softening: Span
+    """Lupton's Q."""
+    exposure: Span
+    """Factor on all bands, from image to image."""
+    balance: Span
+    """Factor on each band by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +76,9 @@ class Preset:
     offcentre: float
     """Standard deviation of the target's position, pixels."""
     colour_scatter: float
-    """Magnitudes."""
+    """Relative to the colour itself."""
+    colours: Mapping[tuple[float, float], Span] = field(default_factory=dict)
+    """Ranges of g - i for some of RED, BLUE and YELLOW, r - i in proportion; as of galaxies at many redshifts."""
 
     fwhm: Mapping[str, Span]
     """Seeing in each band, arcsec."""
@@ -77,6 +95,8 @@ class Preset:
     """Sky gradient, in sky noises from centre to edge."""
     bad_columns: float
     """Share of images that have some."""
+    picture: Picture | None = None
+    """Images are colour pictures, not counts."""
 
 
 SIM = Preset(
@@ -149,7 +169,44 @@ PAINTED = replace(
 )
 """Arcs alone, to be painted on real cutouts: see raylens/data/simulate/painted.py."""
 
-PRESETS = {preset.name: preset for preset in (SIM, SURVEY, PAINTED)}
+SPACEWARPS = replace(
+    SURVEY,
+    name="spacewarps",
+    domain="source",
+    pixel=0.186,
+    prior=1 / 3,
+    splits={"train": 0.8, "val": 0.1, "test": 0.1},
+    kinds={"elliptical": 0.24, "spiral": 0.28, "merger": 0.18, "ring": 0.13, "star": 0.04, "faint": 0.13},
+    theta_e=(0.8, 4.0),
+    offset=(0.0, 0.6),
+    lens_magnitude=(17.0, 21.5),
+    lens_radius=(0.5, 2.5),
+    contrast=(1.8, 5.0),
+    faintest=24.5,
+    source_radius=(0.1, 0.45),
+    neighbours=5.0,
+    offcentre=1.5,
+    colours={RED: (1.4, 2.9), BLUE: (-0.2, 0.9), YELLOW: (0.3, 1.6)},
+    colour_scatter=0.05,
+    fwhm={"g": (0.7, 1.0), "r": (0.65, 0.95), "i": (0.55, 0.85)},
+    noise=(0.083, 0.13, 0.16),
+    depth=(0.8, 1.25),
+    gain=20.0,
+    correlation=0.6,
+    gradient=0.2,
+    bad_columns=0.0,
+    picture=Picture(
+        noise=(15.0, 10.0, 10.0), sky=0.5, softening=(1.0, 6.0), exposure=(0.8, 1.25), balance=(0.9, 1.1)
+    ),
+)
+"""Colour pictures of the CFHT Legacy Survey's Wide layer (MegaCam), as Space Warps showed them to volunteers.
+
+Depth and seeing are the survey's; the composite follows Marshall et al. 2016 (arXiv 1504.06148) with levels read off
+unlabelled pictures, and ranges are wide on purpose: what differs between the simulation and the sky should differ
+between images of the simulation, too.
+"""
+
+PRESETS = {preset.name: preset for preset in (SIM, SURVEY, PAINTED, SPACEWARPS)}
 
 
 def preset(name: str) -> Preset:

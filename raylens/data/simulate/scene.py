@@ -29,7 +29,7 @@ class Scene:
         self.preset, self.rng, self.bands, self.cutouts = preset, rng, bands, cutouts
         self.parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
-    def uniform(self, span: tuple[float, float], count: int) -> np.ndarray:
+    def uniform(self, span: tuple[float, float], count: int | tuple[int, ...]) -> np.ndarray:
         return self.rng.uniform(*span, count)
 
     def angle(self, count: int) -> np.ndarray:
@@ -38,6 +38,8 @@ class Scene:
     def fluxes(self, magnitude: np.ndarray, colour: tuple[float, float]) -> np.ndarray:
         """Counts in g, r and i (N, 3) of components of i-band `magnitude` and about that colour."""
         scatter = self.rng.normal(1, self.preset.colour_scatter, (len(magnitude), 1))
+        if colour in self.preset.colours:
+            scatter += self.uniform(self.preset.colours[colour], (len(magnitude), 1)) / colour[0] - 1
         offsets = np.array([colour[0], colour[1], 0.0])[None] * scatter
         return 10 ** (-0.4 * (magnitude[:, None] + offsets - ZERO_POINT))
 
@@ -227,6 +229,16 @@ def _spiral(
     scene.spiral(rows, x, y, magnitude)
 
 
+def _faint(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
+    """A galaxy of the field, too faint to be the lens in any system that could be found."""
+    fainter, small = magnitude + scene.uniform((2.0, 4.0), len(rows)), 0.4
+    red = scene.rng.random(len(rows)) < 0.4
+    scene.galaxy(rows[red], x[red], y[red], fainter[red], small)
+    scene.spiral(rows[~red], x[~red], y[~red], fainter[~red], small)
+
+
 def _merger(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
@@ -294,6 +306,7 @@ _KINDS = {
     "lens": _lens,
     "elliptical": _elliptical,
     "spiral": _spiral,
+    "faint": _faint,
     "merger": _merger,
     "ring": _ring,
     "star": _star,

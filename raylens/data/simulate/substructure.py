@@ -26,6 +26,7 @@ from torch import Tensor
 from raylens.data.shards import HIGH
 from raylens.data.simulate.presets import MARGIN, checked_pixel
 from raylens.errors import ConfigError
+from raylens.seeds import one_thread
 from raylens.seeds import seed as seeded
 
 SUBHALOES = 25
@@ -281,6 +282,7 @@ def arcs(light: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     return physics.sersic(light, source_x, source_y)
 
 
+@one_thread()
 def render(made: Recipe, kinds: np.ndarray, key: tuple, *, device: str = "cpu") -> tuple[np.ndarray, dict]:
     """Images float32 (N, 1, size, size) of those classes, and their truth by column; no Ray is needed.
 

@@ -1,0 +1,84 @@
+"""Colour pictures: the composite's formula, its levels, and what becomes of colours."""
+
+import numpy as np
+import pytest
+
+from raylens.data.shards import read_manifest
+from raylens.data.simulate import render, simulate
+from raylens.data.simulate.picture import composite
+from raylens.data.simulate.presets import RED, preset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GRI = [0, 1, 2]
+WARPS = preset("spacewarps")
+
+
+def test_a_picture_is_lupton_s_composite():
+    """Each pixel by itself, with the same generator: light asinh(Q mean) / (Q mean), cut at 0 and at 255."""
+    counts = np.random.default_rng(0).uniform(-0.2, 3.0, (5, 3, 4, 4))
+    made, rng, picture = (
+        composite(counts, WARPS, GRI, np.random.default_rng(1)),
+        np.random.default_rng(1),
+        WARPS.picture,
+    )
+    exposure = rng.uniform(*picture.exposure, 5)
+    balance = rng.uniform(*picture.balance, (5, 3))
+    softening = rng.uniform(*picture.softening, 5)
+    for n, c, y, x in np.ndindex(counts.shape):
+        bands = [
+            counts[n, b, y, x] / WARPS.noise[b] * picture.noise[b] / 255 * exposure[n] * balance[n, b]
+            for b in GRI
+        ]
+        mean = max(sum(bands) / 3, 1e-6)
+        level = bands[c] * np.arcsinh(softening[n] * mean) / (softening[n] * mean)
+        level = 255 * level + picture.sky * picture.noise[c]
+        assert abs(made[n, c, y, x] - np.clip(level, 0, 255)) <= 0.5 + 1e-6
+
+
+def test_the_sky_is_as_noisy_as_asked_and_half_hidden():
+    sky = np.random.default_rng(0).normal(0, 1, (400, 3, 16, 16)) * np.array(WARPS.noise)[:, None, None]
+    levels = composite(sky, WARPS, GRI, np.random.default_rng(1)).astype(float)
+    for band in GRI:
+        noise = WARPS.picture.noise[band]
+        assert (levels[:, band] == 0).mean() == pytest.approx(0.31, abs=0.03)  # below -0.5 noises of a normal
+        upper = np.quantile(levels[:, band], 0.84)
+        assert upper == pytest.approx((WARPS.picture.sky + 1) * noise, rel=0.06)
+
+
+def test_bright_cores_are_white_and_faint_light_keeps_its_colour():
+    red = 10 ** (-0.4 * np.array([*RED, 0.0]))
+    for brightness, ratio in ((1e5, 1.0), (3.0, None)):
+        counts = brightness * np.broadcast_to(red[None, :, None, None], (64, 3, 2, 2))
+        levels = composite(counts, WARPS, GRI, np.random.default_rng(0)).mean((0, 2, 3))
+        lift = np.array(WARPS.picture.noise) * WARPS.picture.sky
+        unit = np.array(WARPS.picture.noise) / np.array(WARPS.noise)
+        expected = ratio or red[0] / red[2] * unit[0] / unit[2]
+        assert (levels - lift * (ratio is None))[[0, 2]] @ [1, -expected] == pytest.approx(0, abs=3)
+
+
+def test_colours_spread_over_the_range_and_stay_in_proportion():
+    from raylens.data.simulate.scene import Scene
+
+    scene = Scene(WARPS, np.random.default_rng(0), GRI)
+    magnitudes = -2.5 * np.log10(scene.fluxes(np.full(4000, 20.0), RED))
+    g_i, r_i = magnitudes[:, 0] - magnitudes[:, 2], magnitudes[:, 1] - magnitudes[:, 2]
+    low, high = WARPS.colours[RED]
+    assert np.quantile(g_i, [0.05, 0.95]) == pytest.approx(
+        [low + 0.05 * (high - low), high - 0.05 * (high - low)], abs=0.1
+    )
+    np.testing.assert_allclose(r_i / g_i, RED[1] / RED[0], rtol=1e-6)
+
+
+def test_what_is_faint_is_fainter_than_any_lens():
+    _, truth = render(WARPS, np.array(["faint", "lens"] * 32), ("test", "faint"), bands=GRI)
+    images, _ = render(WARPS, np.array(["faint"] * 32), ("test", "faint"), bands=GRI)
+    brighter, _ = render(WARPS, np.array(["elliptical"] * 32), ("test", "faint"), bands=GRI)
+    middle = (slice(None), 2, slice(26, 38), slice(26, 38))
+    assert np.median(images[middle].mean((1, 2))) < 0.5 * np.median(brighter[middle].mean((1, 2)))
+    assert np.isnan(truth["theta_e"][::2]).all()
+
+
+def test_the_set_is_of_pictures_in_three_bands(ray_cluster, tmp_path):
+    simulate("spacewarps", rows=30, seed=0, out=str(tmp_path / "set"))
+    manifest = read_manifest(str(tmp_path / "set"))
+    assert (manifest.bands, manifest.channels, manifest.arcsec_per_pixel) == (("g", "r", "i"), 3, 0.186)
