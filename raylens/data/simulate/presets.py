@@ -73,6 +73,10 @@ class Preset:
     """Star-forming clumps on a source."""
     neighbours: float
     """Mean number of other galaxies in the field."""
+    groups: float = 0.0
+    """Share of images with some red galaxies more, as in a group or a cluster."""
+    bright: float = 0.0
+    """Share of images with a large, bright galaxy or its halo near the edge."""
     offcentre: float
     """Standard deviation of the target's position, pixels."""
     colour_scatter: float
@@ -176,27 +180,39 @@ SPACEWARPS = replace(
     pixel=0.186,
     prior=1 / 3,
     splits={"train": 0.8, "val": 0.1, "test": 0.1},
-    kinds={"elliptical": 0.24, "spiral": 0.28, "merger": 0.18, "ring": 0.13, "star": 0.04, "faint": 0.13},
-    theta_e=(0.8, 4.0),
+    kinds={
+        "elliptical": 0.18,
+        "spiral": 0.14,
+        "armed": 0.13,
+        "merger": 0.14,
+        "ring": 0.08,
+        "ringed": 0.06,
+        "aligned": 0.12,
+        "star": 0.03,
+        "faint": 0.12,
+    },
+    theta_e=(0.8, 5.0),
     offset=(0.0, 0.6),
     lens_magnitude=(17.0, 21.5),
     lens_radius=(0.5, 2.5),
-    contrast=(1.8, 5.0),
-    faintest=24.5,
+    contrast=(1.5, 4.5),
+    faintest=24.2,
     source_radius=(0.1, 0.45),
     neighbours=5.0,
+    groups=0.3,
+    bright=0.08,
     offcentre=1.5,
     colours={RED: (1.4, 2.9), BLUE: (-0.2, 0.9), YELLOW: (0.3, 1.6)},
     colour_scatter=0.05,
     fwhm={"g": (0.7, 1.0), "r": (0.65, 0.95), "i": (0.55, 0.85)},
     noise=(0.083, 0.13, 0.16),
-    depth=(0.8, 1.25),
+    depth=(0.7, 1.5),
     gain=20.0,
     correlation=0.6,
     gradient=0.2,
     bad_columns=0.0,
     picture=Picture(
-        noise=(15.0, 10.0, 10.0), sky=0.5, softening=(1.0, 6.0), exposure=(0.8, 1.25), balance=(0.9, 1.1)
+        noise=(15.0, 10.0, 10.0), sky=0.5, softening=(1.0, 6.0), exposure=(0.75, 1.35), balance=(0.85, 1.15)
     ),
 )
 """Colour pictures of the CFHT Legacy Survey's Wide layer (MegaCam), as Space Warps showed them to volunteers.

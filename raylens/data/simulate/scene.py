@@ -76,7 +76,15 @@ class Scene:
         return {"q": self.uniform((0.55, 0.97), len(rows)), "phi": self.angle(len(rows))}
 
     def spiral(
-        self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, scale: float = 1.0
+        self,
+        rows: np.ndarray,
+        x: np.ndarray,
+        y: np.ndarray,
+        magnitude: np.ndarray,
+        scale: float = 1.0,
+        *,
+        colour: tuple[float, float] = YELLOW,
+        strength: tuple[float, float] = (0.3, 0.95),
     ) -> None:
         """A red bulge in a bluer exponential disc with arms."""
         count = len(rows)
@@ -88,7 +96,7 @@ class Scene:
         self.add(
             "sersic", rows, bulge, **place, q=np.sqrt(q), n=self.uniform((2, 4), count), radius=radius * 0.3
         )
-        disc = self.fluxes(magnitude - 2.5 * np.log10(1 - share), YELLOW)
+        disc = self.fluxes(magnitude - 2.5 * np.log10(1 - share), colour)
         self.add(
             "spiral",
             rows,
@@ -99,7 +107,7 @@ class Scene:
             radius=radius,
             arms=self.rng.integers(2, 4, count),
             pitch=self.uniform((0.25, 0.6), count) * self.rng.choice([-1, 1], count),
-            strength=self.uniform((0.3, 0.95), count),
+            strength=self.uniform(strength, count),
             turn=self.uniform((0, 2 * np.pi), count),
         )
 
@@ -126,6 +134,20 @@ class Scene:
                 n=self.uniform((0.8, 3.0), some.sum()),
                 radius=size_of * self.uniform((0.7, 1.3), some.sum()),
             )
+
+    def crowd(self, rows: int, size: int) -> None:
+        """Red galaxies of a group, and bright ones near the edge, in the preset's share of images."""
+        half = size * self.preset.pixel / 2
+        for share, mean, magnitude, near, scale in (
+            (self.preset.groups, 4.0, (19.0, 22.5), (1.5, half), 0.5),
+            (self.preset.bright, 1.0, (15.5, 18.0), (0.8 * half, 1.4 * half), 2.0),
+        ):
+            count = self.rng.poisson(mean, rows) * (self.rng.random(rows) < share)
+            owner = np.repeat(np.arange(rows), count)
+            angle = self.rng.uniform(0, 2 * np.pi, len(owner))
+            away = np.sqrt(self.rng.uniform(near[0] ** 2, near[1] ** 2, len(owner)))
+            bright = self.uniform(magnitude, len(owner))
+            self.galaxy(owner, away * np.cos(angle), away * np.sin(angle), bright, scale)
 
     def draw(self, rows: int, size: int) -> tuple[Tensor, Tensor]:
         """Counts per pixel (rows, C, size, size) before seeing, and the i-band counts (rows,) of all lensed images."""
@@ -158,6 +180,8 @@ def populate(scene: Scene, kinds: np.ndarray, size: int) -> dict[str, np.ndarray
         _KINDS[kind](scene, rows, x[rows], y[rows], magnitude[rows], truth)
     if not scene.cutouts:
         scene.neighbours(count, size)
+        if preset.groups or preset.bright:
+            scene.crowd(count, size)
     return truth
 
 
@@ -229,6 +253,34 @@ def _spiral(
     scene.spiral(rows, x, y, magnitude)
 
 
+def _armed(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
+    """A large spiral, its arms blue and clear: each of them looks like an arc."""
+    scene.spiral(rows, x, y, magnitude, 1.6, colour=BLUE, strength=(0.8, 1.0))
+
+
+def _aligned(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
+    """A red galaxy with narrow blue ones beside it by chance: as an arc, and on one side as well as on all."""
+    scene.target(rows, x, y, magnitude)
+    near = np.repeat(rows, scene.rng.integers(1, 4, len(rows)))
+    at = np.searchsorted(rows, near)
+    away, turn = scene.uniform((1.0, 5.0), len(near)), scene.uniform((0, 2 * np.pi), len(near))
+    scene.add(
+        "sersic",
+        near,
+        scene.fluxes(magnitude[at] + scene.uniform((1.0, 4.0), len(near)), BLUE),
+        x=x[at] + away * np.cos(turn),
+        y=y[at] + away * np.sin(turn),
+        q=scene.uniform((0.15, 0.5), len(near)),
+        phi=scene.angle(len(near)),
+        n=scene.uniform((0.7, 1.5), len(near)),
+        radius=scene.uniform((0.3, 1.2), len(near)),
+    )
+
+
 def _faint(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
@@ -262,6 +314,14 @@ def _ring(
     """A ring galaxy: blue, round its own centre, without a counter-image."""
     scene.target(rows, x, y, magnitude, 0.6)
     _arc(scene, rows, x, y, magnitude + 2.0, extent=(2.0, 20.0), colour=BLUE)
+
+
+def _ringed(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
+) -> None:
+    """A disc galaxy with a ring of its own colour, complete."""
+    scene.spiral(rows, x, y, magnitude, strength=(0.0, 0.3))
+    _arc(scene, rows, x, y, magnitude + 1.5, extent=(20.0, 20.0), colour=YELLOW)
 
 
 def _arc(
@@ -306,6 +366,9 @@ _KINDS = {
     "lens": _lens,
     "elliptical": _elliptical,
     "spiral": _spiral,
+    "armed": _armed,
+    "aligned": _aligned,
+    "ringed": _ringed,
     "faint": _faint,
     "merger": _merger,
     "ring": _ring,

@@ -1,5 +1,7 @@
 """Colour pictures: the composite's formula, its levels, and what becomes of colours."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,19 @@ def test_the_set_is_of_pictures_in_three_bands(ray_cluster, tmp_path):
     simulate("spacewarps", rows=30, seed=0, out=str(tmp_path / "set"))
     manifest = read_manifest(str(tmp_path / "set"))
     assert (manifest.bands, manifest.channels, manifest.arcsec_per_pixel) == (("g", "r", "i"), 3, 0.186)
+
+
+def test_every_kind_is_drawn_and_lenses_alone_have_their_truth():
+    kinds = np.repeat(["lens", *WARPS.kinds], 4)
+    images, truth = render(WARPS, kinds, ("test", "kinds"), bands=GRI)
+    assert len(np.unique(images.reshape(len(kinds), -1), axis=0)) == len(kinds)
+    np.testing.assert_array_equal(np.isfinite(truth["theta_e"]), kinds == "lens")
+
+
+def test_groups_and_bright_galaxies_are_as_frequent_as_asked():
+    from raylens.data.simulate.scene import Scene
+
+    scene = Scene(replace(WARPS, groups=0.3, bright=0.0), np.random.default_rng(0), GRI)
+    scene.crowd(2000, 64)
+    rows = np.unique(np.concatenate([part["row"] for part in scene.parts["sersic"]]))
+    assert len(rows) / 2000 == pytest.approx(0.3 * (1 - np.exp(-4)), abs=0.03)
