@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from raylens import cli, evaluate
+from raylens import checkpoint, cli, evaluate
 from raylens.cluster.folders import write
 from raylens.errors import ConfigError
 
@@ -46,11 +44,8 @@ def report(argv: Sequence[str]) -> str:
         print(f"{number}/{len(folders)} {folder.path}: {folder.kind}", flush=True)
         made.append(parts.part(folder, top=asked.top, device=device))
     title = asked.title or "raylens: " + ", ".join(folder.name for folder in folders)
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("raylens", "torch", "ray")]
-    said = (
-        f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by python -m raylens.report, {', '.join(versions)}, "
-        f"Python {platform.python_version()}."
-    )
+    versions = ", ".join(f"{name} {version}" for name, version in checkpoint.versions().items())
+    said = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by python -m raylens.report with {versions}."
     out = asked.out.rstrip("/")
     for picture in blocks.pictures(made):
         write(f"{out}/pictures/{picture.name}.png", picture.png)
