@@ -25,7 +25,12 @@ RESAMPLES = 20
 """Of trials, behind the interval of an importance."""
 LEAST = 0.05
 """Percent, where histograms begin: what is less is drawn there."""
-SYMBOLS = {"ended": "circle", "stopped early": "x", "failed": "triangle-down"}
+SYMBOLS = {
+    "ended": "circle",
+    "stopped early": "x",
+    "failed": "triangle-down",
+    "unfinished": "circle-open",
+}
 GREY, DASHES, MARKS = "#8b939e", ("solid", "dot"), ("circle", "cross")
 
 
@@ -38,8 +43,8 @@ class Look:
     symbol: str = MARKS[0]
 
 
-def curves(trials: Sequence[Trial], first: str = "objective") -> go.Figure:
-    """Each reported number against steps, a line a trial; a menu chooses the number."""
+def curves(trials: Sequence[Trial], first: str = "objective", *, rungs: Sequence[int] = ()) -> go.Figure:
+    """Each reported number against steps, a line a trial, and dotted lines at `rungs`; a menu chooses the number."""
     names = _numbers(trials)
     names = [name for name in dict.fromkeys((first, *names)) if name in names]
     traces = []
@@ -78,6 +83,8 @@ def curves(trials: Sequence[Trial], first: str = "objective") -> go.Figure:
         }
         for name in names
     ]
+    for step in rungs:
+        figure.add_vline(x=step, line={"dash": "dot", "width": 1, "color": GREY}, layer="below")
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.14, "yanchor": "bottom", "showactive": True}
     figure.update_layout(
         updatemenus=[menu] if len(names) > 1 else [],

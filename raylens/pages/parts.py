@@ -199,14 +199,24 @@ def _course(folder: Folder) -> list[Block]:
         return []
     several = len(folder.trials) > 1
     how = pd.DataFrame([_ended(trial) for trial in folder.trials])
-    caption = "A line is a trial; a cross is where it was stopped early or has come so far, a triangle where it failed."
+    caption = (
+        "A line is a trial; a cross is where it was stopped early, a triangle where it failed, an open circle where it "
+        "has come so far."
+    )
+    rungs = config.rungs(folder.run) if folder.kind == "search" else ()
+    if rungs:
+        caption += f" Dotted lines: one trial of {folder.run.search.reduction} goes on there (ASHA)."
     blocks: list[Block] = []
     health = [name for name in HEALTH if any(name in trial.reports for trial in folder.trials)]
     if folder.run.task.name == "pretraining" and health:
         told = "Probe and kNN read labels to watch, and are not trained on; RankMe falls to 1 when features collapse."
         blocks.append(Chart(charts.grid(folder.trials, health), told))
     blocks.append(
-        Chart(charts.curves(folder.trials), caption if several else "What the training reported.", how)
+        Chart(
+            charts.curves(folder.trials, rungs=rungs),
+            caption if several else "What the training reported.",
+            how,
+        )
     )
     space = config.space(folder.run) if folder.kind == "search" else {}
     if space and len(charts.ended(folder.trials)) > 1:
@@ -235,8 +245,8 @@ def _importances(folder: Folder) -> list[Block]:
         return [Words(f"All {count} trials came to the same objective: no setting mattered.")]
     told = (
         "Share of the differences in the objective of the last reports that each setting explains (functional ANOVA, "
-        f"Hutter et al. 2014), of {count} trials, with 95 % intervals over trials. Trials stopped early count "
-        "as they stood."
+        f"Hutter et al. 2014), of {count} trials, with 95 % intervals over trials. Trials short of their last "
+        "step count as they stood."
     )
     shown = pd.DataFrame(
         {"setting": table["setting"], "share": [_share(row) for row in table.to_dict("records")]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,13 @@ def test_every_trial_is_a_line_and_a_menu_chooses_what_is_drawn(searched):
     assert all(trace.visible for trace in first)
     assert [trace.marker.symbol[-1] for trace in first][6:] == ["circle", "x", "triangle-down"]
     assert [button.label for button in figure.layout.updatemenus[0].buttons] == ["objective", "source/auroc"]
+
+
+def test_rungs_are_dotted_lines_and_an_unfinished_trial_is_open(searched):
+    trial = replace(runs.read(searched).trials[7], over=False)
+    figure = charts.curves([trial], rungs=(1, 2))
+    assert [(line.x0, line.line.dash) for line in figure.layout.shapes] == [(1, "dot"), (2, "dot")]
+    assert figure.data[0].marker.symbol[-1] == "circle-open"
 
 
 def test_parallel_coordinates_are_logarithmic_where_the_range_is(searched):
