@@ -6,7 +6,7 @@
     state.json           step, the optimizer's plain numbers; random numbers need no state, see raylens/seeds.py
     metrics.json         the last report
     data.json            classes, channels, size, and the manifests of the data
-    version.json         raylens and what it ran on
+    version.json         raylens, its git commit if it was imported from a checkout, and what it ran on
 
 Nothing in it is ever unpickled.
 """
@@ -16,14 +16,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
+import subprocess
 import tempfile
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +160,7 @@ def save(
     (folder / "run.yaml").write_text(config.dump(run))
     _write(folder / "metrics.json", {**metrics, "step": step})
     _write(folder / "data.json", vars(facts) | {"manifests": dict(facts.manifests)})
-    _write(folder / "version.json", {**_versions(), "python": platform.python_version()})
+    _write(folder / "version.json", versions())
     safetensors.torch.save_file(_contiguous(model.state_dict()), folder / "model.safetensors")
     if method is not None:
         tensors = {f"method/{name}": value for name, value in method.state_dict().items()}
@@ -195,13 +197,36 @@ def read(path: str | Path) -> Checkpoint:
     return found
 
 
-def _versions() -> dict[str, str]:
-    """Of what a training runs on and is installed: a loop may run without Ray."""
+def versions() -> dict[str, str]:
+    """Of raylens and of what it runs on and is installed: a loop may run without Ray."""
     found = {}
     for name in ("raylens", "ray", "torch", "timm", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+        if name == "raylens" and (of := commit()):
+            found["commit"] = of
+    return found | {"python": platform.python_version()}
+
+
+@cache
+def commit(package: Path = Path(__file__).parent) -> str | None:
+    """The git commit of the checkout that `package` lies in, `+changes` if the package differs from it.
+
+    A copy without its .git is told by RAYLENS_COMMIT; without either, or without git, there is none.
+    """
+    if not (package.parent / ".git").exists():  # and not that of a project which it is installed for
+        return os.environ.get("RAYLENS_COMMIT") or None
+    asked = ("git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--", package.name)
+    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        said = subprocess.run(
+            asked, cwd=package.parent, env=elsewhere, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    hashes = [line.split()[2] for line in said if line.startswith("# branch.oid")]
+    changed = any(not line.startswith("#") for line in said)
+    return f"{hashes[0][:8]}{'+changes' if changed else ''}" if hashes else None
 
 
 def resume(

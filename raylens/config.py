@@ -373,6 +373,20 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
     return run
 
 
+def grace(run: Run) -> int:
+    """Steps before ASHA may stop a trial."""
+    return min(run.search.grace or max(run.fit.report_every, run.fit.steps // 4), run.fit.steps)
+
+
+def rungs(run: Run) -> tuple[int, ...]:
+    """Steps at which ASHA stops trials, short of the last; none where it does not."""
+    found, step = [], grace(run)
+    while run.search.scheduler == "asha" and step < run.fit.steps:
+        found.append(step)
+        step *= run.search.reduction
+    return tuple(found)
+
+
 def space(run: Run) -> dict[str, Range]:
     """What a search over `run` varies: the ranges beside the defaults, overlaid by search.space."""
     known = settings(run.method.name, run.encoder.name)

@@ -114,7 +114,9 @@ def warning(found: Checkpoint) -> dict[str, str]:
     return {"warning": told} if found.run.search.oracle else {}
 
 
-def painted(found: Checkpoint, data: str, split: str, out: Path, asked: Any) -> dict[str, Any]:
+def painted(
+    found: Checkpoint, data: str, split: str, out: Path, asked: Any, *, apart: bool = False
+) -> dict[str, Any]:
     """What a masked autoencoder paints: errors beside what needs no learning, and a picture."""
     from raylens import pictures, reconstruction
 
@@ -129,7 +131,7 @@ def painted(found: Checkpoint, data: str, split: str, out: Path, asked: Any) -> 
     made = reconstruction.reconstruction(found.method(device), pixels, seed=asked.seed, device=device)
     each = {name: getattr(made, name) for name in ("masked", "mean_of_visible", "interpolated", "noise")}
     folder(out)
-    pictures.draw_reconstruction(made.images, out)
+    pictures.draw_reconstruction(made.images, out, apart=apart)
     return metrics.evaluate_means(each, resamples=asked.resamples, seed=asked.seed)
 
 
@@ -211,8 +213,10 @@ def write(
     found: Checkpoint,
     threshold: float,
     device: str = "auto",
+    *,
+    apart: bool = False,
 ) -> None:
-    """metrics.json and the pictures; a report's `warning` stands on them too."""
+    """metrics.json and the pictures, each panel `apart` or not; a report's `warning` stands on them too."""
     from raylens import pictures
 
     folder(out)
@@ -223,10 +227,10 @@ def write(
         device, transform = resolved(device), found.run.data.transform
         place = (report["data"], report["split"], transform, 4)
         shown = examples(found.model(device), *place, where=report["where"], device=device)
-        pictures.draw_super_resolution(*shown, output.logits, out)
+        pictures.draw_super_resolution(*shown, output.logits, out, apart=apart)
     else:
         classes = found.facts.classes
-        pictures.draw(output, classes, out, threshold=threshold, warning=report.get("warning"))
+        pictures.draw(output, classes, out, threshold=threshold, warning=report.get("warning"), apart=apart)
     save(out, report)
 
 

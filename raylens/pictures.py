@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from astropy.visualization import AsinhStretch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import beta
@@ -52,8 +55,13 @@ def draw(
     *,
     threshold: float = 0.5,
     warning: str | None = None,
+    apart: bool = False,
 ) -> list[Path]:
-    """Write `roc.png`, `pr.png`, `confusion.png` and `calibration.png` of a labelled split, a warning below each."""
+    """Write `roc.png`, `pr.png`, `confusion.png` and `calibration.png` of a labelled split, a warning below each.
+
+    Those of two panels are two files each if they shall be `apart`, for a page that sets them side by side or one
+    below the other: `roc-1.png`, `roc-2.png` and so on.
+    """
     report = evaluate_outputs(outputs, classes, threshold=threshold)  # refuses what has no picture
     said = {
         name: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one) for name, one in report["metrics"].items()
@@ -74,20 +82,20 @@ def draw(
         scores, right, sides = probabilities.max(1), probabilities.argmax(1) == labels, ("right", "wrong")
         colours = COLOURS[:2]
 
-    folder = Path(out_folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    roc, pr = partial(_roc, curves=curves, said=aurocs), partial(_pr, curves=curves, said=auprcs)
+    shape = {"scores": scores, "right": right, "names": sides, "colours": colours}
+    calibration = partial(_calibration, **shape, said=f"ECE {said['ece']}")
     with matplotlib.rc_context(STYLE):
         figures = {
-            "roc": _roc(curves, aurocs),
-            "pr": _pr(curves, auprcs),
+            **_panels("roc", ("ROC", "ROC, few false positives"), roc, apart),
+            **_panels("pr", ("Precision and recall", "Candidates"), pr, apart),
             "confusion": _confusion(np.array(report["confusion"]), classes, rule),
-            "calibration": _calibration(scores, right, sides, colours, f"ECE {said['ece']}"),
+            **_panels("calibration", ("Calibration", "Probabilities"), calibration, apart),
         }
-        for name, figure in figures.items():
+        for figure in figures.values():
             if warning:
                 figure.supxlabel(warning, color=COLOURS[1], fontsize="small", wrap=True)
-            figure.savefig(folder / f"{name}.png")
-    return [folder / f"{name}.png" for name in figures]
+        return _saved(figures, out_folder)
 
 
 def draw_regression(
@@ -98,91 +106,127 @@ def draw_regression(
     said = {
         key: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one) for key, one in report["metrics"].items()
     }
-    folder = Path(out_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    ends = [min(numbers.min(), predicted.min()), max(numbers.max(), predicted.max())]
     with matplotlib.rc_context(STYLE):
-        scatter, axes = _square(f"MAE {said['mae']}, R2 {said['r2']}")
-        axes.plot(ends, ends, color="0.7", linewidth=1, zorder=0)
-        axes.scatter(
-            numbers, predicted, s=6, alpha=min(1.0, 300 / len(numbers)), color=COLOURS[0], linewidths=0
-        )
-        axes.set(xlabel=f"{name}", ylabel=f"predicted {name}", xlim=ends, ylim=ends)
+        figures = {
+            "scatter": _scatter(predicted, numbers, name, f"MAE {said['mae']}\nR2 {said['r2']}"),
+            "residuals": _residuals(predicted, numbers, name, f"RMSE {said['rmse']}"),
+        }
+        return _saved(figures, out_folder)
 
-        residuals, axes = _square(f"RMSE {said['rmse']}")
-        edges = np.quantile(numbers, np.linspace(0, 1, 11))
-        tenth = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 9)
-        middle = (edges[1:] + edges[:-1]) / 2
-        held = {middle[index]: (predicted - numbers)[tenth == index] for index in np.unique(tenth)}
-        width = 0.6 * (edges[-1] - edges[0]) / 10
-        axes.boxplot([*held.values()], positions=[*held], widths=width, manage_ticks=False)
-        axes.axhline(0, color="0.7", linewidth=1, zorder=0)
-        axes.set(xlabel=f"{name}, by tenths of the images", ylabel="predicted minus true")
-        axes.locator_params(axis="x", nbins=6)
-        for figure, file in ((scatter, "scatter"), (residuals, "residuals")):
-            figure.savefig(folder / f"{file}.png")
-    return [folder / "scatter.png", folder / "residuals.png"]
+
+def _scatter(predicted: np.ndarray, numbers: np.ndarray, name: str, title: str) -> Figure:
+    figure, axes = _square(title)
+    low, high = min(numbers.min(), predicted.min()), max(numbers.max(), predicted.max())
+    edge = 0.04 * (high - low) or 1.0
+    ends = [low - edge, high + edge]
+    axes.plot(ends, ends, color="0.7", linewidth=1, zorder=0)
+    axes.scatter(numbers, predicted, s=6, alpha=min(1.0, 300 / len(numbers)), color=COLOURS[0], linewidths=0)
+    axes.set(xlabel=name, ylabel=f"predicted {name}", xlim=ends, ylim=ends)
+    axes.locator_params(nbins=5)
+    return figure
+
+
+def _residuals(predicted: np.ndarray, numbers: np.ndarray, name: str, title: str) -> Figure:
+    figure, axes = _square(title)
+    edges = np.quantile(numbers, np.linspace(0, 1, 11))
+    tenth = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, 9)
+    middle = (edges[1:] + edges[:-1]) / 2
+    held = {middle[index]: (predicted - numbers)[tenth == index] for index in np.unique(tenth)}
+    width = 0.6 * (edges[-1] - edges[0]) / 10
+    axes.boxplot([*held.values()], positions=[*held], widths=width, manage_ticks=False)
+    axes.axhline(0, color="0.7", linewidth=1, zorder=0)
+    axes.margins(x=0.06)
+    axes.set(xlabel=f"{name}, by tenths of the images", ylabel="predicted minus true")
+    axes.locator_params(axis="x", nbins=5)
+    return figure
 
 
 def draw_super_resolution(
-    pixels: np.ndarray, painted: np.ndarray, high: np.ndarray, judged: np.ndarray, out_folder: Path | str
+    pixels: np.ndarray,
+    painted: np.ndarray,
+    high: np.ndarray,
+    judged: np.ndarray,
+    out_folder: Path | str,
+    *,
+    apart: bool = False,
 ) -> list[Path]:
     """Write `images.png`, what is painted of a few images beside bicubic and the truth, and `gain.png`, of all.
 
-    `pixels` (N, C, H, W), `painted` and `high` (N, C, f H, f W); `judged` (M, 4) is as the task judges.
+    `pixels` (N, C, H, W), `painted` and `high` (N, C, f H, f W); `judged` (M, 4) is as the task judges. `apart`, each
+    image is a file: `images-1.png` and so on.
     """
     report = evaluate_super_resolution(judged)["metrics"]
-    folder = Path(out_folder)
-    folder.mkdir(parents=True, exist_ok=True)
     enlarged = bicubic(torch.from_numpy(np.array(pixels)), high.shape[-1] // pixels.shape[-1]).numpy()
-    names = ("given", "bicubic", "painted", "true", "bicubic - true", "painted - true")
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        images = Figure(figsize=(1.75 * len(names), 1.8 * len(pixels) + 0.4), layout="constrained")
-        for axes, row in zip(
-            images.subplots(len(pixels), len(names), squeeze=False), range(len(pixels)), strict=True
-        ):
-            bands = [one[row].mean(0) for one in (pixels, enlarged, painted, high)]
-            low, top = bands[3].min(), bands[3].max()
-            most = np.abs(bands[1] - bands[3]).max()
-            for axis, band in zip(axes[:4], bands, strict=True):
-                axis.imshow(band, cmap="magma", vmin=low, vmax=top, origin="lower")
-            for axis, band in zip(axes[4:], bands[1:3], strict=True):
-                axis.imshow(band - bands[3], cmap="RdBu_r", vmin=-most, vmax=most, origin="lower")
-            for axis, name in zip(axes, names, strict=True):
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-                if row == 0:
-                    axis.set_title(name, fontsize="small")
+    rows = []
+    for one in zip(pixels, enlarged, painted, high, strict=True):
+        given, coarse, fine, true = (image.mean(0) for image in one)
+        light = {"cmap": "magma", "vmin": true.min(), "vmax": true.max()}
+        most = np.abs(coarse - true).max()
+        missed = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+        rows.append(
+            [
+                *(("given", given, light), ("bicubic", coarse, light), ("painted", fine, light)),
+                *(("true", true, light), ("bicubic - true", coarse - true, missed)),
+                ("painted - true", fine - true, missed),
+            ]
+        )
+    figures = _tiles("images", rows, apart)
     psnr, before, gained = (report[name]["value"] for name in ("psnr", "bicubic_psnr", "psnr_gain"))
     with matplotlib.rc_context(STYLE):
-        gain, axes = _square(f"{psnr:.2f} dB, bicubic {before:.2f}: {gained:+.2f} dB")
+        figures["gain"], axes = _square(f"{psnr:.2f} dB, bicubic {before:.2f}: {gained:+.2f} dB")
         axes.hist(10 * np.log10(judged[:, 2] / judged[:, 0]), bins=40, color=COLOURS[0])
         axes.axvline(0, color="0.5", linewidth=1)
         axes.set(xlabel="PSNR above bicubic (dB)", ylabel="images")
-    images.savefig(folder / "images.png")
-    gain.savefig(folder / "gain.png")
-    return [folder / "images.png", folder / "gain.png"]
+        return _saved(figures, out_folder)
 
 
-def draw_reconstruction(images: Sequence[np.ndarray], out_folder: Path | str) -> list[Path]:
-    """Write `reconstruction.png` of what a Reconstruction shows: images and pure noise, masked, and painted."""
-    names = ("true", "masked", "painted", "interpolated", "pure noise", "painted")
-    rows = len(images[0])
+def draw_reconstruction(
+    images: Sequence[np.ndarray], out_folder: Path | str, *, apart: bool = False
+) -> list[Path]:
+    """Write `reconstruction.png` of what a Reconstruction shows: images and pure noise, masked, and painted.
+
+    `apart`, each image is a file: `reconstruction-1.png` and so on.
+    """
+    names, rows = ("true", "masked", "painted", "interpolated", "pure noise", "painted"), []
+    for line in zip(*images, strict=True):
+        wholes = [line[0].mean(0)] * 4 + [line[4].mean(0)] * 2
+        scales = [{"cmap": "magma", "vmin": np.nanmin(one), "vmax": np.nanmax(one)} for one in wholes]
+        rows.append([*zip(names, (image.mean(0) for image in line), scales, strict=True)])
+    with matplotlib.rc_context(STYLE):
+        return _saved(_tiles("reconstruction", rows, apart), out_folder)
+
+
+def _tiles(
+    name: str, rows: Sequence[Sequence[tuple[str, np.ndarray, dict[str, Any]]]], apart: bool
+) -> dict[str, Figure]:
+    """Figures by name of rows of six images (H, W) with titles and scales: one, or one a row, in two lines of three."""
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(1.75 * len(names), 1.8 * rows + 0.4), layout="constrained")
-        for row, line in enumerate(figure.subplots(rows, len(names), squeeze=False)):
-            for axis, name, image, true in zip(
-                line, names, images, [images[0]] * 4 + [images[4]] * 2, strict=True
-            ):
-                band, whole = image[row].mean(0), true[row].mean(0)
-                axis.set_facecolor("0.75")
-                axis.imshow(band, cmap="magma", vmin=np.nanmin(whole), vmax=np.nanmax(whole), origin="lower")
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-                if row == 0:
-                    axis.set_title(name, fontsize="small")
-        figure.savefig(Path(out_folder) / "reconstruction.png")
-    return [Path(out_folder) / "reconstruction.png"]
+        if apart:
+            return {f"{name}-{at}": _tiled([row[:3], row[3:]], 2) for at, row in enumerate(rows, 1)}
+        return {name: _tiled(rows, 1)}
+
+
+def _tiled(lines: Sequence[Any], titled: int) -> Figure:
+    """Lines of images, the first so many of them `titled`."""
+    columns = len(lines[0])
+    figure = Figure(figsize=(1.75 * columns, 1.8 * len(lines) + 0.2 * titled), layout="constrained")
+    for at, axes in enumerate(figure.subplots(len(lines), columns, squeeze=False)):
+        for axis, (name, image, scale) in zip(axes, lines[at], strict=True):
+            axis.set_facecolor("0.75")  # of what is masked
+            axis.imshow(image, origin="lower", **scale)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if at < titled:
+                axis.set_title(name, fontsize="medium")
+    return figure
+
+
+def _saved(figures: Mapping[str, Figure], out_folder: Path | str) -> list[Path]:
+    folder = Path(out_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in figures]
 
 
 def sheet(
@@ -238,6 +282,19 @@ def explained(
     return held.getvalue()
 
 
+def pair(image: np.ndarray, seen: np.ndarray, transform: str = "minmax", *, least: int = 160) -> bytes:
+    """An image (C, H, W) beside itself under its map (H, W) of 0 to 1: a PNG without words, `least` pixels high."""
+    shown = stretched(image, transform)
+    left = np.stack([shown] * 3, -1) if shown.ndim == 2 else shown
+    weight = 0.75 * seen[..., None]
+    right = (1 - weight) * left + weight * matplotlib.colormaps["inferno"](seen)[..., :3]
+    enlarged = -(-least // left.shape[0])
+    left, right = (one.repeat(enlarged, 0).repeat(enlarged, 1) for one in (left, right))
+    gap, held = np.ones((len(left), max(4, len(left) // 40), 3)), io.BytesIO()
+    imsave(held, np.clip(np.hstack([left, gap, right]), 0, 1), format="png", origin="lower")
+    return held.getvalue()
+
+
 def chance(probability: float) -> str:
     """A probability as it stands on a picture: one that is nearly 0 is told from another."""
     return f"{probability:.3f}" if probability >= 1e-3 or probability == 0 else f"{probability:.0e}"
@@ -258,15 +315,24 @@ def stretched(image: np.ndarray, transform: str, bands: Sequence[str] = ()) -> n
 def _square(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title)
+    axes.set_title(title, fontweight="bold")
     return figure, axes
 
 
-def _panels(title: str) -> tuple[Figure, Axes, Axes]:
+def _panels(
+    name: str, titles: tuple[str, str], drawing: Callable[[Axes, Axes], None], apart: bool
+) -> dict[str, Figure]:
+    """Figures by name: one of two panels, or two."""
+    if apart:
+        drawn = [_square(title) for title in titles]
+        drawing(*(axes for _, axes in drawn))
+        return {f"{name}-{number}": figure for number, (figure, _) in enumerate(drawn, 1)}
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    figure.suptitle(title, fontweight="bold")
-    return figure, left, right
+    for axes, title in zip((left, right), titles, strict=True):
+        axes.set_title(title, fontweight="bold")
+    drawing(left, right)
+    return {name: figure}
 
 
 class _Curve:
@@ -287,8 +353,7 @@ class _Curve:
         return np.quantile([of(found, false) for found, false in self.drawn], [0.025, 0.975], axis=0)
 
 
-def _roc(curves: list[_Curve], said: Sequence[str]) -> Figure:
-    figure, left, right = _panels("ROC")
+def _roc(left: Axes, right: Axes, *, curves: list[_Curve], said: Sequence[str]) -> None:
     grid = np.concatenate([[0], np.geomspace(LOWEST, 1, 300)])
 
     def recall(found: np.ndarray, false: np.ndarray) -> np.ndarray:
@@ -310,11 +375,9 @@ def _roc(curves: list[_Curve], said: Sequence[str]) -> Figure:
     if 1 / negatives > LOWEST:
         rare = right.axvspan(LOWEST, 1 / negatives, color="#ececec", zorder=0)
         right.legend([rare], [f"below 1 false positive of {negatives:,.0f} negatives"], loc="upper left")
-    return figure
 
 
-def _pr(curves: list[_Curve], said: Sequence[str]) -> Figure:
-    figure, left, right = _panels("Precision, recall and the number of candidates")
+def _pr(left: Axes, right: Axes, *, curves: list[_Curve], said: Sequence[str]) -> None:
     grid = np.linspace(0.01, 1, 200)
 
     def precision(found: np.ndarray, false: np.ndarray) -> np.ndarray:
@@ -338,7 +401,6 @@ def _pr(curves: list[_Curve], said: Sequence[str]) -> Figure:
         ["no false positives"],
         loc="upper left",
     )
-    return figure
 
 
 def _confusion(table: np.ndarray, classes: tuple[str, ...], rule: str) -> Figure:
@@ -363,10 +425,16 @@ def _confusion(table: np.ndarray, classes: tuple[str, ...], rule: str) -> Figure
 
 
 def _calibration(
-    scores: np.ndarray, right: np.ndarray, names: Sequence[str], colours: Sequence[str], said: str
-) -> Figure:
+    left: Axes,
+    histogram: Axes,
+    *,
+    scores: np.ndarray,
+    right: np.ndarray,
+    names: Sequence[str],
+    colours: Sequence[str],
+    said: str,
+) -> None:
     """Frequency against probability in the bins of `ece`, on scales that open up both ends; the scores."""
-    figure, left, histogram = _panels("Calibration")
     counts = Table(scores, right).counts(np.arange(len(scores))[None])
     found, missed = (np.add.reduceat(part[0], counts.bins) for part in (counts.positives, counts.negatives))
     rows = counts.positives[0] + counts.negatives[0]
@@ -392,7 +460,6 @@ def _calibration(
         histogram.hist(scores[of], np.linspace(0, 1, 41), color=colour, alpha=0.5, label=name)
     histogram.set(yscale="log", xlabel="probability", ylabel="rows", xlim=(0, 1))
     histogram.legend()
-    return figure
 
 
 def compared(table: pd.DataFrame, entries: Sequence[Entry]) -> bytes:

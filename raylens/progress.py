@@ -11,7 +11,15 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
 EVERY = 15.0
@@ -28,23 +36,24 @@ class Lines(Progress):
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """As Progress does."""
         super().update(task_id, **changes)
-        self._tell(task_id)
+        self._tell()
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """As Progress does."""
         super().advance(task_id, advance)
-        self._tell(task_id)
+        self._tell()
 
-    def _tell(self, task_id: TaskID) -> None:
+    def _tell(self) -> None:
         if time.monotonic() - self.told < EVERY:
             return
         self.told = time.monotonic()
-        task = self._tasks[task_id]
-        whole = "" if task.total is None else f"/{task.total:.0f}"
-        left = (
-            "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
-        )
-        print(f"{task.description} {task.completed:.0f}{whole}{left}", file=sys.stderr, flush=True)
+        print("; ".join(map(_said, self.tasks)), file=sys.stderr, flush=True)
+
+
+def _said(task: Task) -> str:
+    whole = "" if task.total is None else f"/{task.total:.0f}"
+    left = "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
+    return f"{task.description} {task.completed:.0f}{whole}{left}"
 
 
 def bar() -> Progress:
@@ -68,5 +77,33 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
 @contextmanager
 def counting(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
     """For work in parts of unequal size: call what it gives with what each part comes to of `total`."""
-    with bar() as shown:
-        yield partial(shown.advance, shown.add_task(what, total=total))
+    with _task(what, total) as (shown, task):
+        yield partial(shown.advance, task)
+
+
+@contextmanager
+def stages(total: int) -> Iterator[Callable[[str, int], object]]:
+    """For work in stages with names: as each begins, call what it gives with its name and with how many are over."""
+    with _task("", total) as (shown, task):
+        yield lambda name, over: shown.update(task, description=name, completed=over)
+
+
+_shown: list[Progress] = []
+
+
+@contextmanager
+def _task(what: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+    """Work within other work has its bar below that one's."""
+    if not _shown:
+        with bar() as first:
+            _shown.append(first)
+            try:
+                yield first, first.add_task(what, total=total)
+            finally:
+                _shown.pop()
+        return
+    task = _shown[-1].add_task(what, total=total)
+    try:
+        yield _shown[-1], task
+    finally:
+        _shown[-1].remove_task(task)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
-from raylens import cli, evaluate
-from raylens.cluster.folders import write
+from raylens import cli, progress
 from raylens.errors import ConfigError
 
 
@@ -32,31 +30,42 @@ def report(argv: Sequence[str]) -> str:
     asked = parser.parse_args(argv)
     if asked.top < 1:
         raise ConfigError(f"--top {asked.top} shows no images; give 1 or more")
-    from raylens.pages import blocks, parts, runs
+    with progress.counting("reading", 1 + len(asked.runs)) as count:
+        from raylens import checkpoint, evaluate
+        from raylens.cluster.folders import write
+        from raylens.pages import blocks, parts, runs
 
-    device = evaluate.resolved(asked.device)
-    folders = [runs.read(path) for path in asked.runs]
-    made = []
+        device, folders = evaluate.resolved(asked.device), []
+        for path in asked.runs:
+            count(1)
+            folders.append(runs.read(path))
     names = [folder.name for folder in folders]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(
             f"two runs are called {twice}, and their pictures would be one; make a page for each"
         )
-    for number, folder in enumerate(folders, 1):
-        print(f"{number}/{len(folders)} {folder.path}: {folder.kind}", flush=True)
-        made.append(parts.part(folder, top=asked.top, device=device))
+    many, made = len(parts.STAGES), []
+    with progress.stages(many * len(folders)) as shown:
+        for number, folder in enumerate(folders):
+            over = {name: many * number + at for at, name in enumerate(parts.STAGES)}
+            stage = partial(_stage, shown, folder.name, over)
+            made.append(parts.part(folder, top=asked.top, device=device, stage=stage))
+    overview = parts.overview(folders, made) if len(folders) > 1 else None
+    made = [told for told, _ in made]
     title = asked.title or "raylens: " + ", ".join(folder.name for folder in folders)
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("raylens", "torch", "ray")]
-    said = (
-        f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by python -m raylens.report, {', '.join(versions)}, "
-        f"Python {platform.python_version()}."
-    )
+    versions = ", ".join(f"{name} {version}" for name, version in checkpoint.versions().items())
+    said = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by python -m raylens.report with {versions}."
     out = asked.out.rstrip("/")
     for picture in blocks.pictures(made):
         write(f"{out}/pictures/{picture.name}.png", picture.png)
-    write(f"{out}/report.md", blocks.markdown(title, made, said, page="report.html", pictures="pictures"))
-    write(f"{out}/report.html", blocks.html(title, made, said))
+    places = {"page": "report.html", "pictures": "pictures"}
+    write(f"{out}/report.md", blocks.markdown(title, made, said, overview, **places))
+    write(f"{out}/report.html", blocks.html(title, made, said, overview))
     return f"{out}/report.html"
+
+
+def _stage(shown: Callable[[str, int], object], run: str, over: Mapping[str, int], name: str) -> None:
+    shown(f"{run}: {name}", over[name])
 
 
 if __name__ == "__main__":

@@ -119,6 +119,26 @@ def compared(entries: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def matrix(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method and a column for each encoder of what `compared` gives, for people.
+
+    A cell holds the AUROC and, on a second line, that minus source only.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    for row in table.to_dict("records"):
+        lines = [
+            _interval(*(row.get(f"{name}{end}", np.nan) for end in ("", "_low", "_high")), sign)
+            for name, sign in (("auroc", ""), ("difference", "+"))
+        ]
+        cells.setdefault(row["method"], {})[row["encoder"]] = "\n".join(filter(None, lines))
+    encoders = list(dict.fromkeys(table["encoder"]))
+    rows = [
+        {"method": method} | {encoder: of.get(encoder, "") for encoder in encoders}
+        for method, of in cells.items()
+    ]
+    return pd.DataFrame(rows)
+
+
 def _measured(models: Sequence[Said]) -> dict[str, float]:
     names = METRICS if models[0].probabilities.ndim == 1 else ["auroc"]
     runs = [(model.probabilities, model.labels) for model in models]

@@ -1,7 +1,9 @@
 """Checkpoints: what is written is read back, a resumed run ends where an undisturbed one does, nothing is unpickled."""
 
 import json
+import os
 import pickle
+import subprocess
 from contextlib import closing
 
 import numpy as np
@@ -223,3 +225,61 @@ def test_no_yaml_tag_makes_an_object(saved):
     (saved / "run.yaml").write_text("method: !!python/object/apply:os.getcwd []")
     with pytest.raises(ConfigError, match="is no YAML"):
         checkpoint.read(saved)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package in a git checkout of its own."""
+    folder = tmp_path / "checkout" / "package"
+    folder.mkdir(parents=True)
+    (folder / "one.py").write_text("1\n")
+    monkeypatch.setenv("GIT_DIR", "elsewhere")  # as a hook of another checkout has it
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "-c", "user.name=a", "-c", "user.email=b", "commit", "--quiet", "-m", "first")
+    return folder
+
+
+def git(folder, *words):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(
+        ["git", *words], cwd=folder.parent, env=env, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_the_commit_of_a_checkout_is_kept_and_whether_it_was_changed(package):
+    head = git(package, "rev-parse", "HEAD").strip()[:8]
+    assert checkpoint.commit(package) == head
+    (package.parent / "notes.md").write_text("beside it\n")
+    checkpoint.commit.cache_clear()
+    assert checkpoint.commit(package) == head
+    (package / "two.py").write_text("2\n")  # a method of one's own is a file that git does not know
+    assert checkpoint.commit(package) == head, "it is read once"
+    checkpoint.commit.cache_clear()
+    assert checkpoint.commit(package) == f"{head}+changes"
+
+
+def test_outside_of_a_checkout_there_is_no_commit_unless_one_is_told(package, monkeypatch):
+    inside = package.parent / ".venv" / "package"  # installed for a project that is a checkout
+    inside.mkdir(parents=True)
+    monkeypatch.delenv("RAYLENS_COMMIT", raising=False)
+    assert checkpoint.commit(inside) is None
+    checkpoint.commit.cache_clear()
+    monkeypatch.setenv("RAYLENS_COMMIT", "0a1b2c3d")
+    assert checkpoint.commit(inside) == "0a1b2c3d"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("git"), subprocess.TimeoutExpired("git", 5)])
+def test_without_an_answer_of_git_there_is_no_commit(package, monkeypatch, error):
+    def run(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint.subprocess, "run", run)
+    assert checkpoint.commit(package) is None
+
+
+def test_the_commit_stands_beside_the_version(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "commit", lambda: "0a1b2c3d+changes")
+    run, facts = tiny.run(), tiny.facts()
+    checkpoint.save(tmp_path, run, facts, checkpoint.build_model(run, facts), {})
+    assert [*checkpoint.read(tmp_path).versions.items()][1] == ("commit", "0a1b2c3d+changes")

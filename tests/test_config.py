@@ -301,3 +301,28 @@ def test_a_whole_number_is_searched_among_whole_numbers():
 def test_a_short_run_reports_once():
     assert config.build({"method.name": "adda", "fit.steps": 50}).fit.report_every == 50
     assert config.build({"method.name": "adda", "fit.steps": 5000}).fit.report_every == 100
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "search"),
+    [
+        (60, 5, {}),
+        (4000, 250, {"reduction": 3}),
+        (1000, 100, {"grace": 7, "reduction": 4}),
+        (4, 4, {}),
+        (64, 1, {"grace": 1}),
+    ],
+)
+def test_rungs_are_those_of_rays_asha(tiny, steps, every, search):
+    from ray.tune.schedulers import ASHAScheduler
+
+    run = tiny.run("adda", fit={"steps": steps, "report_every": every}, search=search)
+    asha = ASHAScheduler(
+        max_t=steps + 1, grace_period=config.grace(run), reduction_factor=run.search.reduction
+    )
+    held = sorted(step for step, _ in asha._brackets[0]._rungs)
+    assert config.rungs(run) == tuple(step for step in held if step < steps)
+
+
+def test_without_asha_there_are_no_rungs(tiny):
+    assert config.rungs(tiny.run("adda", search={"scheduler": "none"})) == ()

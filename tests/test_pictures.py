@@ -1,5 +1,10 @@
+import io
+from itertools import pairwise
+
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from raylens import pictures
@@ -60,3 +65,64 @@ def test_a_faint_arc_is_brighter_where_pixels_are_linear():
 
 def test_a_small_probability_is_told_from_none():
     assert [pictures.chance(one) for one in (0.0, 0.00042, 0.5)] == ["0.000", "4e-04", "0.500"]
+
+
+def test_panels_apart_are_files_of_their_own(tmp_path):
+    paths = draw(outputs(2), ("non-lens", "lens"), tmp_path, warning=WARNING, apart=True)
+    names = ["roc-1", "roc-2", "pr-1", "pr-2", "confusion", "calibration-1", "calibration-2"]
+    assert [path.stem for path in paths] == names
+    for path in paths:
+        height, width = imread(path).shape[:2]
+        assert width < 1.5 * height
+
+
+@pytest.mark.parametrize("span", [(-24.0, -22.0), (0.0, 1e-5), (1e5, 3e5)])
+def test_a_regression_is_drawn_with_all_of_its_words_and_points(span):
+    random = np.random.default_rng(0)
+    numbers = random.uniform(*span, 300)
+    predicted = numbers + random.normal(0, 0.1 * (span[1] - span[0]), 300)
+    title = "MAE 12345.678 [12345.678, 12345.678]\nR2 -0.123 [-0.123, -0.123]"
+    for drawing in (pictures._scatter, pictures._residuals):
+        with matplotlib.rc_context(pictures.STYLE):
+            figure = drawing(predicted, numbers, "log10_mass", title)
+            FigureCanvasAgg(figure).draw()
+        (axes,) = figure.axes
+        words = axes.title.get_window_extent()
+        assert figure.bbox.x0 <= words.x0
+        assert words.x1 <= figure.bbox.x1
+        ends = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        assert all(one.x1 < other.x0 for one, other in pairwise(ends)), "labels of ticks collide"
+        low, high = axes.get_xlim()
+        assert low < numbers.min()
+        assert numbers.max() < high
+    low, high = pictures._scatter(predicted, numbers, "log10_mass", title).axes[0].get_xlim()
+    assert low < min(numbers.min(), predicted.min())
+    assert max(numbers.max(), predicted.max()) < high
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_is_painted_is_one_picture_or_one_of_each_image(apart, tmp_path):
+    random = np.random.default_rng(0)
+    high = random.random((3, 1, 32, 32)).astype(np.float32)
+    judged = random.random((20, 4)) + 0.1
+    shown = (high[..., ::2, ::2], high + 0.1, high, judged)
+    paths = pictures.draw_super_resolution(*shown, tmp_path, apart=apart)
+    names = ["images-1", "images-2", "images-3"] if apart else ["images"]
+    assert [path.stem for path in paths] == [*names, "gain"]
+    images = [np.where(high < 0.2, np.nan, high) if masked else high for masked in (0, 1, 0, 0, 1, 0)]
+    paths = pictures.draw_reconstruction(images, tmp_path, apart=apart)
+    assert [path.stem for path in paths] == [name.replace("images", "reconstruction") for name in names]
+
+
+def test_a_pair_holds_the_image_and_what_speaks_in_it():
+    image, seen = np.zeros((1, 32, 32), np.float32), np.zeros((32, 32), np.float32)
+    image[0, 4:8] = 1.0
+    seen[:, 20:24] = 1.0
+    drawn = imread(io.BytesIO(pictures.pair(image, seen)))[..., :3]
+    left, right = drawn[:, :160], drawn[:, -160:]
+    assert drawn.shape[0] == 160
+    assert (np.ptp(left, axis=-1) == 0).all(), "the image is as it was given"
+    coloured = np.ptp(right, axis=-1) > 0.1
+    assert coloured[:, 100:120].all()
+    assert not coloured[:, :100].any()
+    assert left[20 + 100, 80].min() > 0.9, "and the right way up"

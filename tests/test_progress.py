@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 
+import pytest
 from rich.console import Console
 
 from raylens import progress
@@ -29,3 +31,31 @@ def test_a_file_gets_a_line_now_and_then_with_the_time_left(monkeypatch, capsys)
     assert said.out == ""
     assert said.err.splitlines()[0].startswith("reading 1/3")
     assert said.err.splitlines()[-1].startswith("reading 3/3, 0:00:00 left")
+
+
+def test_work_within_work_has_its_bar_below(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=80))
+    with progress.stages(2) as stage:
+        stage("measures", 0)
+        assert list(progress.track("ab", "intervals")) == ["a", "b"]
+        stage("scores", 1)
+        (shown,) = progress._shown
+        assert [(task.description, task.completed) for task in shown.tasks] == [("scores", 1)]
+    assert not progress._shown
+    for words in ("measures", "intervals", "scores", "1/2"):
+        assert words in screen.getvalue()
+
+
+def test_a_file_is_told_of_both(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    with progress.stages(2) as stage:
+        stage("measures", 1)
+        list(progress.track("ab", "intervals"))
+    assert re.search(r"^measures 1/2.*; intervals 1/2", capsys.readouterr().err, flags=re.M)
+
+
+def test_an_error_within_leaves_nothing_behind():
+    with progress.stages(2), pytest.raises(ValueError, match="torn"), progress.counting("inner", 1):
+        raise ValueError("torn")
+    assert not progress._shown

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pandas import DataFrame
 
 from raylens import metrics, tables
 from raylens.grid import Cell
@@ -158,3 +159,20 @@ def test_tables_are_markdown_that_people_can_read(entries):
     assert [cell.strip() for cell in lines[2].strip("|").split("|")][-1] == ""
     shares = tables.markdown(tables.readable(tables.regret(entries)))
     assert "%" in shares
+
+
+def test_a_matrix_has_a_row_for_each_method_and_a_column_for_each_encoder():
+    auroc = {"auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9}
+    gain = {"difference": 0.1, "difference_low": -0.05, "difference_high": 0.2}
+    rows = [
+        {"encoder": "small", "method": "source only", **auroc},
+        {"encoder": "small", "method": "adda", **auroc, **gain},
+        {"encoder": "resnet", "method": "adda", **auroc, **gain},
+        {"encoder": "resnet", "method": "mcc", **auroc, **gain},
+    ]
+    found = tables.matrix(DataFrame(rows)).set_index("method")
+    assert [*found.index] == ["source only", "adda", "mcc"]
+    assert [*found] == ["small", "resnet"]
+    assert found.loc["source only", "small"] == "0.800 [0.700, 0.900]"
+    assert found.loc["adda", "resnet"] == "0.800 [0.700, 0.900]\n+0.100 [-0.050, +0.200]"
+    assert found.loc["mcc", "small"] == ""

@@ -221,11 +221,10 @@ def _tune_config(run: Run, nested: bool) -> Any:
 
     space = config.space(run)
     if run.search.scheduler == "asha":
-        grace = min(run.search.grace or max(run.fit.report_every, run.fit.steps // 4), run.fit.steps)
         scheduler = ASHAScheduler(
             time_attr="step",
             max_t=run.fit.steps + 1,  # at fit.steps it would stop those that are finishing
-            grace_period=grace,
+            grace_period=config.grace(run),
             reduction_factor=run.search.reduction,
         )
     elif run.search.scheduler == "pbt":

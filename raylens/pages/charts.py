@@ -25,8 +25,16 @@ RESAMPLES = 20
 """Of trials, behind the interval of an importance."""
 LEAST = 0.05
 """Percent, where histograms begin: what is less is drawn there."""
-SYMBOLS = {"ended": "circle", "stopped early": "x", "failed": "triangle-down"}
+SYMBOLS = {
+    "ended": "circle",
+    "stopped early": "x",
+    "failed": "triangle-down",
+    "unfinished": "circle-open",
+}
 GREY, DASHES, MARKS = "#8b939e", ("solid", "dot"), ("circle", "cross")
+DOMAINS = (COLOURS[4], COLOURS[3])
+"""Colours of domains: no class of two has them."""
+OPEN = ("circle-open", "diamond-open", "square-open", "triangle-up-open", "cross-open", "x-open")
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,8 @@ class Look:
     symbol: str = MARKS[0]
 
 
-def curves(trials: Sequence[Trial], first: str = "objective") -> go.Figure:
-    """Each reported number against steps, a line a trial; a menu chooses the number."""
+def curves(trials: Sequence[Trial], first: str = "objective", *, rungs: Sequence[int] = ()) -> go.Figure:
+    """Each reported number against steps, a line a trial, and dotted lines at `rungs`; a menu chooses the number."""
     names = _numbers(trials)
     names = [name for name in dict.fromkeys((first, *names)) if name in names]
     traces = []
@@ -78,10 +86,12 @@ def curves(trials: Sequence[Trial], first: str = "objective") -> go.Figure:
         }
         for name in names
     ]
+    for step in rungs:
+        figure.add_vline(x=step, line={"dash": "dot", "width": 1.5, "color": GREY}, layer="below")
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.14, "yanchor": "bottom", "showactive": True}
     figure.update_layout(
         updatemenus=[menu] if len(names) > 1 else [],
-        showlegend=1 < len(trials) <= 12,
+        showlegend=1 < len(trials) <= len(COLOURS),
         legend={"orientation": "h", "y": -0.22},
     )
     figure.update_xaxes(title_text="step")
@@ -89,25 +99,21 @@ def curves(trials: Sequence[Trial], first: str = "objective") -> go.Figure:
     return _plain(figure, 460)
 
 
-def grid(trials: Sequence[Trial], names: Sequence[str]) -> go.Figure:
-    """A small panel against steps for each of the reported numbers `names`, a line a trial."""
-    rows = -(-len(names) // 2)
-    figure = make_subplots(rows=rows, cols=2, subplot_titles=names, vertical_spacing=0.36 / rows)
-    for at, name in enumerate(names):
-        for number, trial in enumerate(trials):
-            if name in trial.reports:
-                figure.add_scatter(
-                    x=trial.reports["step"],
-                    y=trial.reports[name],
-                    mode="lines",
-                    line={"color": COLOURS[number % len(COLOURS)], "width": 1.6},
-                    name=trial.name,
-                    showlegend=False,
-                    hovertemplate=f"step %{{x}}: %{{y:.4g}}<br>{_told(trial)}<extra></extra>",
-                    row=1 + at // 2,
-                    col=1 + at % 2,
-                )
-    return _plain(figure, 90 + 230 * rows)
+def line(trials: Sequence[Trial], name: str) -> go.Figure:
+    """One of the reported numbers against steps, a line a trial."""
+    figure = go.Figure()
+    for number, trial in enumerate(trials):
+        if name in trial.reports:
+            figure.add_scatter(
+                x=trial.reports["step"],
+                y=trial.reports[name],
+                mode="lines",
+                line={"color": COLOURS[number % len(COLOURS)], "width": 1.6},
+                name=trial.name,
+                showlegend=False,
+                hovertemplate=f"step %{{x}}: %{{y:.4g}}<br>{_told(trial)}<extra></extra>",
+            )
+    return _plain(figure, 290).update_layout(title=_headline(name))
 
 
 def parallel(trials: Sequence[Trial], space: Mapping[str, Range], metric: str = "objective") -> go.Figure:
@@ -244,34 +250,53 @@ def histograms(
     return _plain(figure, 150 + 250 * len(panels))
 
 
-def scatters(
-    panels: Mapping[str, tuple[np.ndarray, Sequence[str], Sequence[str]]],
+def spots(domains: Sequence[str], classes: Sequence[str]) -> dict[str, Look]:
+    """How groups lie in an embedding: a colour for each domain, another symbol for each class.
+
+    Whether domains overlap is the question there, and colours are told apart sooner than symbols. The last class is
+    filled; of a domain without labels all are rings. Where there is one domain, classes have the colours.
+    """
+    if len(domains) < 2:
+        return looks(domains, classes)
+    made = {}
+    for domain, colour in zip(domains, DOMAINS, strict=False):
+        filled = dict.fromkeys(classes[-1:], "circle")
+        symbols = dict(zip(classes, cycle(OPEN), strict=False)) | filled | {"": OPEN[0]}
+        for name, symbol in symbols.items():
+            made[f"{domain} {name}".strip()] = Look(colour, DASHES[0], symbol)
+    return made
+
+
+def scatter(
+    points: np.ndarray,
+    names: Sequence[str],
+    words: Sequence[str],
     looks: Mapping[str, Look] | None = None,
+    title: str = "",
 ) -> go.Figure:
-    """Points (N, 2) by panel, drawn by group (N,), each with words (N,)."""
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[*panels], horizontal_spacing=0.04)
-    groups = list(dict.fromkeys(name for _, names, _ in panels.values() for name in names))
-    for column, (points, names, words) in enumerate(panels.values(), 1):
-        names, words = np.asarray(names), np.asarray(words)
-        for group in groups:
-            here, look = names == group, (looks or {}).get(group, Look())
-            figure.add_scatter(
-                x=points[here, 0],
-                y=points[here, 1],
-                mode="markers",
-                name=group,
-                legendgroup=group,
-                showlegend=column == 1,
-                marker={"size": 4.5, "opacity": 0.65, "color": look.colour, "symbol": look.symbol},
-                text=words[here],
-                hovertemplate="%{text}<extra></extra>",
-                row=1,
-                col=column,
-            )
+    """Points (N, 2), drawn by group (N,), each with words (N,)."""
+    figure = go.Figure()
+    names, words = np.asarray(names), np.asarray(words)
+    for group in [one for one in (looks or {}) if one in names] or dict.fromkeys(names.tolist()):
+        here, look = names == group, (looks or {}).get(group, Look())
+        figure.add_scatter(
+            x=points[here, 0],
+            y=points[here, 1],
+            mode="markers",
+            name=group,
+            marker={"size": 5, "opacity": 0.7, "color": look.colour, "symbol": look.symbol},
+            text=words[here],
+            hovertemplate="%{text}<extra></extra>",
+        )
     figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False)
     figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
-    figure.update_layout(legend={"orientation": "h", "y": -0.06, "itemsizing": "constant"})
-    return _plain(figure, 470)
+    figure.update_layout(legend={"orientation": "h", "y": -0.04, "itemsizing": "constant"})
+    figure = _plain(figure, 440)
+    return figure.update_layout(title=_headline(title), margin={"l": 16, "b": 30, "t": 44 if title else 16})
+
+
+def _headline(words: str) -> dict[str, Any]:
+    return {"text": words, "x": 0.5, "xanchor": "center", "y": 0.97, "font": {"size": 15}}
 
 
 def _plain(figure: go.Figure, height: int) -> go.Figure:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,62 +18,90 @@ from raylens.checkpoint import Checkpoint
 from raylens.data.shards import read_manifest
 from raylens.errors import DataError, RequestError
 from raylens.pages import charts
-from raylens.pages.blocks import Block, Chart, Facts, Picture, Section, Words
+from raylens.pages.blocks import Block, Chart, Facts, Gallery, Picture, Row, Section, Words
 from raylens.pages.seen import UNKNOWN, Seen, see
+from raylens.progress import track
 from raylens.records import Outputs
 from raylens.validators import domain_gap
 
 POINTS = 500
 """Images of each domain in an embedding."""
 CAPTIONS = {
-    "roc": "True positives against false ones, with 95 % bands; on the right the corner where surveys work.",
+    "roc": "True positives against false ones, with 95 % bands, and the corner where surveys work.",
     "pr": "Precision against recall, and the share of the class found among so many candidates, best first.",
-    "confusion": "True classes against predicted ones.",
     "calibration": "How often a probability comes true, and how probabilities are spread.",
-    "scatter": "Predicted against true numbers.",
-    "residuals": "Errors by tenths of the images.",
+    "confusion": "True classes against predicted ones.",
+    "scatter residuals": "Predicted against true numbers, and errors by tenths of the images.",
     "images": "Images as given, enlarged by bicubic interpolation and by the model, the truth, and what both miss.",
     "gain": "PSNR above bicubic interpolation, image by image.",
-    "reconstruction": "Masked images and what is painted of them; on the right pure noise.",
+    "reconstruction": "Masked images and what is painted of them, and the same of pure noise.",
 }
+"""Of pictures side by side, whose names begin with one of the words."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The task's metric on the test split, and the paired difference from the model that was never adapted."""
+
+    metric: str
+    value: tuple[float, float, float]
+    difference: tuple[float, float, float] | None = None
 
 
 def sections(
-    name: str, found: Checkpoint, start: Checkpoint | None, *, top: int, device: str
-) -> list[Section]:
-    """Sections on the model `found`, beside the one it started from; one that its data do not allow says why."""
+    name: str,
+    found: Checkpoint,
+    start: Checkpoint | None,
+    *,
+    top: int,
+    device: str,
+    stage: Callable[[str], object],
+) -> tuple[list[Section], Result | None]:
+    """Sections on the model `found`, beside the one it started from; one that its data do not allow says why.
+
+    And what it came to, if it could be measured. `stage` is told what is worked on.
+    """
     run = found.run
     source, target = run.data.source, run.data.target
     tested = run.data.test or target or source
     if run.task.name == "pretraining":
-        if run.method.name != "mae":
-            return [_guarded("Features", lambda: _classes(found, source, device))]
-        return [
-            _guarded("Reconstruction", lambda: _painted(name, found, source, device)),
-            _guarded("Features", lambda: _classes(found, source, device)),
-        ]
-    made = [_guarded("Measured on the test split", lambda: _measured(name, found, start, tested, device))]
+        made = []
+        if run.method.name == "mae":
+            stage("measures")
+            made.append(_guarded("Reconstruction", lambda: _painted(name, found, source, device)))
+        stage("features")
+        return [*made, _guarded("Features", lambda: _classes(found, source, device))], None
+    stage("measures")
+    results: list[Result] = []
+    made = [
+        _guarded(
+            "Measured on the test split",
+            lambda: _measured(name, found, start, tested, device, results.append),
+        )
+    ]
+    result = results[0] if results else None
     if run.task.name != "classification":
-        return made
-    print("  scores and features", flush=True)
+        return made, result
+    stage("scores")
     other = "target" if tested == target else "test set"
     places = [("source", source, "val"), (other, tested, "test")] if target else [("", tested, "test")]
     models = {"before adaptation": start, "after": found} if start and target else {"": found}
     views, lost = _views(models, places, device)
     blocks: list[Block] = [Words(f"Images cannot be read: {why}", warning=True) for why in lost]
     if not all(views.values()):
-        return [*made, Section("Scores", blocks)]
+        return [*made, Section("Scores", blocks)], result
     looks, classes = charts.looks([domain for domain, *_ in places], found.facts.classes), found.facts.classes
     scores = {title: _scores(seen, classes) for title, seen in views.items()}
     chart = charts.histograms(scores, looks, f"probability of {classes[-1]}")
     blocks.append(Chart(chart, _ADAPTED if target else _ALONE, _quantiles(scores)))
     seen = [*views.values()][-1][-1]
-    return [
-        *made,
-        Section("Scores", blocks),
-        _guarded("Features", lambda: _features(views, classes)),
-        *(_galleries(name, found, seen, top=top, device=device) if seen.split == "test" else ()),
-    ]
+    made.append(Section("Scores", blocks))
+    stage("features")
+    made.append(_guarded("Features", lambda: _features(views, classes)))
+    stage("galleries")
+    if seen.split == "test":
+        made += _galleries(name, found, seen, top=top, device=device)
+    return made, result
 
 
 def _views(
@@ -117,19 +146,31 @@ _ROLLOUT = (
 
 def _guarded(title: str, made: Any) -> Section:
     """A section, or why there is none: a report is worth having when some of its data have gone."""
-    print(f"  {title.lower()}", flush=True)
     try:
         return Section(title, made())
     except (RequestError, OSError) as error:
         return Section(title, [Words(str(error), warning=True)])
 
 
-def _measured(name: str, found: Checkpoint, start: Checkpoint | None, data: str, device: str) -> list[Block]:
-    report, blocks = _report(name, found, data, device)
-    beside = {}
+def _measured(
+    name: str,
+    found: Checkpoint,
+    start: Checkpoint | None,
+    data: str,
+    device: str,
+    tell: Callable[[Result], object],
+) -> list[Block]:
+    """Every metric, beside those of the start, and pictures; `tell` is given the one that counts."""
+    task = found.facts.task(found.run.task)
+    output, report, blocks = _report(name, found, data, device)
+    beside, difference = {}, None
     if start:
-        output = evaluate.outputs(start, data, "test", device=device)
-        beside = start.facts.task(start.run.task).report(output.logits, output.labels, seed=0)["metrics"]
+        before = evaluate.outputs(start, data, "test", device=device)
+        beside = start.facts.task(start.run.task).report(before.logits, before.labels, seed=0)["metrics"]
+        scores = (task.scores(one.logits) for one in (output, before))
+        difference = metrics.paired(*scores, output.labels, task.measured, seed=0)
+    counted = report["metrics"][task.measured]
+    tell(Result(task.measured, (counted["value"], counted["low"], counted["high"]), difference))
     rows = []
     for metric, one in report["metrics"].items():
         of = metric.removeprefix("auroc_")
@@ -142,17 +183,19 @@ def _measured(name: str, found: Checkpoint, start: Checkpoint | None, data: str,
     told = f"{counts or report['rows']} images of {Path(data).name}; intervals are 95 %, by bootstrap of the images."
     if remark := metrics.scarce(report.get("classes", {})):
         told += f" There are {remark}."
-    return [Facts(pd.DataFrame(rows), told), *blocks]
+    return [Facts(pd.DataFrame(rows), told, note="meaning"), *blocks]
 
 
-def _report(name: str, found: Checkpoint, data: str, device: str) -> tuple[dict[str, Any], list[Block]]:
-    """Every metric, and the pictures that raylens.evaluate makes."""
+def _report(
+    name: str, found: Checkpoint, data: str, device: str
+) -> tuple[Outputs, dict[str, Any], list[Block]]:
+    """What the model says, every metric of it, and the pictures that raylens.evaluate makes."""
     output = evaluate.outputs(found, data, "test", device=device)
     about = {"data": data, "split": "test", "where": None} | evaluate.warning(found)
     report = about | found.facts.task(found.run.task).report(output.logits, output.labels, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        evaluate.write(Path(folder), report, output, found, 0.5, device)
-        return report, _pictures(name, Path(folder))
+        evaluate.write(Path(folder), report, output, found, 0.5, device, apart=True)
+        return output, report, _pictures(name, Path(folder))
 
 
 def _painted(name: str, found: Checkpoint, data: str, device: str) -> list[Block]:
@@ -161,22 +204,25 @@ def _painted(name: str, found: Checkpoint, data: str, device: str) -> list[Block
     )
     split = "test" if "test" in read_manifest(data).splits else "val"
     with tempfile.TemporaryDirectory() as folder:
-        report = evaluate.painted(found, data, split, Path(folder), asked)
+        report = evaluate.painted(found, data, split, Path(folder), asked, apart=True)
         rows = [
             (one, _interval(value), metrics.explain(one).meaning) for one, value in report["metrics"].items()
         ]
         return [
-            Facts(pd.DataFrame(rows, columns=["metric", "value", "meaning"])),
+            Facts(pd.DataFrame(rows, columns=["metric", "value", "meaning"]), note="meaning"),
             *_pictures(name, Path(folder)),
         ]
 
 
 def _pictures(name: str, folder: Path) -> list[Block]:
-    return [
-        Picture(f"{name}-{one}", path.read_bytes(), caption)
-        for one, caption in CAPTIONS.items()
-        if (path := folder / f"{one}.png").is_file()
-    ]
+    """The files of each caption as a row."""
+    rows = []
+    for words, caption in CAPTIONS.items():
+        paths = [path for word in words.split() for path in sorted(folder.glob(f"{word}*.png"))]
+        if paths:
+            shown = [Picture(f"{name}-{path.stem}", path.read_bytes(), caption) for path in paths]
+            rows.append(Row(shown, caption))
+    return rows
 
 
 def _scores(domains: Sequence[Seen], classes: Sequence[str]) -> dict[str, np.ndarray]:
@@ -198,8 +244,9 @@ def _groups(seen: Seen, classes: Sequence[str]) -> np.ndarray:
 
 def _features(views: dict[str, Sequence[Seen]], classes: Sequence[str]) -> list[Block]:
     """t-SNE of features before and after, and whether a classifier tells the domains apart."""
-    panels, told = {}, []
-    for title, domains in views.items():
+    panels, told = [], []
+    looks = charts.spots([seen.domain for seen in next(iter(views.values()))], classes)
+    for title, domains in track(views.items(), "t-SNE", len(views)):
         rows = [_some(len(seen.labels)) for seen in domains]
         pairs = [*zip(domains, rows, strict=True)]
         points = _embedded(np.concatenate([seen.features[some] for seen, some in pairs]))
@@ -209,7 +256,8 @@ def _features(views: dict[str, Sequence[Seen]], classes: Sequence[str]) -> list[
             for (seen, some), of in zip(pairs, groups, strict=True)
             for row, group in zip(some, of, strict=True)
         ]
-        panels[title] = points, np.concatenate(groups).tolist(), words
+        figure = charts.scatter(points, np.concatenate(groups).tolist(), words, looks, title)
+        panels.append(Chart(figure, title))
         if len(domains) > 1:
             both = (Outputs(seen.features, seen.logits, None, np.arange(len(seen.ids))) for seen in domains)
             told.append(f"{-domain_gap.score(*both):.3f} {title}".strip())
@@ -221,8 +269,7 @@ def _features(views: dict[str, Sequence[Seen]], classes: Sequence[str]) -> list[
             f" A linear classifier tells the domains apart with an AUROC of {', '.join(told)} (0.5: not at all); where "
             "they hold different shares of a class, some of that is right."
         )
-    looks = charts.looks([seen.domain for seen in domains], classes)
-    return [Chart(charts.scatters(panels, looks), caption)]
+    return [Row(panels, caption)]
 
 
 def _classes(found: Checkpoint, data: str, device: str) -> list[Block]:
@@ -233,7 +280,7 @@ def _classes(found: Checkpoint, data: str, device: str) -> list[Block]:
     panel = _embedded(seen.features[some]), known.tolist(), [str(one) for one in seen.ids[some]]
     told = "t-SNE of features of validation images; labels were not used to learn them."
     looks = charts.looks([""], read_manifest(data).classes)
-    return [Chart(charts.scatters({"": panel}, looks), told)]
+    return [Chart(charts.scatter(*panel, looks), told)]
 
 
 def _some(rows: int, most: int = POINTS) -> np.ndarray:
@@ -300,7 +347,11 @@ def _gallery(
     pixels, labels = seen.pixels(rows), [_label(seen, row, found.facts.classes) for row in rows]
     maps = saliency.maps(model, pixels, target=target)
     told = _ROLLOUT if saliency.attentions(model) else _GRAD_CAM.format(of)
-    return [Picture(name, pictures.explained(pixels, maps, labels, transform=found.run.data.transform), told)]
+    shown = [
+        Picture(f"{name}-{number}", pictures.pair(image, seen, found.run.data.transform), label)
+        for number, (image, seen, label) in enumerate(zip(pixels, maps, labels, strict=True), 1)
+    ]
+    return [Gallery(shown, told)]
 
 
 def _label(seen: Seen, row: int, classes: Sequence[str]) -> str:

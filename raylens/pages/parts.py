@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +13,8 @@ from raylens.checkpoint import Checkpoint
 from raylens.cluster.worker import scored
 from raylens.errors import RequestError
 from raylens.pages import charts, models, provenance
-from raylens.pages.blocks import Block, Chart, Facts, Part, Picture, Section, Words, worded
+from raylens.pages.blocks import Block, Chart, Facts, Part, Picture, Row, Section, Words, worded
+from raylens.pages.models import Result
 from raylens.pages.runs import Folder, Trial
 
 ROWS = 20
@@ -29,22 +32,77 @@ COLUMNS = {
     "target/auroc": "test AUROC",
     "source/auroc": "source val AUROC",
 }
+STAGES = ("measures", "scores", "features", "galleries", "what mattered")
+"""Of a part, which `part` tells of as they begin; it may leave some out."""
 
 
-def part(folder: Folder, *, top: int, device: str) -> Part:
-    """All that is told of the run in `folder`, with `top` images in each gallery. Reads labels of test splits."""
+def part(
+    folder: Folder, *, top: int, device: str, stage: Callable[[str], object]
+) -> tuple[Part, Result | None]:
+    """All that is told of the run in `folder`, with `top` images in each gallery, and what its model came to.
+
+    Reads labels of test splits. `stage` is told which of STAGES begins.
+    """
     if folder.kind == "benchmark":
-        return _benchmark(folder)
+        return _benchmark(folder), None
     found = folder.checkpoint("best", "last")
     start = _start(folder, found) if found else None
+    made, result = (
+        models.sections(folder.name, found, start, top=top, device=device, stage=stage)
+        if found
+        else ([], None)
+    )
+    stage("what mattered")
     sections = [
         Section(_LEADERBOARD[folder.kind], _leaderboard(folder)),
-        *(models.sections(folder.name, found, start, top=top, device=device) if found else ()),
+        *made,
         Section("How it went", _course(folder)),
         Section("What mattered", _importances(folder)),
         Section("What was run", provenance.told(folder, found)),
     ]
-    return Part(_title(folder), _summary(folder, found), sections)
+    return Part(_title(folder), _summary(folder, found), sections), _chosen(folder, result)
+
+
+def _chosen(folder: Folder, result: Result | None) -> Result | None:
+    """What a search says of the model that it releases, so that a page has one figure for it; else `result`."""
+    if folder.kind != "search" or folder.table is None:
+        return result
+    released, metric = _released(folder.table), _metric(folder.table)
+    if released is None or metric is None or pd.isna(released[metric]):
+        return None if released is None else result
+    ends = ("", "_low", "_high")
+    value, difference = (
+        tuple(float(released.get(f"{name}{end}", float("nan"))) for end in ends)
+        for name in (metric, "difference")
+    )
+    return Result(metric.partition("/")[2], value, None if pd.isna(difference[0]) else difference)
+
+
+def overview(folders: Sequence[Folder], made: Sequence[tuple[Part, Result | None]]) -> Part:
+    """Runs side by side, a row each that leads to its part: what was measured, where, and what is wrong with it."""
+    rows, sets = [], set()
+    for folder, (told, result) in zip(folders, made, strict=True):
+        run = folder.run
+        row = {"run": folder.name, "what": folder.kind, "method": "", "encoder": ""}
+        row |= {"on the test split": "", "minus source only": "", "test set": ""}
+        if run is not None:
+            row |= {"method": run.method.name, "encoder": run.encoder.name}
+        if result is not None:
+            sets.add(tested := Path(run.data.test or run.data.target or run.data.source).name)
+            row |= {"on the test split": f"{result.metric.upper()} {_three(result.value)}"}
+            row |= {"test set": tested}
+            if result.difference is not None:
+                row["minus source only"] = _three(result.difference, "+")
+        remarks = [one.text for one in told.summary if isinstance(one, Words) and one.warning]
+        rows.append(row | {"remarks": " ".join(remarks)})
+    table = pd.DataFrame(rows)
+    table = table.loc[:, (table != "").any() | (table.columns == "run")]
+    how = "Intervals are 95 %, by bootstrap of the test images."
+    if len(sets) > 1:
+        how += " Test sets differ: figures compare only where they are the same."
+    links = [f"#part-{number}" for number in range(1, len(rows) + 1)]
+    note = "remarks" if "remarks" in table else ""
+    return Part("Side by side", [Facts(table, how if sets else "", note=note, links=links)])
 
 
 def _start(folder: Folder, found: Checkpoint) -> Checkpoint | None:
@@ -102,9 +160,7 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
             *blocks,
             Words("No trial may be released; the model is the one that all started from.", warning=True),
         ]
-    metric = next(
-        (name for name in folder.table if name.startswith("target/") and f"{name}_low" in folder.table), None
-    )
+    metric = _metric(folder.table)
     if metric is None or pd.isna(released[metric]):
         return [*blocks, Words(f"Released: {released['trial']}, objective {released['objective']:.4f}.")]
     name = metric.partition("/")[2].upper()
@@ -132,6 +188,11 @@ def _pretrained(folder: Folder, found: Checkpoint) -> list[Block]:
     if "source/probe" in held:
         said.append(f"A linear probe of them has an AUROC of {held['source/probe']:.3f}.")
     return [Words(" ".join(said))]
+
+
+def _metric(table: pd.DataFrame) -> str | None:
+    """The column of what was measured on the test split, if anything was."""
+    return next((name for name in table if name.startswith("target/") and f"{name}_low" in table), None)
 
 
 def _released(table: pd.DataFrame) -> pd.Series | None:
@@ -169,28 +230,45 @@ def _leaderboard(folder: Folder) -> list[Block]:
         return [Facts(pd.DataFrame(rows, columns=["reported", "value"]))]
     if folder.table is None:
         return [Words("The search has not ended, and has no leaderboard yet.")]
-    table, shown = folder.table, []
+    table, searched = folder.table, [*config.space(folder.run)]
     trials = table["rank"].notna()
-    for row in pd.concat([table[trials].head(ROWS), table[~trials]]).to_dict("records"):
-        cells = {"": "" if pd.isna(row.get("rank")) else f"{row['rank']:.0f}", "trial": row["trial"]}
-        for name in table:
-            if name in ("rank", "trial", "checkpoint") or name.endswith(("_low", "_high")):
-                continue
-            head = COLUMNS.get(name, name.replace("source/", "source val "))
-            if f"{name}_low" in table:
-                cells[head] = _interval(row, name, "+" if name == "difference" else "")
-            elif name == "objective":
-                cells[head] = scored(None if pd.isna(row[name]) else row[name])
-            else:
-                cells[head] = worded(row[name])
-        shown.append(cells)
-    frame = pd.DataFrame(shown)
+    rows = pd.concat([table[trials].head(ROWS), table[~trials]]).to_dict("records")
+    hidden = ("rank", "trial", "checkpoint", *searched)
+    columns = [name for name in table if name not in hidden and not name.endswith(("_low", "_high"))]
+    first = (_metric(table), "difference", "warnings")
+    columns.sort(key=lambda name: first.index(name) if name in first else len(first))
+    frame = pd.DataFrame(
+        [_named(row) | {_head(one): _cell(table, row, one) for one in columns} for row in rows]
+    )
     frame = frame.loc[:, (frame != "").any()]
     more = "" if trials.sum() <= ROWS else f" {trials.sum() - ROWS} more trials are in leaderboard.csv."
     how = "In the order in which they were chosen."
     if any(name.endswith("_low") for name in table):
         how += " Intervals are 95 %, by bootstrap of the test images."
-    return [Facts(frame, how + more)]
+    warned = "warnings" if "warnings" in frame else ""
+    shown = [Facts(frame, how + more, note=warned, beside=True)]
+    settings = [name for name in searched if name in table]
+    chosen = [_named(row) | {name: worded(row[name]) for name in settings} for row in rows]
+    chosen = [row for row in chosen if any(row[name] for name in settings)]
+    return [*shown, Facts(pd.DataFrame(chosen), folded="Settings of the trials")] if chosen else shown
+
+
+def _named(row: Any) -> dict[str, str]:
+    """Rank and name of a row of a leaderboard."""
+    return {"": "" if pd.isna(row.get("rank")) else f"{row['rank']:.0f}", "trial": row["trial"]}
+
+
+def _head(name: str) -> str:
+    of = name.removeprefix("target/")
+    return COLUMNS.get(name, f"test {of}" if of != name else name.replace("source/", "source val "))
+
+
+def _cell(table: pd.DataFrame, row: Any, name: str) -> str:
+    if f"{name}_low" in table:
+        return _interval(row, name, "+" if name == "difference" else "")
+    if name == "objective":
+        return scored(None if pd.isna(row[name]) else row[name])
+    return worded(row[name])
 
 
 def _course(folder: Folder) -> list[Block]:
@@ -199,19 +277,29 @@ def _course(folder: Folder) -> list[Block]:
         return []
     several = len(folder.trials) > 1
     how = pd.DataFrame([_ended(trial) for trial in folder.trials])
-    caption = "A line is a trial; a cross is where it was stopped early or has come so far, a triangle where it failed."
+    caption = (
+        "A line is a trial; a cross is where it was stopped early, a triangle where it failed, an open circle where it "
+        "has come so far."
+    )
+    rungs = config.rungs(folder.run) if folder.kind == "search" else ()
+    if rungs:
+        caption += f" Dotted lines: one trial of {folder.run.search.reduction} goes on there (ASHA)."
     blocks: list[Block] = []
     health = [name for name in HEALTH if any(name in trial.reports for trial in folder.trials)]
     if folder.run.task.name == "pretraining" and health:
         told = "Probe and kNN read labels to watch, and are not trained on; RankMe falls to 1 when features collapse."
-        blocks.append(Chart(charts.grid(folder.trials, health), told))
+        blocks.append(Row([Chart(charts.line(folder.trials, name), name) for name in health], told))
     blocks.append(
-        Chart(charts.curves(folder.trials), caption if several else "What the training reported.", how)
+        Chart(
+            charts.curves(folder.trials, rungs=rungs),
+            caption if several else "What the training reported.",
+            how,
+        )
     )
     space = config.space(folder.run) if folder.kind == "search" else {}
     if space and len(charts.ended(folder.trials)) > 1:
         told = "Settings of each trial and the objective of its last report. Drag along an axis to keep some lines."
-        blocks.append(Chart(charts.parallel(folder.trials, space), told))
+        blocks.append(Chart(charts.parallel(folder.trials, space), told, least=140 + 90 * len(space)))
     return blocks
 
 
@@ -235,8 +323,8 @@ def _importances(folder: Folder) -> list[Block]:
         return [Words(f"All {count} trials came to the same objective: no setting mattered.")]
     told = (
         "Share of the differences in the objective of the last reports that each setting explains (functional ANOVA, "
-        f"Hutter et al. 2014), of {count} trials, with 95 % intervals over trials. Trials stopped early count "
-        "as they stood."
+        f"Hutter et al. 2014), of {count} trials, with 95 % intervals over trials. Trials short of their last "
+        "step count as they stood."
     )
     shown = pd.DataFrame(
         {"setting": table["setting"], "share": [_share(row) for row in table.to_dict("records")]}
@@ -254,10 +342,12 @@ def _benchmark(folder: Folder) -> Part:
     for end, table in folder.tables.items():
         of = f" on {end[1:]}" if end else ""
         summary += _compared(table, of)
-        blocks: list[Block] = [Facts(tables.readable(table), "Means over seeds with 95 % intervals.")]
+        told = "AUROC and, below it, that minus source only: means over seeds with 95 % intervals."
+        blocks: list[Block] = [Facts(tables.matrix(table), told)]
         if picture := folder.bytes_of(f"table{end}.png"):
             caption = "What methods gain over source only: a dot a seed, a bar for the mean and its interval."
             blocks.append(Picture(f"{folder.name}-table{end}", picture, caption))
+        blocks.append(Facts(tables.readable(table), "Means over seeds with 95 % intervals."))
         sections.append(Section(f"Methods and encoders{of}", blocks))
         if text := folder.text_of(f"regret{end}.md"):
             told = "What each way of choosing among trials gives away of the best one's test AUROC."
@@ -308,5 +398,9 @@ def of_markdown(text: str) -> pd.DataFrame:
 
 
 def _interval(row: Any, name: str, sign: str = "") -> str:
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return _three(tuple(row[f"{name}{end}"] for end in ("", "_low", "_high")), sign)
+
+
+def _three(found: tuple[float, float, float], sign: str = "") -> str:
+    value, low, high = found
     return "" if pd.isna(value) else f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"

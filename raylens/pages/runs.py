@@ -30,13 +30,17 @@ class Trial:
     steps: int
     """That it was to take."""
     error: str | None = None
+    over: bool = False
+    """Whether it goes on no more: its search has ended, or has stopped it."""
 
     @property
     def state(self) -> str:
-        """`ended`, `stopped early` or `failed`; one that still runs is told as stopped early."""
+        """`ended`, `stopped early`, `failed` or, of one that runs still or can be resumed, `unfinished`."""
         if self.error:
             return "failed"
-        return "ended" if self.reports["step"].max() >= self.steps else "stopped early"
+        if self.reports["step"].max() >= self.steps:
+            return "ended"
+        return "stopped early" if self.over else "unfinished"
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,12 @@ def read(path: str) -> Folder:
     run = config.build((config.read(f"{path}/run.yaml"), f"{path}/run.yaml"))
     tests = json.loads(_text(f"{path}/test.json") or "{}")
     if exists(f"{path}/plan.json"):
-        trials, table = _trials(f"{path}/trials", run), _table(f"{path}/finetuned.csv")
+        table = _table(f"{path}/finetuned.csv")
+        trials = _trials(f"{path}/trials", run, over=table is not None)
         return Folder(path, "finetuning", run, text, trials, table, tests)
     if any(exists(f"{path}/{name}") for name in ("trials", "start-trial", "start-workers")):
-        trials, table = _trials(f"{path}/trials", run), _table(f"{path}/leaderboard.csv")
+        table = _table(f"{path}/leaderboard.csv")
+        trials = _trials(f"{path}/trials", run, over=table is not None)
         return Folder(path, "search", run, text, trials, table, tests)
     trials = _training(path, run)
     return Folder(path, "training", run, text, trials, None, tests)
@@ -112,7 +118,7 @@ def _training(path: str, run: Run) -> tuple[Trial, ...]:
     return () if reports.empty else (Trial(path.rpartition("/")[2], {}, reports, run.fit.steps),)
 
 
-def _trials(path: str, run: Run) -> tuple[Trial, ...]:
+def _trials(path: str, run: Run, *, over: bool) -> tuple[Trial, ...]:
     """Of Ray Tune's folders those in which something was reported, by name."""
     fs, inner = filesystem(path)
     found = []
@@ -127,7 +133,8 @@ def _trials(path: str, run: Run) -> tuple[Trial, ...]:
         error = (_text(f"{folder}/error.txt") or "").strip().splitlines()
         back = reports["step"].max() >= run.fit.steps or _newer(reports, f"{folder}/error.txt")
         why = error[-1] if error and not back else None  # of an error that it came back from nothing is told
-        found.append(Trial(info.base_name, settings, reports, run.fit.steps, why))
+        stopped = reports.iloc[-1].get("done") in (True, 1.0)  # so Tune says that it has stopped it
+        found.append(Trial(info.base_name, settings, reports, run.fit.steps, why, over or stopped))
     return tuple(found)
 
 

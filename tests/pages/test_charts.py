@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,13 @@ def test_every_trial_is_a_line_and_a_menu_chooses_what_is_drawn(searched):
     assert all(trace.visible for trace in first)
     assert [trace.marker.symbol[-1] for trace in first][6:] == ["circle", "x", "triangle-down"]
     assert [button.label for button in figure.layout.updatemenus[0].buttons] == ["objective", "source/auroc"]
+
+
+def test_rungs_are_dotted_lines_and_an_unfinished_trial_is_open(searched):
+    trial = replace(runs.read(searched).trials[7], over=False)
+    figure = charts.curves([trial], rungs=(1, 2))
+    assert [(line.x0, line.line.dash) for line in figure.layout.shapes] == [(1, "dot"), (2, "dot")]
+    assert figure.data[0].marker.symbol[-1] == "circle-open"
 
 
 def test_parallel_coordinates_are_logarithmic_where_the_range_is(searched):
@@ -60,3 +69,22 @@ def test_histograms_are_shares_of_their_group():
     figure = charts.histograms({"after": {"source lens": np.array([0.1, 0.1, 0.9, 0.9])}})
     assert sorted(figure.data[0].y)[-2:] == [50, 50]
     assert sum(figure.data[0].customdata) == 4
+
+
+def test_domains_have_colours_in_an_embedding_and_classes_symbols():
+    looks = charts.spots(["source", "target"], ("nonlens", "lens"))
+    assert looks["source lens"].colour == looks["source nonlens"].colour
+    assert looks["source lens"].colour != looks["target lens"].colour
+    assert looks["source lens"].symbol == looks["target lens"].symbol == "circle"
+    assert looks["source nonlens"].symbol == looks["target nonlens"].symbol == "circle-open"
+    assert looks["target"].colour == looks["target lens"].colour
+    points, names = np.zeros((3, 2)), ["target", "source lens", "source lens"]
+    figure = charts.scatter(points, names, ["a", "b", "c"], looks, "after")
+    assert [(trace.name, len(trace.x)) for trace in figure.data] == [("source lens", 2), ("target", 1)]
+    assert figure.data[0].marker.color == charts.DOMAINS[0]
+    assert figure.layout.title.text == "after"
+
+
+def test_classes_have_the_colours_where_there_is_one_domain():
+    looks = charts.spots([""], ("nonlens", "lens"))
+    assert looks["lens"].colour != looks["nonlens"].colour

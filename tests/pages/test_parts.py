@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
 
 import pandas as pd
 import pytest
 
 from raylens import cli, tables
-from raylens.pages import parts, provenance, runs
+from raylens.pages import blocks, parts, provenance, runs
+from raylens.pages.blocks import Code, Part, Words
+from raylens.pages.models import Result
 
 
 def folder(tmp_path, table: pd.DataFrame) -> str:
@@ -34,24 +38,27 @@ def compared() -> pd.DataFrame:
 
 
 def test_a_benchmark_names_what_is_not_above_source_only(tmp_path):
-    made = parts.part(runs.read(folder(tmp_path, compared())), top=1, device="cpu")
+    made, _ = parts.part(runs.read(folder(tmp_path, compared())), top=1, device="cpu", stage=str)
     above, below = made.summary
     assert above.text == "Above source only, in AUROC: adda +0.100 [+0.050, +0.150] with small."
     assert below.warning
     assert below.text == "Not clearly above source only: mcc -0.100 [-0.200, +0.000] with small."
     assert [section.title for section in made.sections] == ["Methods and encoders", "What was run"]
+    matrix, whole = made.sections[0].blocks
+    assert [*matrix.table] == ["method", "small"]
+    assert [*whole.table][:3] == ["encoder", "method", "seeds"]
 
 
 def test_a_benchmark_that_runs_still_says_so(tmp_path):
     (tmp_path / "grid.yaml").write_text("methods: [adda]\n")
-    made = parts.part(runs.read(str(tmp_path)), top=1, device="cpu")
+    made, _ = parts.part(runs.read(str(tmp_path)), top=1, device="cpu", stage=str)
     assert made.summary[0].text == "The benchmark has not ended."
 
 
 def test_a_benchmark_of_parts_of_the_test_split_tells_of_each(tmp_path):
     there = folder(tmp_path, compared())
     (tmp_path / "table.csv").rename(tmp_path / "table-sample.HST.csv")
-    made = parts.part(runs.read(there), top=1, device="cpu")
+    made, _ = parts.part(runs.read(there), top=1, device="cpu", stage=str)
     assert made.summary[0].text.startswith("Above source only on sample.HST, in AUROC: adda +0.100")
     assert made.sections[0].title == "Methods and encoders on sample.HST"
 
@@ -104,3 +111,61 @@ def test_of_a_finetuning_each_amount_of_labels_has_its_sentence(searched):
         said.text
         == "Finetuned on 10% of the labels: AUROC 0.800 [0.800, 0.800], -0.020 [-0.020, -0.020] against from scratch."
     )
+
+
+def test_what_is_wrong_with_a_trial_stands_right_after_what_it_is_worth(searched, tmp_path):
+    copied = shutil.copytree(searched, tmp_path / "found")
+    table = pd.read_csv(copied / "leaderboard.csv")
+    refused = "not released: it lost 0.2 of AUROC on the source, and 0.05 may be lost"
+    table["optimizer.lr"], table["warnings"] = 1e-3, ["", refused] + [""] * 7
+    table.to_csv(copied / "leaderboard.csv", index=False)
+    board, settings = parts._leaderboard(runs.read(str(copied)))
+    assert [*board.table][:5] == ["", "trial", "test AUROC", "minus source only", "warnings"]
+    assert (board.note, board.beside, board.named) == ("warnings", True, "trial")
+    assert "optimizer.lr" not in board.table
+    assert [*settings.table] == ["", "trial", "optimizer.lr"]
+    assert settings.folded
+    text = blocks.markdown("Runs", [Part("one", [board, settings])], "", page="", pictures="")
+    assert "| test AUROC           | minus source only       | warnings" in text
+    assert re.search(r"\| trial +\| optimizer.lr \|", text)
+
+
+def test_runs_side_by_side_say_what_was_measured_where_and_what_is_wrong(searched, tmp_path):
+    found = runs.read(searched)
+    warned = Part("found", [Words("The training warned: collapsed.", warning=True), Words("Fine.")])
+    measured = Result("auroc", (0.8, 0.75, 0.85), (-0.02, -0.07, 0.03))
+    shown = parts.overview([found, found], [(warned, measured), (Part("other", []), None)])
+    (facts,) = shown.summary
+    first, second = facts.table.to_dict("records")
+    assert first == {
+        "run": "found",
+        "what": "search",
+        "method": "adda",
+        "encoder": "small",
+        "on the test split": "AUROC 0.800 [0.750, 0.850]",
+        "minus source only": "-0.020 [-0.070, +0.030]",
+        "test set": "target",
+        "remarks": "The training warned: collapsed.",
+    }
+    assert second["on the test split"] == ""
+    page = blocks.html("Runs", [warned], "", shown)
+    assert '<a href="#part-1">found</a>' in page
+    assert '<div class="note warns">The training warned: collapsed.</div>' in page
+    words = blocks.markdown("Runs", [warned], "", shown, page="", pictures="")
+    assert "[found](#part-1)" in words
+    assert '<a id="part-1"></a>' in words
+
+
+def test_a_search_has_one_figure_for_what_it_releases(searched, tmp_path):
+    again = Result("auroc", (0.81, 0.7, 0.9), None)
+    shown = parts._chosen(runs.read(searched), again)
+    assert shown.value == pytest.approx((0.8, 0.75, 0.85))
+    assert shown.difference == pytest.approx((-0.02, -0.07, 0.03))
+    copied = shutil.copytree(searched, tmp_path / "found")
+    (copied / "leaderboard.csv").unlink()
+    assert parts._chosen(runs.read(str(copied)), again) == again
+
+
+def test_no_flag_is_broken_after_its_hyphens():
+    page = blocks.html("Runs", [Part("one", [Code("raylens.tune adda --fit.steps '<4>'\n- a-b")])], "")
+    assert "<pre>raylens.tune adda <span>--fit.steps</span> &#39;&lt;4&gt;&#39;\n- a-b</pre>" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -21,6 +22,17 @@ def test_a_search_is_read_with_its_trials_as_they_went(searched):
     assert found.trials[0].settings.keys() == {"optimizer.lr"}
     assert found.checkpoint("best", "last").folder.name == "best"
     assert found.table["trial"].iloc[0] == "adda-00000"
+
+
+def test_of_a_search_that_goes_on_only_what_was_stopped_counts_as_stopped(searched, tmp_path):
+    copied = shutil.copytree(searched, tmp_path / "found")
+    (copied / "leaderboard.csv").unlink()
+    (copied / "trials" / "adda-00008" / "error.txt").unlink()
+    last = {"step": 2, "objective": 0.1, "done": True}
+    with (copied / "trials" / "adda-00008" / "result.json").open("w") as file:
+        file.write(json.dumps({"step": 1, "objective": 0.1, "done": False}) + "\n" + json.dumps(last))
+    states = [trial.state for trial in runs.read(str(copied)).trials]
+    assert states == ["ended"] * 7 + ["unfinished", "stopped early"]
 
 
 def test_a_report_that_was_made_twice_counts_once_and_as_it_was_last(searched, tmp_path):
@@ -44,6 +56,9 @@ def test_a_training_is_told_by_its_reports(tiny, tmp_path):
     (tmp_path / "one" / "workers" / "reports.jsonl").write_text('{"step": 4, "objective": 0.5}\n')
     (trial,) = runs.read(str(tmp_path / "one")).trials
     assert trial.state == "ended"
+    (tmp_path / "one" / "workers" / "reports.jsonl").write_text('{"step": 2, "objective": 0.5}\n')
+    (trial,) = runs.read(str(tmp_path / "one")).trials
+    assert trial.state == "unfinished"
 
 
 def test_what_is_no_run_is_refused(searched, tmp_path):
