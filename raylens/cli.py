@@ -64,6 +64,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise ConfigError(message)
 
+    @property
+    def flags(self) -> list[str]:
+        """The long names of what it knows."""
+        return [flag for flag in self._option_string_actions if flag.startswith("--")]
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         """As ArgumentParser's, which would tell what is missing before what is misspelled."""
         self.refuse_unknown(sys.argv[1:] if args is None else args)
@@ -74,11 +79,10 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 return _refuse_verb(action.choices, words)
-        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
         for word in words:
             flag = word.partition("=")[0]
-            if flag.startswith("--") and flag != "--" and flag not in known:
-                hint = find.guess(flag, known)
+            if flag.startswith("--") and flag != "--" and flag not in self.flags:
+                hint = find.guess(flag, self.flags)
                 raise ConfigError(f"unknown flag {flag}{hint}; {self.prog} --help lists all")
         return None
 
@@ -161,6 +165,9 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     layers = [(config.read(asked.file), asked.file)] if asked.file else []
     if named is None and not layers:
         if rest:
+            flag = rest[0].partition("=")[0]
+            if flag.startswith("--") and (meant := find.nearest(flag, first.flags)):
+                raise ConfigError(f"unknown flag {flag} (did you mean {meant}?); {about} --help lists all")
             raise ConfigError(f"the method comes first: {about} METHOD {' '.join(argv)}")
         print(_methods(about, pretraining=verb == "pretrain"))
         return None
@@ -177,7 +184,7 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     if asked.help:
         print(_parser(about, method, known).format_help())
         return None
-    layers.append((flags(rest, known), "the command line"))
+    layers.append((flags(rest, known, first.flags), "the command line"))
     made = config.build(*layers)
     given = {path for values, _ in layers for path in values}
     return config.hold(made, given) if verb == "tune" else made
@@ -239,7 +246,7 @@ def grid(argv: Sequence[str]) -> Grid | None:
         for method in find.names("methods")
         for path, setting in config.settings(method, "small").items()
     }
-    return grids.build(*layers, ({**own, **flags(rest, known)}, "the command line"))
+    return grids.build(*layers, ({**own, **flags(rest, known, parser.flags)}, "the command line"))
 
 
 def model(parser: argparse.ArgumentParser) -> None:
@@ -316,8 +323,12 @@ def reader(asked: argparse.Namespace, found: Checkpoint) -> Reader:
     return Reader(shape, found.run.data.transform, options)
 
 
-def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
-    """Settings by path, of words `--a.b value`, `--a.b=value`, or `--a.b` alone for true. Raises ConfigError."""
+def flags(rest: Sequence[str], known: dict[str, config.Setting], own: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings by path, of words `--a.b value`, `--a.b=value`, or `--a.b` alone for true. Raises ConfigError.
+
+    What is no setting is left to those who know where settings belong, unless one of the verb's `own` flags is meant.
+    """
+    own = [*own, *(f"--{short}" for short in SHORT)]
     given: dict[str, Any] = {}
     words = list(rest)
     while words:
@@ -330,6 +341,8 @@ def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, An
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
         path = "data.prior" if (name, value) == ("target-prior", "estimate") else SHORT.get(name, name)
+        if path not in known and str(config.nearest(path, known, own)).startswith("--"):
+            raise ConfigError(config.unknown(path, "the command line", known, own))
         if value == "true" and path in known and not equals and bool not in config.kinds(known[path].type):
             raise ConfigError(f"--{name} needs a value, {known[path].meaning.lower()}")
         try:

@@ -14,6 +14,7 @@ from raylens.data.convert import counted
 from raylens.data.pieces import Reader
 from raylens.errors import ConfigError
 from raylens.evaluate import folder, resolved
+from raylens.find import guess
 from raylens.loop import collect
 from raylens.saliency import maps
 
@@ -72,7 +73,7 @@ def wanted(found: Checkpoint, name: str | None) -> int | None:
     classes = found.facts.classes if found.run.task.name == "classification" else ()
     if name is not None and name not in classes:
         known = f"known here: {', '.join(classes)}" if classes else "leave --class out"
-        raise ConfigError(f"{found.address} knows no class {name!r}; {known}")
+        raise ConfigError(f"{found.address} knows no class {name!r}{guess(name, classes)}; {known}")
     return None if name is None else classes.index(name)
 
 

@@ -56,7 +56,7 @@ def finetune(argv: Sequence[str]) -> str | None:
     layers = [
         {"method.name": METHOD, "task.name": asked.task, "start": asked.checkpoint, **encoder, **taken},
         *([(config.read(asked.file), asked.file)] if asked.file else []),
-        (cli.flags(rest, known), "the command line"),
+        (cli.flags(rest, known, parser.flags), "the command line"),
     ]
     run = config.build(*layers)
     given = {path for layer in layers[1:] for path in layer[0]}

@@ -134,11 +134,44 @@ def test_the_encoder_decides_which_settings_there_are():
         (["adda", "--epochs", "3"], "(did you mean fit.steps?)"),
         (["adda", "--batch-size", "3"], "(did you mean data.batch?)"),
         (["adda", "--gate", "0.5"], "(did you mean method.gate?)"),
+        (["adda", "--method.wieght", "1"], "(did you mean method.source_weight?)"),
+        (["adda", "--optimiser.lrr", "1"], "(did you mean optimizer.lr?)"),
+        (["adda", "--form", "x"], "(did you mean --from?)"),
+        (["adda", "--resum", "x"], "(did you mean --resume?)"),
+        (["adda", "--orcale"], "(did you mean --oracle?)"),
+        (["--form", "x"], "unknown flag --form (did you mean --from?)"),
+        (["--resum", "x"], "unknown flag --resum (did you mean --resume?)"),
+        (["adda", "--label", "3"], "(did you mean data.labels?)"),
+        (["adda", "--nam", "x"], "(did you mean name?)"),
         (["simclr"], "unknown method 'simclr' (did you mean contrastive?)"),
     ],
 )
 def test_bad_words_are_refused_in_one_line(words, said):
     assert said in refusal(*words)
+
+
+def test_a_word_that_is_like_no_setting_is_given_no_guess():
+    assert "did you mean" not in refusal("adda", "--zzz", "3")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metods", "adda"], "(did you mean --methods?)"),
+        (["--wher", "kind=a"], "(did you mean --where?)"),
+        (["--fit.stps", "3"], "(did you mean fit.steps?)"),
+    ],
+)
+def test_a_misspelled_flag_of_a_benchmark_is_met_with_its_own(words, said):
+    with pytest.raises(ConfigError) as refused:
+        cli.grid(words)
+    assert said in str(refused.value)
+
+
+def test_settings_that_one_encoder_has_are_settings_of_a_benchmark():
+    assert cli.grid(["--encoders", "test_resnet", "--encoder.pretrained", "false"]).encoders == {
+        "test_resnet": {}
+    }
 
 
 def test_a_run_file_gives_the_method_and_flags_win_over_it(file):

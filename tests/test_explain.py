@@ -78,7 +78,10 @@ def test_bad_requests_are_refused_in_a_line(save, images, tmp_path):
     pretrained = save("pretrained", method="contrastive")
     (tmp_path / "file").touch()
     for words, told in (
-        ([model, images, "--class", "len", *out], "knows no class 'len'; known here: nonlens, lens"),
+        (
+            [model, images, "--class", "lenss", *out],
+            r"no class 'lenss' \(did you mean lens\?\); known here: nonlens, lens",
+        ),
         ([save("number", task={"name": "regression"}), images, "--class", "lens", *out], "leave --class out"),
         ([model, images, "--rows", "0", *out], "--rows 0 shows nothing"),
         ([model, images, "--bands", "a", *out], "--bands 'a' is no list of numbers"),
