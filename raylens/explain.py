@@ -25,6 +25,7 @@ def explain(argv: Sequence[str]) -> str:
     """Write explained.png of what `argv` names; returns its folder."""
     parser = cli.Parser(
         prog="python -m raylens.explain",
+        usage="python -m raylens.explain CHECKPOINT IMAGES --out DIR [--FLAG VALUE ...]",
         description=(
             "Show where in images a checkpoint has found what it says: explained.png, each image beside itself with "
             "the places that speak for the class, by Grad-CAM, or by attention rollout for transformers."
@@ -33,11 +34,13 @@ def explain(argv: Sequence[str]) -> str:
     )
     cli.model(parser)
     cli.images(parser)
-    parser.add_argument("--out", required=True, help="folder of the picture")
-    parser.add_argument("--class", dest="target", metavar="NAME", help="class to explain [the likeliest]")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the picture")
     shown = parser.add_argument_group("picture")
-    shown.add_argument("--rows", type=int, default=16, help="images to show, the first that can be read [16]")
-    cli.device(shown)
+    shown.add_argument("--class", dest="target", metavar="NAME", help="class to explain [the likeliest]")
+    shown.add_argument(
+        "--rows", type=int, default=16, metavar="N", help="images to show, the first that can be read [16]"
+    )
+    cli.device(parser.add_argument_group("model"))
     asked = parser.parse_args(argv)
     if asked.rows < 1:
         raise ConfigError(f"--rows {asked.rows} shows nothing; give 1 or more")

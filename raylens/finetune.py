@@ -22,7 +22,7 @@ def finetune(argv: Sequence[str]) -> str | None:
         ),
         epilog="Other settings are those of `raylens.train supervised`: --fit.steps 400, --optimizer.lr 3e-4.",
         example="python -m raylens.finetune runs/NAME/best classification --labels 1% 10% 100% --frozen",
-        usage="python -m raylens.finetune CHECKPOINT TASK [--labels ...] [--seeds ...] [--SETTING VALUE ...]",
+        usage="python -m raylens.finetune CHECKPOINT TASK [--FLAG VALUE ...] [--SETTING VALUE ...]",
     )
     parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
     parser.add_argument("task", help=", ".join(tasks))

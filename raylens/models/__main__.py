@@ -64,6 +64,7 @@ def seconds(work: Callable[[], None], budget: float = 1.0) -> float:
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m raylens.models",
+        usage="python -m raylens.models [--FLAG VALUE ...]",
         description="List the encoders, with the parameters and the speed of each on this machine.",
         example="python -m raylens.models --channels 3 --size 64",
     )
