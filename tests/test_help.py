@@ -121,7 +121,7 @@ def test_a_help_says_first_what_a_verb_needs_and_groups_what_it_takes(verb, caps
 @pytest.mark.parametrize("verb", ["tune", "train"])
 def test_the_help_of_a_method_has_its_settings_and_the_most_used_ones_on_a_page(verb, method, capsys):
     text = said(capsys, VERBS[verb], method, "--help")
-    lines = text.splitlines()
+    lines = text.rstrip().splitlines()
     assert len(lines) <= 75
     assert max(map(len, lines[:-1])) <= 110  # all but the example, which is to be copied
     assert len(groups(text)) >= 5
