@@ -68,6 +68,11 @@ def explain(argv: Sequence[str]) -> str:
     print(
         f"{len(pixels)} images by {how}; rank correlation with maps of shuffled weights {alike:.2f}, 1 if all alike"
     )
+    if alike > saliency.ALIKE:
+        print(
+            "warning: the maps say little about this model, since with shuffled weights they are nearly the same: "
+            "they tell of the images and of the network's build"
+        )
     return asked.out
 
 

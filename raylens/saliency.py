@@ -30,6 +30,9 @@ from raylens.loop import collect
 from raylens.models import Model, Painter
 from raylens.progress import track
 
+ALIKE = 0.8
+"""Likeness to maps of shuffled weights above which maps say little about a model."""
+
 
 def maps(
     model: Model, pixels: np.ndarray, target: int | np.ndarray | None = None, *, batch: int = 64

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from raylens import checkpoint
+from raylens import checkpoint, saliency
 from raylens.errors import ConfigError, DataError
 from raylens.explain import explain, first, labels, wanted
 
@@ -42,6 +42,15 @@ def test_a_set_is_pictured(save, toy_sets, tmp_path, capsys, encoder):
     assert picture.std() > 0.05
     said = capsys.readouterr().out
     assert said.startswith(f"5 images by {'Grad-CAM' if encoder == 'small' else 'attention rollout'}; rank")
+
+
+@pytest.mark.parametrize(("alike", "warned"), [(0.81, True), (0.8, False), (-0.3, False)])
+def test_maps_that_shuffled_weights_make_too_are_warned_of(
+    save, images, tmp_path, capsys, monkeypatch, alike, warned
+):
+    monkeypatch.setattr(saliency, "likeness_to_random", lambda *given: alike)
+    explain([save(), images, "--out", str(tmp_path / "out")])
+    assert ("the maps say little about this model" in capsys.readouterr().out) == warned
 
 
 def test_a_folder_is_read_up_to_as_many_rows_as_are_asked_for(save, images, tmp_path):
