@@ -268,7 +268,7 @@ def default_encoder(method: str) -> str:
 
 
 def settings(method: str, encoder: str) -> dict[str, Setting]:
-    """Every setting of a run, by dotted path."""
+    """Every setting of a run, by dotted path. Raises ConfigError for a method or an encoder that there is not."""
     found = {}
     for name, cls in classes(method, encoder).items():
         for setting in _fields(cls):
@@ -373,7 +373,10 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
 
 
 def space(run: Run) -> dict[str, Range]:
-    """What a search over `run` varies: the ranges beside the defaults, overlaid by search.space."""
+    """What a search over `run` varies: the ranges beside the defaults, overlaid by search.space.
+
+    Raises ConfigError for what is no range.
+    """
     known = settings(run.method.name, run.encoder.name)
     unused = find.task(run.task.name).unused
     own = {path: setting.range for path, setting in known.items() if path not in unused}

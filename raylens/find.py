@@ -37,7 +37,7 @@ def names(folder: str) -> list[str]:
 
 
 def method(name: str) -> type:
-    """The Method class called `name`, or written `package.module:Class`."""
+    """The Method class called `name`, or written `package.module:Class`. Raises ConfigError when there is none."""
     from raylens.methods.base import Method
 
     if ":" in name:
@@ -57,12 +57,12 @@ def encoder(name: str) -> ModuleType:
 
 
 def task(name: str) -> type:
-    """The task class called `name`."""
+    """The task class called `name`. Raises ConfigError when there is none."""
     return _module("tasks", name.replace("-", "_"), "task").Task
 
 
 def validator(name: str) -> Callable[[Outputs, Outputs], float]:
-    """The function `score(source, target)` of the validator called `name`."""
+    """The function `score(source, target)` of the validator called `name`. Raises ConfigError when there is none."""
     return _module("validators", name, "validator").score
 
 
