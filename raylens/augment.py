@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 
 from raylens.errors import ConfigError
+from raylens.find import guess
 
 cv2.setNumThreads(0)  # the stream brings its own threads
 
@@ -228,6 +229,7 @@ def composed(pipeline: str, height: int, width: int) -> A.Compose:
     key = (pipeline, height, width)
     if key not in made:
         if pipeline not in PIPELINES:
-            raise ConfigError(f"unknown views '{pipeline}'; known here: {', '.join(PIPELINES)}")
+            known = ", ".join(PIPELINES)
+            raise ConfigError(f"unknown views {pipeline!r}{guess(pipeline, names())}; known here: {known}")
         made[key] = A.Compose(PIPELINES[pipeline](height, width))
     return made[key]

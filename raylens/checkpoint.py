@@ -62,7 +62,7 @@ class Facts:
         return tuple(next(iter(self.manifests.values()))["bands"]) if self.manifests else ()
 
     def task(self, settings: TaskConfig) -> Task:
-        """The task of these settings on this data."""
+        """The task of these settings on this data. Raises ConfigError for one that there is not."""
         return find.task(settings.name)(
             self.classes, self.scale, factor=self.factor, width=settings.width, blocks=settings.blocks
         )
@@ -93,7 +93,7 @@ class Checkpoint:
         return hashlib.sha256((self.folder / "model.safetensors").read_bytes()).hexdigest()
 
     def model(self, device: torch.device | str = "cpu") -> Model:
-        """The model, in evaluation mode."""
+        """The model, in evaluation mode. Raises ConfigError when its weights cannot be read, or fit no such model."""
         model = build_model(self.run, self.facts, weights=False)
         _load(model, _tensors(self.folder / "model.safetensors"), self.folder)
         return model.eval().to(device)
@@ -112,7 +112,10 @@ class Checkpoint:
 
 
 def build_model(run: Run, facts: Facts, *, weights: bool = True) -> Model:
-    """An encoder and a head as the settings say; without `weights`, none are fetched for a pretrained encoder."""
+    """An encoder and a head as the settings say; without `weights`, none are fetched for a pretrained encoder.
+
+    Raises ConfigError for an encoder that there is not, or that cannot take images of this size.
+    """
     module, settings = find.encoder(run.encoder.name), run.encoder
     if not weights and getattr(settings, "pretrained", False):
         settings = type(settings)(**{**_fields(settings), "pretrained": False})
@@ -133,7 +136,10 @@ def comparable(run: Run, facts: Facts) -> bool:
 
 
 def start_model(run: Run, facts: Facts) -> Model:
-    """The model of `run.start`; where that has another task or other classes, its encoder under a new head."""
+    """The model of `run.start`; where that has another task or other classes, its encoder under a new head.
+
+    Raises ConfigError when it is no checkpoint or a broken one.
+    """
     start = read(run.start).model()
     if comparable(run, facts):
         return start
@@ -235,7 +241,10 @@ def resume(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> int:
-    """Put method and optimizer where the checkpoint left them; returns the steps done."""
+    """Put method and optimizer where the checkpoint left them; returns the steps done.
+
+    Raises ConfigError when the checkpoint keeps no state, a broken one, or one of another method.
+    """
     folder = Path(folder)
     tensors = _tensors(folder / "state.safetensors")
     try:

@@ -20,7 +20,7 @@ from raylens.cluster.folders import exists
 from raylens.config import Run
 from raylens.errors import ConfigError, RequestError
 from raylens.grid import Grid
-from raylens.space import written
+from raylens.space import Choice, LogUniform, Range
 
 if TYPE_CHECKING:
     from raylens.checkpoint import Checkpoint
@@ -31,11 +31,15 @@ RAISED = re.compile(r"([\w.]+\.)?(\w+): (.+)")
 """The line of a trace that says what was raised."""
 
 
+WIDTH, HELP_AT = 110, 34
+"""Of a help: the length of its lines, and where in them the meaning of a flag starts."""
+
+
 class Layout(argparse.HelpFormatter):
     """Wraps what a help says, and leaves commands, which are indented, on their lines."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=110)
+        super().__init__(prog, max_help_position=HELP_AT, width=WIDTH)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
@@ -52,6 +56,24 @@ SHORT = {
 """Settings that may be named without their section."""
 
 
+USUAL = {
+    "task.name",
+    *(f"data.{name}" for name in ("source", "target", "test", "bands", "transform", "batch", "labels")),
+    *("optimizer.lr", "fit.steps", "fit.report_every", "fit.precision", "scale.workers", "scale.gpus"),
+    *(f"search.{name}" for name in ("trials", "scheduler", "validator", "oracle")),
+}
+"""What a help shows, beside the settings of method, encoder and run, that does not show all."""
+TOGETHER = dict.fromkeys(("task", "optimizer", "fit", "scale"), "training")
+"""Sections that are one group there."""
+ABOUT = {
+    "tune": "Search a method's settings on Ray, keep the best trials, and release a model that was chosen without "
+    "target labels.",
+    "train": "Train a method once, with the settings that are given, on one worker or several.",
+    "pretrain": "Pretrain an encoder once, on images without labels, on one worker or several.",
+}
+PRETRAINING = "pretraining on images without labels"
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses in one line, and guesses what a flag that it does not know was meant to be."""
 
@@ -64,6 +86,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise ConfigError(message)
 
+    @property
+    def flags(self) -> list[str]:
+        """The long names of what it knows."""
+        return [flag for flag in self._option_string_actions if flag.startswith("--")]
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         """As ArgumentParser's, which would tell what is missing before what is misspelled."""
         self.refuse_unknown(sys.argv[1:] if args is None else args)
@@ -74,11 +101,10 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 return _refuse_verb(action.choices, words)
-        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
         for word in words:
             flag = word.partition("=")[0]
-            if flag.startswith("--") and flag != "--" and flag not in known:
-                hint = find.guess(flag, known)
+            if flag.startswith("--") and flag != "--" and flag not in self.flags:
+                hint = find.guess(flag, self.flags)
                 raise ConfigError(f"unknown flag {flag}{hint}; {self.prog} --help lists all")
         return None
 
@@ -152,6 +178,7 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     first.add_argument("--resume")
     first.add_argument("--encoder", "--encoder.name", dest="encoder")
     first.add_argument("-h", "--help", action="store_true")
+    first.add_argument("--help-all", action="store_true")
     # The method is the first word; left to argparse, a flag's value could be taken for it.
     named = argv[0] if argv and not argv[0].startswith("-") else None
     asked, rest = first.parse_known_args(argv[1:] if named else argv)
@@ -161,8 +188,11 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     layers = [(config.read(asked.file), asked.file)] if asked.file else []
     if named is None and not layers:
         if rest:
+            flag = rest[0].partition("=")[0]
+            if flag.startswith("--") and (meant := find.nearest(flag, first.flags)):
+                raise ConfigError(f"unknown flag {flag} (did you mean {meant}?); {about} --help lists all")
             raise ConfigError(f"the method comes first: {about} METHOD {' '.join(argv)}")
-        print(_methods(about, pretraining=verb == "pretrain"))
+        print(_methods(verb))
         return None
     if named is not None:
         layers.append(({"method.name": named}, "the command line"))
@@ -174,10 +204,10 @@ def run(verb: str, argv: Sequence[str]) -> Run | None:
     method = str(together["method.name"])
     encoder = str(together.get("encoder.name", config.default_encoder(method)))
     known = config.settings(method, encoder)
-    if asked.help:
-        print(_parser(about, method, known).format_help())
+    if asked.help or asked.help_all:
+        print(_parser(verb, method, known, whole=asked.help_all).format_help())
         return None
-    layers.append((flags(rest, known), "the command line"))
+    layers.append((flags(rest, known, first.flags), "the command line"))
     made = config.build(*layers)
     given = {path for values, _ in layers for path in values}
     return config.hold(made, given) if verb == "tune" else made
@@ -198,8 +228,7 @@ def grid(argv: Sequence[str]) -> Grid | None:
             "Other settings, as of raylens.tune, are those of all cells that know them: --fit.steps 400, "
             "--search.trials 4, --target-prior 0.01."
         ),
-        usage=f"{about} [--from FILE] [--resume RUN] [--methods ...] [--encoders ...] [--seeds ...]"
-        " [--where ...] [--SETTING VALUE ...]",
+        usage=f"{about} [--FLAG VALUE ...] [--SETTING VALUE ...]",
     )
     files = parser.add_argument_group("where the settings come from")
     files.add_argument("--from", dest="file", metavar="FILE", help="benchmark file, YAML; flags win")
@@ -239,7 +268,7 @@ def grid(argv: Sequence[str]) -> Grid | None:
         for method in find.names("methods")
         for path, setting in config.settings(method, "small").items()
     }
-    return grids.build(*layers, ({**own, **flags(rest, known)}, "the command line"))
+    return grids.build(*layers, ({**own, **flags(rest, known, parser.flags)}, "the command line"))
 
 
 def model(parser: argparse.ArgumentParser) -> None:
@@ -316,8 +345,12 @@ def reader(asked: argparse.Namespace, found: Checkpoint) -> Reader:
     return Reader(shape, found.run.data.transform, options)
 
 
-def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, Any]:
-    """Settings by path, of words `--a.b value`, `--a.b=value`, or `--a.b` alone for true. Raises ConfigError."""
+def flags(rest: Sequence[str], known: dict[str, config.Setting], own: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings by path, of words `--a.b value`, `--a.b=value`, or `--a.b` alone for true. Raises ConfigError.
+
+    What is no setting is left to those who know where settings belong, unless one of the verb's `own` flags is meant.
+    """
+    own = [*own, *(f"--{short}" for short in SHORT)]
     given: dict[str, Any] = {}
     words = list(rest)
     while words:
@@ -330,6 +363,8 @@ def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, An
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
         path = "data.prior" if (name, value) == ("target-prior", "estimate") else SHORT.get(name, name)
+        if path not in known and str(config.nearest(path, known, own)).startswith("--"):
+            raise ConfigError(config.unknown(path, "the command line", known, own))
         if value == "true" and path in known and not equals and bool not in config.kinds(known[path].type):
             raise ConfigError(f"--{name} needs a value, {known[path].meaning.lower()}")
         try:
@@ -341,57 +376,109 @@ def flags(rest: Sequence[str], known: dict[str, config.Setting]) -> dict[str, An
     return given
 
 
-def _parser(about: str, method: str, known: dict[str, config.Setting]) -> argparse.ArgumentParser:
-    doc = (sys.modules[find.method(method).__module__].__doc__ or "").strip()
+def _parser(
+    verb: str, method: str, known: dict[str, config.Setting], *, whole: bool
+) -> argparse.ArgumentParser:
+    """What tells of a method and its settings: of the most used ones in a line each, or of the `whole`."""
+    about = f"python -m raylens.{verb}"
+    doc = _doc(method) if whole else _doc(method).partition("\n\nDiffers ")[0]
+    listed = {path: setting for path, setting in known.items() if whole or _usual(verb, path)}
     parser = Parser(
         prog=f"{about} {method}",
-        description=doc,
-        epilog="raylens.tune varies a setting marked with a range unless a value is given; search.space sets ranges.",
-        example=_example(about, method),
+        description="\n\n".join(textwrap.fill(part, WIDTH) for part in doc.split("\n\n")),
+        epilog="raylens.tune searches a setting with a range unless a value is given; search.space sets ranges.",
+        example=_example(verb, method),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=34, width=110
+            prog, max_help_position=HELP_AT, width=WIDTH
         ),
         usage=f"{about} {method} [--from FILE] [--resume RUN] [--SETTING VALUE ...]",
         add_help=False,
     )
-    parser.add_argument("--from", metavar="FILE", help="run file, YAML; later settings win")
-    parser.add_argument("--resume", metavar="RUN", help="folder of a run to go on with, with its settings")
+    files = parser.add_argument_group("where the settings come from")
+    files.add_argument("--from", metavar="FILE", help="run file, YAML; later settings win")
+    files.add_argument("--resume", metavar="RUN", help="folder of a run to go on with, with its settings")
+    if not whole:
+        rest = f"list the other {len(known) - len(listed)} settings too, and say all about each"
+        files.add_argument("--help-all", action="store_true", help=rest)
     groups = {}
-    for path, setting in known.items():
+    for path, setting in listed.items():
         head = path.partition(".")[0] if "." in path else "run"
-        group = groups.setdefault(head, parser.add_argument_group(head))
-        span = f"; searched: {_brief(written(setting.range))}" if setting.range else ""
-        default = "" if setting.default in (None, {}) else f" [{_brief(setting.default)}]"
+        title = head if whole else TOGETHER.get(head, head)
+        group = groups.setdefault(title, parser.add_argument_group(title))
+        names = [*(f"--{short}" for short, full in SHORT.items() if full == path), f"--{path}"]
+        text = _told(setting, within=None if whole else WIDTH - HELP_AT)
         group.add_argument(
-            *(f"--{short}" for short, whole in SHORT.items() if whole == path),
-            f"--{path}",
-            metavar=_type(setting.type),
-            help=f"{setting.meaning}{default}{span}".replace("%", "%%"),
+            *(names if whole else names[:1]), metavar=_type(setting.type), help=text.replace("%", "%%")
         )
     return parser
 
 
-def _example(about: str, method: str) -> str:
+def _doc(method: str) -> str:
+    """What the method's file says of it."""
+    return (sys.modules[find.method(method).__module__].__doc__ or "").strip()
+
+
+def _usual(verb: str, path: str) -> bool:
+    """Whether a help that is not the whole shows a setting."""
+    head = path.partition(".")[0]
+    if path == "method.name" or (head == "search" and verb != "tune"):
+        return False
+    return head in ("method", "encoder") or "." not in path or path in USUAL
+
+
+def _told(setting: config.Setting, within: int | None) -> str:
+    """A setting's meaning, default and range; of a meaning that is too long the first part, up to a semicolon."""
+    facts = [] if setting.default in (None, {}) else [_brief(setting.default)]
+    facts += [f"searched {_span(setting.range)}"] if setting.range else []
+    end = f" [{', '.join(facts)}]" if facts else ""
+    meaning = " ".join(setting.meaning.split())
+    if within is not None and len(meaning + end) > within:
+        meaning = re.split(r"[;.] ", meaning)[0]
+    return (meaning if within is None else meaning.rstrip(".")) + end
+
+
+def _span(of: Range) -> str:
+    """A range in words: `3e-06 to 5e-05, log`."""
+    if isinstance(of, Choice):
+        *first, last = map(_brief, of.values)
+        return f"{', '.join(first)} or {last}"
+    return f"{_brief(of.low)} to {_brief(of.high)}{', log' if isinstance(of, LogUniform) else ''}"
+
+
+def _example(verb: str, method: str) -> str:
     """A command that runs as it stands, with simulated images where the method does not need others."""
-    steps = "--fit.steps 300 --name first"
-    if about.endswith("tune"):
-        steps = "--search.trials 4 --fit.steps 300 --name first"
+    steps = "--search.trials 4 --fit.steps 300" if verb == "tune" else "--fit.steps 300"
     source = " --data.source shards/model-i" if "pretraining" in find.method(method).tasks else ""
-    return f"{about} {method}{source} {steps}"
+    return f"python -m raylens.{verb} {method}{source} {steps} --name first"
 
 
-def _methods(about: str, *, pretraining: bool) -> str:
+def _methods(verb: str) -> str:
+    """What a verb does, and the methods that it takes, by what they learn."""
+    about = f"python -m raylens.{verb}"
     lines = [
-        f"usage: {about} METHOD [--from FILE] [--SETTING VALUE ...]; METHOD --help lists its settings",
+        f"usage: {about} METHOD [--from FILE] [--resume RUN] [--SETTING VALUE ...]",
         "",
+        *textwrap.wrap(f"{ABOUT[verb]} METHOD --help lists a method's settings.", WIDTH),
     ]
-    for name in find.names("methods"):
-        if pretraining and "pretraining" not in find.method(name).tasks:
+    for title, pretraining in (("adaptation to a target without labels", False), (PRETRAINING, True)):
+        held = [
+            name
+            for name in find.names("methods")
+            if ("pretraining" in find.method(name).tasks) == pretraining
+        ]
+        if verb == "pretrain" and not pretraining:
             continue
-        doc = (sys.modules[find.method(name).__module__].__doc__ or "").strip()
-        lines.append(f"  {name:<18} {doc.splitlines()[0]}")
-    lines += ["", "Example:", f"    {_example(about, 'contrastive' if pretraining else 'adda')}"]
-    return "\n".join(lines)
+        lines += ["", f"{title}:"]
+        for name in held:
+            lines += textwrap.wrap(
+                f"{name:<17} {_doc(name).splitlines()[0]}",
+                WIDTH,
+                initial_indent="  ",
+                subsequent_indent=20 * " ",
+            )
+    return "\n".join(
+        [*lines, "", "Example:", f"    {_example(verb, 'contrastive' if verb == 'pretrain' else 'adda')}"]
+    )
 
 
 def _resumed(path: str, method: str | None, rest: Sequence[str]) -> Run:
@@ -422,9 +509,15 @@ def _type(hint: Any) -> str:
 
 
 def _brief(value: Any) -> str:
-    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split(
-        "\n"
-    )[0]
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_brief, value))
+    return (
+        str(value)
+        if isinstance(value, str)
+        else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+    )
 
 
 def _stopped(number: int, frame: Any) -> None:

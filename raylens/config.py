@@ -7,7 +7,6 @@ addressed by dotted paths, `optimizer.lr`; every path has one Setting, which kno
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -83,7 +82,7 @@ class Data:
     target_lenses: Share | None = None
     """Share of lenses in a simulated target; the preset's own, about 1 in 100, without it."""
     bands: str = "i"
-    """Bands to simulate, `i` or `gri`."""
+    """Bands to simulate: any of `g`, `r` and `i` in any order, such as `gri`."""
     transform: Literal["minmax", "asinh", "log", "none"] = "minmax"
     """What is done to each image of both domains before anything sees it; travels in the checkpoint."""
     batch: Count = 64
@@ -269,7 +268,7 @@ def default_encoder(method: str) -> str:
 
 
 def settings(method: str, encoder: str) -> dict[str, Setting]:
-    """Every setting of a run, by dotted path."""
+    """Every setting of a run, by dotted path. Raises ConfigError for a method or an encoder that there is not."""
     found = {}
     for name, cls in classes(method, encoder).items():
         for setting in _fields(cls):
@@ -388,7 +387,10 @@ def rungs(run: Run) -> tuple[int, ...]:
 
 
 def space(run: Run) -> dict[str, Range]:
-    """What a search over `run` varies: the ranges beside the defaults, overlaid by search.space."""
+    """What a search over `run` varies: the ranges beside the defaults, overlaid by search.space.
+
+    Raises ConfigError for what is no range.
+    """
     known = settings(run.method.name, run.encoder.name)
     unused = find.task(run.task.name).unused
     own = {path: setting.range for path, setting in known.items() if path not in unused}
@@ -512,15 +514,15 @@ def _validate(cls: type, values: dict[str, Any], name: str, origins: Mapping[str
         raise ConfigError(f"{path}{origin} is {first['input']!r}: {reason[0].lower()}{reason[1:]}") from None
 
 
-def unknown(path: str, origin: str, known: Mapping[str, Setting]) -> str:
-    """What to say of a setting that there is not."""
+def unknown(path: str, origin: str, known: Mapping[str, Setting], flags: Iterable[str] = ()) -> str:
+    """What to say of a setting that there is not, and is no misspelled one of a verb's own `flags` either."""
     head, dot, _ = path.partition(".")
     near = [name for name in known if dot and name.startswith(f"{head}.")] or list(known)
     listed = sorted(name.removeprefix(f"{head}.") if dot else name for name in near)
     if len(near) == len(known):
         listed = [*TOP, *(f"{name}.*" for name in ("method", "encoder", *SECTIONS))]
-    close = _meant(path, known) or difflib.get_close_matches(path, list(known), n=1)
-    guess = f" (did you mean {close[0]}?)" if close else ""
+    close = nearest(path, known, flags)
+    guess = f" (did you mean {close}?)" if close else ""
     return f"unknown key {path!r} in {origin}{guess}; known here: {', '.join(listed)}"
 
 
@@ -530,6 +532,7 @@ ELSEWHERE = {
     "iterations": "fit.steps",
     "batch_size": "data.batch",
     "num_workers": "scale.workers",
+    "cpus": "scale.cpus",
     "num_samples": "search.trials",
     "amp": "fit.precision",
     "output": "storage",
@@ -538,8 +541,27 @@ ELSEWHERE = {
 """What others call settings, without their section."""
 
 
-def _meant(path: str, known: Mapping[str, Setting]) -> list[str]:
-    """The setting that has this name elsewhere, or the only one of this name in another section."""
-    name = path.rpartition(".")[2].replace("-", "_")
-    alike = [setting for setting in known if setting.rpartition(".")[2] == name]
-    return [ELSEWHERE[name]] if ELSEWHERE.get(name) in known else alike if len(alike) == 1 else []
+def nearest(path: str, known: Mapping[str, Setting], flags: Iterable[str] = ()) -> str | None:
+    """The setting, or the one of a verb's own `flags` such as `--labels`, that is meant by `path`; None if none is."""
+    section, _, leaf = path.replace("-", "_").rpartition(".")
+    others = {name: setting for name, setting in ELSEWHERE.items() if setting in known}
+    if leaf in others:
+        return others[leaf]
+    own = {setting.rpartition(".")[2]: setting for setting in known if setting.startswith(f"{section}.")}
+    if section and (close := find.nearest(leaf, own)):
+        return own[close]
+    leaves: dict[str, list[str]] = {}
+    for setting in sorted(
+        known, key=lambda setting: "." in setting
+    ):  # a setting without a section comes first
+        leaves.setdefault(setting.rpartition(".")[2], []).append(setting)
+    if len(leaves.get(leaf, ())) == 1:
+        return leaves[leaf][0]
+    if section and (close := find.nearest(path, known)):
+        return close
+    # Of names that are as near, the verb's own are meant, then settings by the name that they have here.
+    places = {flag.lstrip("-").replace("-", "_"): flag for flag in ([] if section else flags)}
+    for name, setting in [*((name, held[0]) for name, held in leaves.items()), *others.items()]:
+        places.setdefault(name, setting)
+    close = find.nearest(leaf, places)
+    return places[close] if close else None

@@ -33,6 +33,11 @@ def evaluate(argv: Sequence[str]) -> str:
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="shard set, with what the checkpoint predicts"
     )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for metrics.json and pictures [evaluation/ beside the checkpoint]",
+    )
     rows = parser.add_argument_group("images")
     rows.add_argument("--split", default="test", help="split to measure on [test]")
     rows.add_argument("--where", help="rows to measure on, COLUMN=VALUE[,VALUE...]; all without it")
@@ -56,11 +61,6 @@ def evaluate(argv: Sequence[str]) -> str:
         help="bootstrap resamples behind each interval [1000]",
     )
     measured.add_argument("--seed", type=int, default=0, help="seed of the bootstrap [0]")
-    measured.add_argument(
-        "--out",
-        metavar="DIR",
-        help="folder for metrics.json and pictures [evaluation/ beside the checkpoint]",
-    )
     asked = parser.parse_args(argv)
     if not 0 < asked.threshold < 1:
         raise ConfigError(f"--threshold {asked.threshold:g} is no probability; give one between 0 and 1")

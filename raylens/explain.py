@@ -14,6 +14,7 @@ from raylens.data.convert import counted
 from raylens.data.pieces import Reader
 from raylens.errors import ConfigError
 from raylens.evaluate import folder, resolved
+from raylens.find import guess
 from raylens.loop import collect
 from raylens.saliency import maps
 
@@ -24,6 +25,7 @@ def explain(argv: Sequence[str]) -> str:
     """Write explained.png of what `argv` names; returns its folder."""
     parser = cli.Parser(
         prog="python -m raylens.explain",
+        usage="python -m raylens.explain CHECKPOINT IMAGES --out DIR [--FLAG VALUE ...]",
         description=(
             "Show where in images a checkpoint has found what it says: explained.png, each image beside itself with "
             "the places that speak for the class, by Grad-CAM, or by attention rollout for transformers."
@@ -32,11 +34,13 @@ def explain(argv: Sequence[str]) -> str:
     )
     cli.model(parser)
     cli.images(parser)
-    parser.add_argument("--out", required=True, help="folder of the picture")
-    parser.add_argument("--class", dest="target", metavar="NAME", help="class to explain [the likeliest]")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the picture")
     shown = parser.add_argument_group("picture")
-    shown.add_argument("--rows", type=int, default=16, help="images to show, the first that can be read [16]")
-    cli.device(shown)
+    shown.add_argument("--class", dest="target", metavar="NAME", help="class to explain [the likeliest]")
+    shown.add_argument(
+        "--rows", type=int, default=16, metavar="N", help="images to show, the first that can be read [16]"
+    )
+    cli.device(parser.add_argument_group("model"))
     asked = parser.parse_args(argv)
     if asked.rows < 1:
         raise ConfigError(f"--rows {asked.rows} shows nothing; give 1 or more")
@@ -64,6 +68,11 @@ def explain(argv: Sequence[str]) -> str:
     print(
         f"{len(pixels)} images by {how}; rank correlation with maps of shuffled weights {alike:.2f}, 1 if all alike"
     )
+    if alike > saliency.ALIKE:
+        print(
+            "warning: the maps say little about this model, since with shuffled weights they are nearly the same: "
+            "they tell of the images and of the network's build"
+        )
     return asked.out
 
 
@@ -72,7 +81,7 @@ def wanted(found: Checkpoint, name: str | None) -> int | None:
     classes = found.facts.classes if found.run.task.name == "classification" else ()
     if name is not None and name not in classes:
         known = f"known here: {', '.join(classes)}" if classes else "leave --class out"
-        raise ConfigError(f"{found.address} knows no class {name!r}; {known}")
+        raise ConfigError(f"{found.address} knows no class {name!r}{guess(name, classes)}; {known}")
     return None if name is None else classes.index(name)
 
 

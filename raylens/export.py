@@ -19,6 +19,7 @@ def export(argv: Sequence[str]) -> str:
     """Write the model that `argv` names as files that need no raylens, and its card; returns their folder."""
     parser = cli.Parser(
         prog="python -m raylens.export",
+        usage="python -m raylens.export CHECKPOINT --out DIR [--FLAG VALUE ...]",
         description=(
             "Write a checkpoint as files that need no raylens, raw images in and probabilities out: model.onnx for "
             "ONNX Runtime, model.pt2 for torch.export.load, and model-card.md. Each is compared with the checkpoint "
@@ -27,8 +28,9 @@ def export(argv: Sequence[str]) -> str:
         example="python -m raylens.export runs/adda/best --out released --format onnx",
     )
     cli.model(parser)
-    parser.add_argument("--out", required=True, help="folder of the files")
-    parser.add_argument(
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the files")
+    files = parser.add_argument_group("files")
+    files.add_argument(
         "--format",
         dest="formats",
         nargs="+",
@@ -36,7 +38,8 @@ def export(argv: Sequence[str]) -> str:
         choices=[*standalone.FORMATS],
         help="which files [both]",
     )
-    parser.add_argument(
+    told = parser.add_argument_group("model card")
+    told.add_argument(
         "--metrics",
         nargs="+",
         type=Path,

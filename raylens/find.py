@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ ELSEWHERE = {
     "source_only": "supervised",
 }
 """What others call what has another name here."""
+WORDS = re.compile(r"[-_.]")
+"""What stands between the words of a name."""
 
 
 def names(folder: str) -> list[str]:
@@ -34,7 +37,7 @@ def names(folder: str) -> list[str]:
 
 
 def method(name: str) -> type:
-    """The Method class called `name`, or written `package.module:Class`."""
+    """The Method class called `name`, or written `package.module:Class`. Raises ConfigError when there is none."""
     from raylens.methods.base import Method
 
     if ":" in name:
@@ -54,12 +57,12 @@ def encoder(name: str) -> ModuleType:
 
 
 def task(name: str) -> type:
-    """The task class called `name`."""
+    """The task class called `name`. Raises ConfigError when there is none."""
     return _module("tasks", name.replace("-", "_"), "task").Task
 
 
 def validator(name: str) -> Callable[[Outputs, Outputs], float]:
-    """The function `score(source, target)` of the validator called `name`."""
+    """The function `score(source, target)` of the validator called `name`. Raises ConfigError when there is none."""
     return _module("validators", name, "validator").score
 
 
@@ -88,6 +91,29 @@ def _foreign(name: str, base: type) -> type:
 
 def guess(name: str, known: Sequence[str]) -> str:
     """` (did you mean adda?)` where one of the known names is meant or near, else nothing."""
-    meant = [ELSEWHERE[name.lower()]] if ELSEWHERE.get(name.lower()) in known else []
-    close = meant or difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    others = {other: here for other, here in ELSEWHERE.items() if here in known}
+    close = nearest(name.lower(), others) or nearest(name, known)
+    return f" (did you mean {others.get(close, close)}?)" if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `name`, or has a word like it, as source_weight has; None if none is near."""
+    bare = {one: one.lstrip("-") for one in known}
+    name = name.lstrip("-")
+    alike = {one: (_nearness(name, other), _ratio(name, other)) for one, other in bare.items()}
+    best = max(alike, key=alike.__getitem__, default=None)
+    return best if best is not None and alike[best][0] >= NEAR else None
+
+
+NEAR = 0.6
+"""Likeness, from 0 to 1, from which a name is taken for a misspelling of another."""
+
+
+def _nearness(name: str, known: str) -> float:
+    words = WORDS.split(known)
+    by_word = max(_ratio(name, word) for word in words) if len(words) > 1 and not WORDS.search(name) else 0.0
+    return max(_ratio(name, known), 0.9 * by_word if by_word > 0.75 else 0.0)
+
+
+def _ratio(name: str, known: str) -> float:
+    return difflib.SequenceMatcher(None, known, name).ratio()

@@ -22,7 +22,7 @@ def finetune(argv: Sequence[str]) -> str | None:
         ),
         epilog="Other settings are those of `raylens.train supervised`: --fit.steps 400, --optimizer.lr 3e-4.",
         example="python -m raylens.finetune runs/NAME/best classification --labels 1% 10% 100% --frozen",
-        usage="python -m raylens.finetune CHECKPOINT TASK [--labels ...] [--seeds ...] [--SETTING VALUE ...]",
+        usage="python -m raylens.finetune CHECKPOINT TASK [--FLAG VALUE ...] [--SETTING VALUE ...]",
     )
     parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
     parser.add_argument("task", help=", ".join(tasks))
@@ -56,7 +56,7 @@ def finetune(argv: Sequence[str]) -> str | None:
     layers = [
         {"method.name": METHOD, "task.name": asked.task, "start": asked.checkpoint, **encoder, **taken},
         *([(config.read(asked.file), asked.file)] if asked.file else []),
-        (cli.flags(rest, known), "the command line"),
+        (cli.flags(rest, known, parser.flags), "the command line"),
     ]
     run = config.build(*layers)
     given = {path for layer in layers[1:] for path in layer[0]}

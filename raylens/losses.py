@@ -116,7 +116,7 @@ def uniformity(features: Tensor) -> Tensor:
 
 
 def reversed_gradient(value: Tensor, strength: float) -> Tensor:
-    """`value`, whose gradient is turned round on its way back (Ganin & Lempitsky 2015, eq. 12)."""
+    """`value`, of any shape, whose gradient is turned round on its way back (Ganin & Lempitsky 2015, eq. 12)."""
     return _Reversed.apply(value, strength)
 
 

@@ -104,6 +104,8 @@ class Table:
 
 
 class Metric(NamedTuple):
+    """What a reported number means, and the formula or the paper that it is from."""
+
     meaning: str
     source: str
 
@@ -211,7 +213,7 @@ PAINTING = ("psnr", "ssim", "psnr_gain", "mse", "bicubic_psnr", "bicubic_ssim")
 
 
 def explain(name: str) -> Metric:
-    """What a reported name means, such as `target/auroc`, `auroc_2` or `loss/supervised`."""
+    """What a reported name means, such as `target/auroc`, `auroc_2` or `loss/supervised`. Raises ConfigError."""
     bare = name.removeprefix("source/").removeprefix("target/")
     prefix, _, rest = bare.partition("/")
     pattern = "auroc_<class>" if bare[:6] == "auroc_" and bare[6:].isdigit() else bare
@@ -223,38 +225,57 @@ def explain(name: str) -> Metric:
 
 
 def binary(scores: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
-    """Every binary metric of the probabilities (N,) of class 1; `tp, fp, tn, fn` count at `threshold`."""
+    """Every binary metric of the probabilities (N,) of class 1; `tp, fp, tn, fn` count at `threshold`.
+
+    Labels (N,) are 0 or 1. Raises DataError when they are not both there, or a probability is none.
+    """
     scores, labels = _checked(scores, labels)
     return _values(_binary(scores, labels, FORMULAS, threshold), labels)
 
 
 def multiclass(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """`auroc` over classes, `auroc_<class>` against the rest, `accuracy` and `ece` of the likeliest class."""
+    """`auroc` over classes, `auroc_<class>` against the rest, `accuracy` and `ece` of the likeliest class.
+
+    Of probabilities (N, K) and labels (N,), 0 to K - 1. Raises DataError when a class has no row, or a number is not
+    finite.
+    """
     probabilities, labels = _checked(probabilities, labels)
     return _values(_multiclass(probabilities, labels), labels)
 
 
 def classification(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """`binary` on the probability of class 1 where there are two classes, else `multiclass`."""
+    """`binary` on the probability of class 1 where there are two classes, else `multiclass`.
+
+    Of probabilities (N, K) and labels (N,). Raises DataError as these do.
+    """
     probabilities = np.asarray(probabilities)
     two = probabilities.shape[1] == 2
     return binary(probabilities[:, 1], labels) if two else multiclass(probabilities, labels)
 
 
 def regression(predicted: ArrayLike, numbers: ArrayLike) -> dict[str, float]:
-    """`mae`, `rmse` and `r2` of predicted numbers (N,)."""
+    """`mae`, `rmse` and `r2` of predicted numbers (N,), beside the true ones (N,). Raises DataError.
+
+    It does for fewer than two, for none to compare with, and for predictions that are not finite.
+    """
     return _values(*_regression(predicted, numbers))
 
 
 def evaluate_regression(
     predicted: ArrayLike, numbers: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict:
-    """`mae`, `rmse` and `r2` with their 95 % intervals, ready for JSON."""
+    """`mae`, `rmse` and `r2` of predicted numbers (N,) with their 95 % intervals, ready for JSON.
+
+    Raises DataError as `regression` does.
+    """
     return _report(*_regression(predicted, numbers), resamples, seed)
 
 
 def super_resolution(judged: ArrayLike) -> dict[str, float]:
-    """The metrics of PAINTING: of each image the squared errors and SSIM of what is painted and of bicubic, (N, 4)."""
+    """The metrics of PAINTING: of each image the squared errors and SSIM of what is painted and of bicubic, (N, 4).
+
+    Raises DataError for another shape, and for numbers that are not finite.
+    """
     return _values(*_painting(judged))
 
 
@@ -327,7 +348,10 @@ def _means(each: Mapping[str, ArrayLike]) -> tuple[Measure, np.ndarray]:
 
 
 def confusion(probabilities: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> np.ndarray:
-    """Counts (K, K), true class down, predicted across: two by `threshold`, more by the likeliest."""
+    """Counts (K, K), true class down, predicted across: two by `threshold`, more by the likeliest.
+
+    Of probabilities (N, K) and labels (N,). Raises DataError when a class has no row.
+    """
     probabilities, labels = _checked(probabilities, labels)
     classes = probabilities.shape[1]
     predicted = probabilities[:, 1] >= threshold if classes == 2 else probabilities.argmax(1)
@@ -344,13 +368,15 @@ def interval(
     seed: int = 0,
     threshold: float = 0.5,
 ) -> tuple[float, float]:
-    """Percentile bootstrap of a binary metric, rows drawn with replacement from each class by itself.
+    """Percentile bootstrap of a binary metric, rows drawn with replacement from each class by itself: low, high.
 
-    Drawn together, a split with a few lenses would vary in their number, which its maker fixed, and some
-    resamples would hold none. Rough for tpr0, which hangs on a single row; high for ece, whose noise adds up.
+    Scores (N,) are probabilities of class 1, labels (N,) 0 or 1. Drawn together, a split with a few lenses would vary
+    in their number, which its maker fixed, and some resamples would hold none. Rough for tpr0, which hangs on a single
+    row; high for ece, whose noise adds up. Raises ConfigError for a metric that there is not, DataError when there is
+    no row of a class or a score is not finite.
     """
     scores, labels = _checked(scores, labels)
-    measure = _binary(scores, labels, [metric], threshold)
+    measure = _named(scores, labels, metric, threshold)
     return _limits(_bootstrap(measure, labels, resamples, seed)[metric], level)
 
 
@@ -367,7 +393,8 @@ def paired(
 ) -> tuple[float, float, float]:
     """The metric of `a` minus that of `b`, and its interval: both over the same resampled rows.
 
-    Scores are probabilities (N,) of class 1, or (N, K) of more classes than two, whose metric is of `multiclass`.
+    Scores are probabilities (N,) of class 1, or (N, K) of more classes than two, whose metric is of `multiclass`;
+    labels (N,). Raises ConfigError and DataError as `interval` does.
     """
     value, drawn = _difference(scores_a, scores_b, labels, metric, resamples, seed, threshold)
     return value, *_limits(drawn, level)
@@ -377,6 +404,8 @@ def paired_over_runs(
     runs: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], metric: str = "auroc", seed: int = 0
 ) -> tuple[float, float, float]:
     """The mean over runs (a, b, labels) of what `paired` measures of each, and its 95 % interval.
+
+    Scores of each run are (N,) or (N, K), its labels (N,). Raises ConfigError and DataError as `interval` does.
 
     Runs are drawn with replacement and rows within each, so the interval knows how runs scatter; of few runs it knows
     little, and is too narrow. Runs with the same labels are of the same rows, which are drawn once for all.
@@ -390,7 +419,10 @@ def paired_over_runs(
 def over_runs(
     runs: Sequence[tuple[ArrayLike, ArrayLike]], metric: str = "auroc", seed: int = 0
 ) -> tuple[float, float, float]:
-    """The mean over runs (scores, labels) of a metric, and its 95 % interval, as that of `paired_over_runs`."""
+    """The mean over runs (scores, labels) of a metric, and its 95 % interval, as that of `paired_over_runs`.
+
+    Scores of each run are (N,) or (N, K), its labels (N,). Raises ConfigError and DataError as `interval` does.
+    """
     seeds = _seeds([labels for _, labels in runs], seed)
     return _mean(
         [_resampled(*run, metric, RESAMPLES, at) for run, at in zip(runs, seeds, strict=True)], seeds
@@ -440,7 +472,7 @@ def _resampled(
         return _values(measure, rows)[metric], _bootstrap(measure, rows, resamples, seed)[metric]
     scores, labels = _checked(scores, labels)
     two = scores.ndim == 1
-    measure = _binary(scores, labels, [metric], threshold) if two else _multiclass(scores, labels)
+    measure = _named(scores, labels, metric, threshold) if two else _multiclass(scores, labels)
     return _values(measure, labels)[metric], _bootstrap(measure, labels, resamples, seed)[metric]
 
 
@@ -452,7 +484,7 @@ def evaluate_outputs(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """`evaluate` of what a model says of a split."""
+    """`evaluate` of what a model says of a split. Raises DataError as it does."""
     return evaluate(
         softmax64(outputs.logits),
         outputs.labels,
@@ -472,7 +504,10 @@ def evaluate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """All metrics of probabilities (N, K) of a labelled split with their 95 % intervals, ready for JSON."""
+    """All metrics of probabilities (N, K) of a labelled split with their 95 % intervals, ready for JSON.
+
+    Labels (N,) are 0 to K - 1. Raises DataError when there are none, a class has no row, or a number is not finite.
+    """
     probabilities, labels = _checked(probabilities, labels)
     if two := len(classes) == 2:
         names = [name for name in FORMULAS if name not in ("tp", "fp", "tn", "fn")]
@@ -522,9 +557,13 @@ def _together(labels: np.ndarray) -> int:
     return max(1, 2**17 // len(labels))
 
 
+def _named(scores: np.ndarray, labels: np.ndarray, metric: str, threshold: float) -> Measure:
+    if metric not in FORMULAS:
+        raise ConfigError(f"unknown metric {metric}; known here: {', '.join(FORMULAS)}")
+    return _binary(scores, labels, [metric], threshold)
+
+
 def _binary(scores: np.ndarray, labels: np.ndarray, names: Iterable[str], threshold: float) -> Measure:
-    if unknown := set(names) - set(FORMULAS):
-        raise ConfigError(f"unknown metric {', '.join(sorted(unknown))}; known here: {', '.join(FORMULAS)}")
     if not {"ece", "brier"}.isdisjoint(names) and not (scores.min() >= 0 and scores.max() <= 1):
         raise DataError(
             f"scores from {scores.min():.3g} to {scores.max():.3g}; ece and brier need probabilities"

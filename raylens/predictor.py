@@ -46,19 +46,21 @@ class Predictor:
         """Probabilities (N, K) of `classes`; of a regression numbers (N,).
 
         Of super-resolution painted images (N, C, f H, f W), in the units of the preprocessed one; of pretraining
-        features (N, dim).
+        features (N, dim). Images are (N, C, H, W), one of them, or (N, H, W) where there is one channel. Raises
+        DataError for images of another shape, and for what is no image.
         """
         said = self._each(images, self.model)
         return said if self.kind == "super_resolution" else self.task.predict(said)
 
     def features(self, images: ArrayLike) -> np.ndarray:
-        """What the encoder makes of images: (N, dim)."""
+        """What the encoder makes of images (N, C, H, W): (N, dim). Raises DataError for images of another shape."""
         return self._each(images, self.model.features)
 
     def explain(self, images: ArrayLike, target: int | str | None = None) -> np.ndarray:
         """Where images speak for a class, its number or name, or the likeliest: (N, H, W), 0 to 1; see saliency.maps.
 
-        Raises ConfigError for a model that says nothing of a whole image.
+        Raises ConfigError for a model that says nothing of a whole image and for a class that there is not, DataError
+        for images of another shape.
         """
         if isinstance(target, str):
             if target not in self.classes:

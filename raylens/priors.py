@@ -43,7 +43,8 @@ def estimate(
 def mlls(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Maximum likelihood under label shift, (K,): Saerens et al. 2002, eqs. 2.7 to 2.9, on calibrated probabilities.
 
-    Alexandari et al. 2020 (arXiv 1901.06852) showed that calibration decides how good it is.
+    Of logits of source (N, K) with labels (N,), and of target (M, K). Alexandari et al. 2020 (arXiv 1901.06852) showed
+    that calibration decides how good it is.
     """
     temperature, bias = calibration(source, labels)
     held = np.bincount(labels, minlength=source.shape[1]) / len(labels)
@@ -59,7 +60,10 @@ def mlls(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> np.ndarr
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """Temperature and biases (K,) of bias-corrected temperature scaling: Alexandari et al. 2020, section 2.3."""
+    """Temperature and biases (K,) of bias-corrected temperature scaling: Alexandari et al. 2020, section 2.3.
+
+    Of logits (N, K) with labels (N,).
+    """
     classes, rows = logits.shape[1], np.arange(len(labels))
 
     def loss(values: np.ndarray) -> float:
@@ -73,7 +77,8 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarr
 def bbse(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Black box shift estimation, (K,): Lipton et al. 2018 (arXiv 1802.03916), eq. 4, shares kept from falling below 0.
 
-    Needs no calibration and uses less of what is there; where it and `mlls` disagree, the assumption does not hold.
+    Of logits of source (N, K) with labels (N,), and of target (M, K). Needs no calibration and uses less of what is
+    there; where it and `mlls` disagree, the assumption does not hold.
     """
     classes = source.shape[1]
     said, guess = softmax(target, axis=1).mean(0), softmax(source, axis=1)

@@ -22,16 +22,18 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
-EVERY = 15.0
-"""Seconds between lines."""
+FIRST, EVERY = 2.0, 15.0
+"""Seconds before the first line, and between lines."""
+WINDOW = 300.0
+"""Seconds of work that the time left is estimated from; parts may take a minute each."""
 
 
 class Lines(Progress):
     """Tasks told by lines of standard error, for files; what is done before the first would be told is not."""
 
     def __init__(self) -> None:
-        super().__init__(disable=True)
-        self.told = time.monotonic()
+        super().__init__(disable=True, speed_estimate_period=WINDOW)
+        self.due = time.monotonic() + FIRST
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """As Progress does."""
@@ -44,9 +46,9 @@ class Lines(Progress):
         self._tell()
 
     def _tell(self) -> None:
-        if time.monotonic() - self.told < EVERY:
+        if time.monotonic() < self.due:
             return
-        self.told = time.monotonic()
+        self.due = time.monotonic() + EVERY
         print("; ".join(map(_said, self.tasks)), file=sys.stderr, flush=True)
 
 
@@ -62,7 +64,14 @@ def bar() -> Progress:
     if not console.is_terminal:
         return Lines()
     parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*parts, console=console, transient=True)
+    # What is printed meanwhile goes above the bar; where standard output is a file, it goes there.
+    return Progress(
+        *parts,
+        console=console,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+        speed_estimate_period=WINDOW,
+    )
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

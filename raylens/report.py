@@ -14,6 +14,7 @@ def report(argv: Sequence[str]) -> str:
     """Write report.html, report.md and pictures/ on the runs that `argv` names; returns the page's path."""
     parser = cli.Parser(
         prog="python -m raylens.report",
+        usage="python -m raylens.report RUN [RUN ...] --out DIR [--FLAG VALUE ...]",
         description=(
             "One page on searches, trainings, finetunings and benchmarks: what was run on which data, the leaderboard "
             "with intervals, how trials went, what the best model is worth, what it finds and misses and what it looks "
@@ -22,11 +23,12 @@ def report(argv: Sequence[str]) -> str:
         ),
         example="python -m raylens.report runs/adda runs/mcc --out page",
     )
-    parser.add_argument("runs", nargs="+", help="folders of runs, such as runs/<name>")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, such as runs/<name>")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder or address of the page")
-    parser.add_argument("--title", help="headline of the page [names of the runs]")
-    parser.add_argument("--top", type=int, default=12, help="images in each gallery [12]")
-    cli.device(parser)
+    page = parser.add_argument_group("page")
+    page.add_argument("--title", metavar="WORDS", help="headline of the page [names of the runs]")
+    page.add_argument("--top", type=int, default=12, metavar="N", help="images in each gallery [12]")
+    cli.device(parser.add_argument_group("models"))
     asked = parser.parse_args(argv)
     if asked.top < 1:
         raise ConfigError(f"--top {asked.top} shows no images; give 1 or more")

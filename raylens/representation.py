@@ -40,7 +40,7 @@ def spread(features: np.ndarray) -> float:
 
 
 def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
-    """Macro AUROC of a linear classifier of features (N, D), in five-fold cross-validation.
+    """Macro AUROC of a linear classifier of features (N, D) with labels (N,), in five-fold cross-validation.
 
     Logistic regression on standardised features; each row is told by a classifier that has not seen it.
     """
@@ -54,7 +54,10 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
 
 
 def knn(features: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy of the nearest NEIGHBOURS by cosine, each class counting alike, in five-fold cross-validation."""
+    """Accuracy of the nearest NEIGHBOURS by cosine, each class counting alike, in five-fold cross-validation.
+
+    Of features (N, D) with labels (N,), of which `measurable` must hold.
+    """
     features, labels = _some(features, labels)
     least = np.bincount(labels).min()
     folds = StratifiedKFold(min(5, least), shuffle=True, random_state=0)
@@ -65,7 +68,7 @@ def knn(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def measurable(labels: np.ndarray | None) -> bool:
-    """Whether labels tell enough to measure by: two classes, two rows of each."""
+    """Whether labels (N,) tell enough to measure by: two classes, two rows of each."""
     if labels is None:
         return False
     counts = np.unique(labels, return_counts=True)[1]

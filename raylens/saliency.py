@@ -30,6 +30,9 @@ from raylens.loop import collect
 from raylens.models import Model, Painter
 from raylens.progress import track
 
+ALIKE = 0.8
+"""Likeness to maps of shuffled weights above which maps say little about a model."""
+
 
 def maps(
     model: Model, pixels: np.ndarray, target: int | np.ndarray | None = None, *, batch: int = 64
@@ -149,10 +152,11 @@ def likeness_to_random(
     draws: int = 3,
     seed: int = 0,
 ) -> float:
-    """The rank correlation of maps with those of the same network with its weights shuffled, -1 ... 1.
+    """The rank correlation of maps of preprocessed pixels (N, C, H, W) with those of shuffled weights, -1 ... 1.
 
     Near 1, maps tell of images and of the network's build alone, and nothing of what was learned. The mean over images
-    and `draws`; a map that is the same everywhere counts 0.
+    and `draws`; a map that is the same everywhere counts 0. `target` is as in `maps`. Raises ConfigError for a model
+    that says nothing of a whole image.
     """
     if target is None and model.head.out_features > 1:
         target = collect(model, pixels, None, device=next(model.parameters()).device).logits.argmax(1)

@@ -73,9 +73,3 @@ def holds(span: Range, value: object) -> bool:
     if isinstance(span, Choice):
         return value in span.values
     return isinstance(value, int | float) and span.low <= value <= span.high
-
-
-def written(span: Range) -> dict:
-    """The reverse of `parse`."""
-    kind = next(name for name, cls in _KINDS.items() if isinstance(span, cls))
-    return {kind: list(span.values) if isinstance(span, Choice) else [span.low, span.high]}

@@ -134,11 +134,44 @@ def test_the_encoder_decides_which_settings_there_are():
         (["adda", "--epochs", "3"], "(did you mean fit.steps?)"),
         (["adda", "--batch-size", "3"], "(did you mean data.batch?)"),
         (["adda", "--gate", "0.5"], "(did you mean method.gate?)"),
+        (["adda", "--method.wieght", "1"], "(did you mean method.source_weight?)"),
+        (["adda", "--optimiser.lrr", "1"], "(did you mean optimizer.lr?)"),
+        (["adda", "--form", "x"], "(did you mean --from?)"),
+        (["adda", "--resum", "x"], "(did you mean --resume?)"),
+        (["adda", "--orcale"], "(did you mean --oracle?)"),
+        (["--form", "x"], "unknown flag --form (did you mean --from?)"),
+        (["--resum", "x"], "unknown flag --resum (did you mean --resume?)"),
+        (["adda", "--label", "3"], "(did you mean data.labels?)"),
+        (["adda", "--nam", "x"], "(did you mean name?)"),
         (["simclr"], "unknown method 'simclr' (did you mean contrastive?)"),
     ],
 )
 def test_bad_words_are_refused_in_one_line(words, said):
     assert said in refusal(*words)
+
+
+def test_a_word_that_is_like_no_setting_is_given_no_guess():
+    assert "did you mean" not in refusal("adda", "--zzz", "3")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metods", "adda"], "(did you mean --methods?)"),
+        (["--wher", "kind=a"], "(did you mean --where?)"),
+        (["--fit.stps", "3"], "(did you mean fit.steps?)"),
+    ],
+)
+def test_a_misspelled_flag_of_a_benchmark_is_met_with_its_own(words, said):
+    with pytest.raises(ConfigError) as refused:
+        cli.grid(words)
+    assert said in str(refused.value)
+
+
+def test_settings_that_one_encoder_has_are_settings_of_a_benchmark():
+    assert cli.grid(["--encoders", "test_resnet", "--encoder.pretrained", "false"]).encoders == {
+        "test_resnet": {}
+    }
 
 
 def test_a_run_file_gives_the_method_and_flags_win_over_it(file):
@@ -189,20 +222,20 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path):
 
 @pytest.mark.parametrize("method", find.names("methods"))
 def test_help_lists_every_setting_with_its_meaning(method, capsys):
-    assert run(method, "--help") is None
+    assert run(method, "--help-all") is None
     shown = " ".join(capsys.readouterr().out.split())
     known = config.settings(method, config.default_encoder(method))
     for path, setting in known.items():
         assert f"--{path} " in shown
         assert " ".join(setting.meaning.split()) in shown, path
     ranged = any(setting.range for setting in known.values())
-    assert ("searched: {log_uniform:" in shown) == ranged
+    assert (", searched " in shown) == ranged
     others = {"adda": "--method.gate", "supervised": "--method.label_smoothing"}
     assert all(flag not in shown for name, flag in others.items() if name != method)
 
 
 def test_help_says_what_kind_of_value_a_setting_takes(capsys):
-    run("adda", "--help")
+    run("adda", "--help-all")
     shown = " ".join(capsys.readouterr().out.split())
     for kind in ("data.balance FLOAT", "data.target_batch INT", "fit.precision {16,32,bf16}", "name STR"):
         assert f"--{kind} " in shown

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from raylens import checkpoint
+from raylens import checkpoint, saliency
 from raylens.errors import ConfigError, DataError
 from raylens.explain import explain, first, labels, wanted
 
@@ -44,6 +44,15 @@ def test_a_set_is_pictured(save, toy_sets, tmp_path, capsys, encoder):
     assert said.startswith(f"5 images by {'Grad-CAM' if encoder == 'small' else 'attention rollout'}; rank")
 
 
+@pytest.mark.parametrize(("alike", "warned"), [(0.81, True), (0.8, False), (-0.3, False)])
+def test_maps_that_shuffled_weights_make_too_are_warned_of(
+    save, images, tmp_path, capsys, monkeypatch, alike, warned
+):
+    monkeypatch.setattr(saliency, "likeness_to_random", lambda *given: alike)
+    explain([save(), images, "--out", str(tmp_path / "out")])
+    assert ("the maps say little about this model" in capsys.readouterr().out) == warned
+
+
 def test_a_folder_is_read_up_to_as_many_rows_as_are_asked_for(save, images, tmp_path):
     explain([save(), images, "--out", str(tmp_path / "out"), "--rows", "100"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["explained.png"]
@@ -78,7 +87,10 @@ def test_bad_requests_are_refused_in_a_line(save, images, tmp_path):
     pretrained = save("pretrained", method="contrastive")
     (tmp_path / "file").touch()
     for words, told in (
-        ([model, images, "--class", "len", *out], "knows no class 'len'; known here: nonlens, lens"),
+        (
+            [model, images, "--class", "lenss", *out],
+            r"no class 'lenss' \(did you mean lens\?\); known here: nonlens, lens",
+        ),
         ([save("number", task={"name": "regression"}), images, "--class", "lens", *out], "leave --class out"),
         ([model, images, "--rows", "0", *out], "--rows 0 shows nothing"),
         ([model, images, "--bands", "a", *out], "--bands 'a' is no list of numbers"),

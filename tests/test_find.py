@@ -67,6 +67,25 @@ def test_an_unknown_name_is_one_line_with_a_guess(kind, name, guess):
     assert guess is None or f"(did you mean {guess}?)" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("wieght", ["gate", "hidden", "source_weight"], "source_weight"),
+        ("weight", ["target_weight", "weights"], "weights"),
+        ("--frozn", ["--labels", "--frozen"], "--frozen"),
+        ("knd", ["kind", "ring"], "kind"),
+        ("--x", ["--labels", "--frozen"], None),
+        ("anything", [], None),
+    ],
+)
+def test_the_nearest_name_is_like_it_as_a_whole_or_in_a_word(name, known, meant):
+    assert find.nearest(name, known) == meant
+
+
+def test_a_misspelled_name_that_others_use_is_understood():
+    assert find.guess("mean_techer", ["adda", "self_ensembling"]) == " (did you mean self_ensembling?)"
+
+
 def test_a_name_with_no_file_of_its_own_is_timms():
     assert find.encoder("resnet34").__name__ == "raylens.models.timm"
     assert find.encoder("small").__name__ == "raylens.models.small"

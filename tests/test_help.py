@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
 
-from raylens import cli, find
+from raylens import cli, config, find
 from raylens.benchmark import benchmark
 from raylens.data.__main__ import main, parser
 from raylens.errors import ConfigError
@@ -90,14 +91,83 @@ def test_a_help_with_few_flags_is_shorter(verb, capsys):
     assert len(said(capsys, VERBS[verb], "--help").splitlines()) < 45
 
 
+def groups(text: str) -> dict[str, list[str]]:
+    """The flags of each group of a help, in a group's order."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            title = line[:-1]
+        elif line.startswith("  --"):
+            found.setdefault(title, []).append(line.split()[0].rstrip(","))
+    return found
+
+
+@pytest.mark.parametrize("verb", ["explain", "report", "export"])
+def test_a_help_says_first_what_a_verb_needs_and_groups_what_it_takes(verb, capsys):
+    text = said(capsys, VERBS[verb], "--help")
+    first = text.splitlines()[0]
+    assert re.fullmatch(
+        rf"usage: python -m raylens\.{verb}( [A-Z]+| \[[A-Z]+ \.\.\.\])+ --out DIR \[--FLAG VALUE \.\.\.\]",
+        first,
+    )
+    assert groups(text)["options"] == ["--out"]
+    places = {"--device": ("model", "models"), "--class": ("picture",), "--format": ("files",)}
+    for flag, titles in places.items():
+        assert all(title in titles for title, flags in groups(text).items() if flag in flags), flag
+
+
+@pytest.mark.parametrize("method", find.names("methods"))
+@pytest.mark.parametrize("verb", ["tune", "train"])
+def test_the_help_of_a_method_has_its_settings_and_the_most_used_ones_on_a_page(verb, method, capsys):
+    text = said(capsys, VERBS[verb], method, "--help")
+    lines = text.rstrip().splitlines()
+    assert len(lines) <= 75
+    assert max(map(len, lines[:-1])) <= 110  # all but the example, which is to be copied
+    assert len(groups(text)) >= 5
+    listed = {flag for flags in groups(text).values() for flag in flags}
+    assert {"--data.source", "--optimizer.lr", "--fit.steps", "--seed", "--help-all"} <= listed
+    assert ("--search.trials" in listed) == (verb == "tune")
+    known = config.settings(method, config.default_encoder(method))
+    shorter = {path: short for short, path in cli.SHORT.items()}
+    named = {path for path in known if path.startswith(("method.", "encoder."))} - {"method.name"}
+    assert {shorter.get(path, path) for path in named} <= {flag[2:] for flag in listed}
+    wrapped = sum(line.startswith(" " * 20) for line in lines)
+    assert wrapped < len(listed) / 2
+
+
 @pytest.mark.parametrize("verb", ["tune", "train", "pretrain"])
-def test_the_help_of_a_method_is_in_groups_a_line_or_two_for_each_setting(verb, capsys):
-    text = said(capsys, VERBS[verb], "contrastive" if verb == "pretrain" else "adda", "--help")
-    groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert len(groups) >= 7
+def test_all_settings_of_a_method_are_in_groups_a_line_or_two_for_each(verb, capsys):
+    method = "contrastive" if verb == "pretrain" else "adda"
+    text = said(capsys, VERBS[verb], method, "--help-all")
+    assert len(groups(text)) >= 7
     settings = sum(line.startswith("  --") for line in text.splitlines())
     assert len(text.splitlines()) < 3 * settings
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 110
+    assert example(text)[0] == f"raylens.{verb}"
+
+
+@pytest.mark.parametrize("verb", ["tune", "train", "pretrain"])
+@pytest.mark.parametrize("words", [[], ["--help"], ["--help-all"]])
+def test_without_a_method_a_verb_says_what_it_does_and_lists_methods_by_what_they_learn(verb, words, capsys):
+    text = said(capsys, VERBS[verb], *words)
+    assert cli.ABOUT[verb] in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 110
+    _, *parts = re.split(r"^(adaptation .*|pretraining .*):$", text, flags=re.MULTILINE)
+    listed = {
+        title.split()[0]: re.findall(r"^  (\w+)  ", part, re.MULTILINE)
+        for title, part in zip(parts[::2], parts[1::2], strict=True)
+    }
+    for name in find.names("methods"):
+        kind = "pretraining" if "pretraining" in find.method(name).tasks else "adaptation"
+        for title, names in listed.items():
+            assert (name in names) == (title == kind), name
+    assert list(listed) == (["pretraining"] if verb == "pretrain" else ["adaptation", "pretraining"])
+
+
+def test_what_is_too_long_for_a_line_of_a_help_is_its_first_part(capsys):
+    assert "below which the encoder waits [0.55, searched" in said(capsys, tune, "adda", "--help")
+    assert "below which the encoder waits; 0 never waits." in said(capsys, tune, "adda", "--help-all")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,3 +165,17 @@ model(numpy.zeros((32, 32))), model.explain(numpy.zeros((32, 32)))
 assert "raylens.cli" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_the_readme_does_in_python_is_done(save, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = textwrap.dedent(re.search(r"## In Python\n\n((?: {4}.*\n)+)", text)[1])
+    monkeypatch.chdir(tmp_path)
+    Path("runs/adda-NAME").mkdir(parents=True)
+    save().rename("runs/adda-NAME/best")
+    np.save("cutouts.npy", sky(3))
+    made = {}
+    exec(code, made)
+    assert (made["lens"].shape, made["seen"].shape) == ((3,), (3, 32, 32))
+    assert made["features"].shape == (3, 16)
+    assert 0 <= made["seen"].min() <= made["seen"].max() <= 1

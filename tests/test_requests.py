@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from raylens import cli
+from raylens import checkpoint, cli
 from raylens.benchmark import benchmark
-from raylens.cluster import nodes
+from raylens.cluster import launch, nodes
 from raylens.data.shards import ShardWriter
 from raylens.evaluate import evaluate
+from raylens.finetune import finetune
 from raylens.train import train
 from raylens.tune import tune
 
@@ -96,6 +97,41 @@ def test_a_mistyped_setting_is_named_with_what_was_given(refused):
 
 def test_an_unknown_validator_is_refused(refused):
     assert "known here: " in refused(tune, "adda", "--search.validator", "luck")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--label", "1%"], "did you mean --labels?"),
+        (["--frozn"], "did you mean --frozen?"),
+        (["--optimizer.lrr", "1"], "did you mean optimizer.lr?"),
+    ],
+)
+def test_a_misspelled_flag_of_a_finetuning_is_met_with_a_guess(refused, tiny, tmp_path, words, said):
+    run, facts = tiny.run(), tiny.facts()
+    checkpoint.save(tmp_path / "model", run, facts, checkpoint.build_model(run, facts), {})
+    assert said in refused(finetune, str(tmp_path / "model"), "classification", *words)
+
+
+def test_views_that_there_are_not_are_met_with_a_guess(refused, tmp_path):
+    words = ("--data.views", "dihedrl", "--storage", f"{tmp_path}/runs")
+    assert "unknown data.views 'dihedrl' (did you mean dihedral?)" in refused(tune, "adda", *words)
+
+
+@pytest.mark.parametrize("bands", ["gx", "ii"])
+def test_bands_that_cannot_be_simulated_are_refused(refused, tmp_path, bands):
+    words = ("--data.bands", bands, "--storage", f"{tmp_path}/runs")
+    assert f"bands {bands!r} are not known; give some of g, r, i" in refused(tune, "adda", *words)
+
+
+def test_a_part_of_a_test_split_that_there_is_not_is_refused_before_ray_starts(
+    refused, toy_sets, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(launch, "connect", None)
+    sets = [word for name, path in toy_sets.items() for word in (f"--{name}", path)]
+    line = refused(benchmark, *sets, "--storage", f"{tmp_path}/runs", "--where", "hlf=odd")
+    assert "--where 'hlf=odd' is not COLUMN=VALUE" in line
+    assert "(did you mean half?)" in line
 
 
 def test_missing_data_is_named(refused, tmp_path):

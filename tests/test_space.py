@@ -3,12 +3,20 @@
 import pytest
 
 from raylens.errors import ConfigError
-from raylens.space import Choice, LogUniform, Uniform, holds, parse, written
+from raylens.space import Choice, LogUniform, Uniform, holds, parse
 
 
-@pytest.mark.parametrize("span", [Uniform(0.0, 1.0), LogUniform(1e-5, 1e-2), Choice("a", 2, None)])
-def test_a_range_written_and_parsed_is_the_same(span):
-    assert parse("optimizer.lr", written(span)) == span
+@pytest.mark.parametrize(
+    ("written", "span"),
+    [
+        ({"uniform": [0, 1]}, Uniform(0.0, 1.0)),
+        ({"log_uniform": [1e-5, 1e-2]}, LogUniform(1e-5, 1e-2)),
+        ({"choice": ["a", 2, None]}, Choice("a", 2, None)),
+        (None, None),
+    ],
+)
+def test_a_range_is_parsed_as_it_is_written(written, span):
+    assert parse("optimizer.lr", written) == span
 
 
 def test_numbers_may_be_written_as_yaml_reads_them_without_a_point():

@@ -143,17 +143,24 @@ def ready(grid: Grid) -> dict[Cell, Run]:
         )
     for remark in sets.remarks(first, STREAMS, test=True):
         print(remark, flush=True)
+    if given := first.data.test or first.data.target:
+        _check_parts(grid, sets.absolute(given))
     launch.check_writable(first.storage)
     _check_same(grid, f"{first.storage}/{grid.title}")
     launch.connect(benchmark=grid.title)
     cells = {cell: placed(run) for cell, run in cells.items()}
     cells = {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}
     for path in dict.fromkeys(_tested(run) for run in cells.values()):
-        for where in grid.where:
-            rows, labels = members(path, "test", where)
-            if set(np.unique(labels[rows])) != set(np.unique(labels)):
-                raise ConfigError(f"--where {where!r}: the test split of {path} has not all classes there")
+        _check_parts(grid, path)
     return cells
+
+
+def _check_parts(grid: Grid, path: str) -> None:
+    """Raises ConfigError for a part of the test split that has no such column, or not all classes."""
+    for where in grid.where:
+        rows, labels = members(path, "test", where)
+        if set(np.unique(labels[rows])) != set(np.unique(labels)):
+            raise ConfigError(f"--where {where!r}: the test split of {path} has not all classes there")
 
 
 def draws(run: Run) -> list[dict[str, Any]]:

@@ -141,7 +141,9 @@ def check(run: Run, *, search: bool = False) -> None:
             f"search.scheduler pbt cannot copy trials of {run.scale.workers} workers; set scale.workers to 1"
         )
     if run.data.views is not None and run.data.views not in augment.names():
-        raise ConfigError(f"unknown data.views {run.data.views!r}; known here: {', '.join(augment.names())}")
+        known = augment.names()
+        hint = find.guess(run.data.views, known)
+        raise ConfigError(f"unknown data.views {run.data.views!r}{hint}; known here: {', '.join(known)}")
 
 
 def placed(run: Run) -> Run:

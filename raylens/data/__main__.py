@@ -161,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", help="cpu or cuda")
     add = verb.add_argument_group("lenses among galaxies: sim, survey, spacewarps, painted").add_argument
     add("--prior", type=float, metavar="SHARE", help="fraction of lenses")
-    add("--bands", help="i, the default, or gri")
+    add("--bands", help="any of g, r and i, such as gri [i; of spacewarps gri]")
     add(
         "--theta-e",
         type=numbers,

@@ -14,6 +14,7 @@ import torch
 from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, filesystem, read_manifest, read_split, split_files
 from raylens.errors import ConfigError, DataError
+from raylens.find import guess
 from raylens.loop import collect
 from raylens.models import Model
 from raylens.progress import counting
@@ -139,8 +140,9 @@ def _condition(data: str, where: str) -> tuple[str, list[str]]:
     column, _, values = where.partition("=")
     known = read_manifest(data).columns
     if column not in known or not values:
+        hint = "" if column in known else guess(column, known)
         raise ConfigError(
-            f"--where {where!r} is not COLUMN=VALUE with a column of {data}: {', '.join(known) or 'none'}"
+            f"--where {where!r} is not COLUMN=VALUE with a column of {data}{hint}: {', '.join(known) or 'none'}"
         )
     return column, values.split(",")
 

@@ -14,7 +14,7 @@ from raylens.config import Run
 from raylens.data import bands
 from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, Manifest, filesystem, read_manifest, read_split, split_files
-from raylens.data.simulate import digest, foreseen, simulate
+from raylens.data.simulate import BANDS, digest, foreseen, simulate
 from raylens.data.stream import Resident, Split
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
@@ -320,9 +320,13 @@ def _fits(where: str, held: Manifest, first: str, source: Manifest) -> None:
 
 def _simulated_to_fit(drawn: Manifest, given: Manifest) -> str:
     """What would make a simulated set fit one that was given."""
-    known = {1: "i", 3: "gri"}.get(given.channels)
-    if known is None:
-        return "what is simulated has 1 channel or 3; convert the other again with --bands"
+    known = "".join(given.bands)
+    if len(known) != given.channels or not set(known) <= set(BANDS):
+        known = BANDS[-given.channels :]  # of bands without a name, as many
+    if given.channels > len(BANDS):
+        return (
+            f"what is simulated has any of the bands {', '.join(BANDS)}; convert the other again with --bands"
+        )
     if drawn.size == given.size:
         return f"set data.bands to {known}"
     shape = f"--size {given.size} --bands {known}"

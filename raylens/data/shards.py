@@ -122,7 +122,7 @@ def first_line(error: BaseException) -> str:
 
 
 def read_manifest(path: str | os.PathLike) -> Manifest:
-    """The manifest of the set at `path`."""
+    """The manifest of the set at `path`. Raises DataError when there is none, or a broken one."""
     fs, root = filesystem(path)
     try:
         with fs.open_input_stream(f"{root}/{MANIFEST}") as file:
@@ -141,7 +141,7 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
 
 
 def split_files(path: str | os.PathLike, split: str) -> list[str]:
-    """The Parquet files of one split, as paths of the same kind as `path`."""
+    """The Parquet files of one split, as paths of the same kind as `path`. Raises DataError when there is no such."""
     splits = read_manifest(path).splits
     if split not in splits:
         hint = guess(split, list(splits))
@@ -152,7 +152,11 @@ def split_files(path: str | os.PathLike, split: str) -> list[str]:
 def read_split(
     path: str | os.PathLike, split: str, columns: tuple[str, ...] = ("pixels", "label", "id")
 ) -> dict[str, np.ndarray]:
-    """Columns of one split as arrays in the order they were written; a missing label is -1."""
+    """Columns of one split as arrays in the order they were written; a missing label is -1.
+
+    Pixels are (N, C, H, W), labels, ids and numbers (N,). Raises DataError when there is no such set, split or column,
+    or a file cannot be read.
+    """
     known = RESERVED + read_manifest(path).columns
     if unknown := [column for column in columns if column not in known]:
         raise DataError(f"{path} has no column {unknown[0]!r}; it has {', '.join(known)}")
@@ -185,7 +189,7 @@ def _array(name: str, column: pa.ChunkedArray) -> np.ndarray:
 
 
 def verify(path: str | os.PathLike) -> None:
-    """Raises if a file is missing or its bytes are not those that were written."""
+    """Raises DataError if a file is missing or its bytes are not those that were written."""
     for split in read_manifest(path).splits.values():
         for file in split.files:
             fs, name = filesystem(f"{os.fspath(path).rstrip('/')}/{file['name']}")
@@ -272,7 +276,11 @@ class ShardWriter:
         ids: list[str],
         columns: dict[str, Any] | None = None,
     ) -> None:
-        """Appends rows to a split. `pixels` is (N, C, H, W), uint8 or float32; a label of -1 is unknown."""
+        """Appends rows to a split: pixels (N, C, H, W), uint8 or float32, and labels (N,), of which -1 is unknown.
+
+        Each of the `columns` has N numbers or words, or images. Raises DataError for images that are not square, labels
+        that are no class, a column that each set has, and rows unlike the first.
+        """
         if pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
             raise DataError(
                 f"images of shape {tuple(pixels.shape[1:])} are not (channels, size, size); "

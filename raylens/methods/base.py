@@ -49,10 +49,11 @@ class Method(nn.Module):
     Config: ClassVar[type]
 
     def forward(self, batch: Mapping[str, Images], progress: float) -> Losses:
+        """`losses` of a batch, Images by stream: what data parallelism wraps."""
         return self.losses(**batch, progress=progress)
 
     def losses(self, **streams: Any) -> Losses:
-        """The loss terms of one step; the arguments are the streams, and `progress`."""
+        """The loss terms of one step; the arguments are the streams, and `progress` from 0 to 1. Abstract."""
         raise NotImplementedError(f"{type(self).__name__} must define losses")
 
     @property
@@ -134,11 +135,12 @@ class Pretraining(Method):
         return self.model
 
     def two_views(self, source: Images, model: Model | None = None) -> tuple[Tensor, Tensor]:
-        """Features (W B, dim) of both views, each by itself, by the model that learns or another one."""
+        """Features (W B, dim) of both views of W workers, each by itself, by the model that learns or another one."""
         model = model or self.model
         return tuple(gathered(model.features(source.views[view])) for view in ("one", "two"))
 
     def symptoms(self, metrics: Mapping[str, float]) -> list[str]:
+        """What looks wrong in a report's metrics, a sentence each; features that are all alike do."""
         found = super().symptoms(metrics)
         if metrics.get("monitor/spread", 1.0) < ALIKE:
             found.append(f"{COLLAPSED}all images have the same features")
@@ -177,7 +179,7 @@ def opponent(inputs: int, *hidden: int, activation: type[nn.Module] = nn.ReLU) -
 
 
 def judge(net: nn.Module, features: Tensor) -> Tensor:
-    """`net(features)`, with a gradient for the features and none for the net: how an encoder sees its opponent."""
+    """`net` of features (B, dim), with a gradient for these and none for the net: how an encoder sees its opponent."""
     fixed = {name: weight.detach() for name, weight in net.named_parameters()}
     return functional_call(net, fixed, (features,))
 

@@ -23,6 +23,7 @@ class Model(nn.Module):
         return self.encoder(pixels)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (N, K) of pixels (N, C, H, W); a regression's (N, 1)."""
         return self.head(self.encoder(pixels))
 
 
@@ -30,6 +31,7 @@ class Painter(Model):
     """An encoder and a head that paints an image, of the image itself and the encoder's maps of it."""
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Images (N, C, f H, f W) of pixels (N, C, H, W): the same, f times finer."""
         return self.head(pixels, self.encoder.maps(pixels))
 
 

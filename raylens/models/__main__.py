@@ -13,6 +13,7 @@ from torch import nn
 from raylens import find
 from raylens.cli import Parser, guarded
 from raylens.errors import ConfigError
+from raylens.progress import bar
 
 TIMM = ("efficientnet_b2", "resnet34", "densenet121")
 
@@ -24,16 +25,23 @@ def models(names: list[str], channels: int, size: int, batch: int) -> None:
     print(f"images/s for {batch} images of {channels} x {size} x {size} on {where}\n")
     print(f"{'encoder':<20}{'parameters':>12}{'forward':>12}{'and backward':>15}")
     pixels = torch.rand(batch, channels, size, size, device=device)
-    for name in names:
-        try:
-            module = find.encoder(name)
-            encoder = module.Encoder(module.Config(name=name), channels, size).to(device)
-        except ConfigError as error:
-            print(f"{name:<20}{error}")
-            continue
-        parameters = sum(parameter.numel() for parameter in encoder.parameters())
-        forward, backward = speeds(encoder, pixels)
-        print(f"{name:<20}{parameters:>12,}{forward:>12,.0f}{backward:>15,.0f}", flush=True)
+    with bar() as shown:
+        task = shown.add_task("", total=len(names))
+        for name in names:
+            shown.update(task, description=f"measuring {name}")
+            print(
+                f"{name:<20}", end="", flush=shown.disable
+            )  # a bar tells the name itself, and wants whole lines
+            try:
+                module = find.encoder(name)
+                encoder = module.Encoder(module.Config(name=name), channels, size).to(device)
+            except ConfigError as error:
+                print(error)
+            else:
+                parameters = sum(parameter.numel() for parameter in encoder.parameters())
+                forward, backward = speeds(encoder, pixels)
+                print(f"{parameters:>12,}{forward:>12,.0f}{backward:>15,.0f}", flush=True)
+            shown.advance(task)
 
 
 def speeds(encoder: nn.Module, pixels: torch.Tensor) -> tuple[float, float]:
@@ -64,6 +72,7 @@ def seconds(work: Callable[[], None], budget: float = 1.0) -> float:
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(
         prog="python -m raylens.models",
+        usage="python -m raylens.models [--FLAG VALUE ...]",
         description="List the encoders, with the parameters and the speed of each on this machine.",
         example="python -m raylens.models --channels 3 --size 64",
     )

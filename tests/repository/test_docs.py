@@ -43,6 +43,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         text=True,
     )
     assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert not list((tmp_path / "site").rglob("__pycache__"))  # of the hook, which Python compiles in docs/
     page = (tmp_path / "site" / "methods" / "adda" / "index.html").read_text()
     assert "<math" in page
     assert "arithmatex" not in page
@@ -62,6 +63,9 @@ def test_every_method_has_a_page_of_its_own_with_the_same_parts():
         headings = re.findall(r"^## (.*)", text, re.MULTILINE)
         assert len(headings) == 6, page
         assert headings[:3] == ["Formula", "Settings", "What to watch"]
+        assert re.fullmatch("Differences from (the paper|the papers|a paper)", headings[3]), page
+        parts = re.split(r"^## .*$", text, flags=re.MULTILINE)
+        assert all(part.strip() for part in parts), page
         assert headings[4:] == ["Results", "When to pick it"]
         arxiv = set(re.findall(r"\d{4}\.\d{5}", sys.modules[find.method(page.stem).__module__].__doc__))
         assert not arxiv or arxiv & set(re.findall(r"\d{4}\.\d{5}", text)), page
@@ -193,6 +197,23 @@ def test_the_method_of_the_page_is_found_and_learns(tmp_path, monkeypatch):
         assert {"method.weight", "optimizer.lr"} <= config.space(cli.run("tune", ["coral"])).keys()
     finally:
         sys.modules.pop("raylens.methods.coral", None)
+
+
+def test_the_readme_is_short_and_links_to_what_a_newcomer_reads_next():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 150
+    links = re.findall(r"(?<!!)\[[^\]]+\]\((?!https?://)([^)#]+)", text)
+    assert all((ROOT / link).exists() for link in links)
+    pages = (
+        "tutorial",
+        "first-hour",
+        "own-data",
+        "methods/index",
+        "troubleshooting",
+        "add-a-method",
+        "results",
+    )
+    assert {f"docs/{page}.md" for page in pages} <= {*links}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
