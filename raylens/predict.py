@@ -92,14 +92,15 @@ def predict(argv: Sequence[str]) -> str:
         cpus=asked.cpus,
         gpus=asked.gpus,
     )
-    reader.check(request.images, reader.pieces(request.images, request.split))
+    pieces = reader.pieces(request.images, request.split)
+    reader.check(request.images, pieces)
     if remark := reader.remark(request.images):
         print(remark, flush=True)
     launch.connect(dashboard=False)
     launch.check_writable(request.out, "--out")
     models = {f"checkpoint {number}": path for number, path in enumerate(request.checkpoints, 1)}
     nodes.check_shared(models | {"IMAGES": request.images, "--out": request.out})
-    return work(request, reader)
+    return work(request, reader, pieces)
 
 
 def _check(asked: Any, found: Sequence[Checkpoint]) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from raylens import checkpoint, predict
 from raylens.cluster import worker
 from raylens.cluster.predict import Correction, whole
 from raylens.data.preprocess import preprocess
-from raylens.data.shards import read_split
+from raylens.data.shards import ShardWriter, read_split
 from raylens.errors import ConfigError
+from tests.conftest import write_toy
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +34,33 @@ def models(tiny, tmp_path_factory):
     return made
 
 
+def write_set(out: str, rows: dict[str, int], seed: int = 0) -> str:
+    """A set of so many images of noise, 32 x 32, in each split."""
+    rng = np.random.default_rng(seed)
+    with ShardWriter(out, overwrite=True) as writer:
+        for split, count in rows.items():
+            pixels = rng.random((count, 1, 32, 32), np.float32)
+            writer.add(split, pixels, None, [f"{split}-{row:04d}" for row in range(count)])
+    return out
+
+
 @pytest.fixture
 def images(image_folder):
     """A folder of 30 files, of which one is torn."""
     return image_folder(30, torn=11)
 
 
-def said(model: str, pixels: np.ndarray) -> np.ndarray:
-    """Probabilities of the last class by the model alone."""
+def logits(model: str, pixels: np.ndarray) -> np.ndarray:
+    """What the model alone says of images."""
     from raylens.loop import collect
 
     found = checkpoint.read(model)
-    logits = collect(found.model(), preprocess(pixels, found.run.data.transform), None).logits
-    return found.facts.task(found.run.task).predict(logits)[:, 1]
+    return collect(found.model(), preprocess(pixels, found.run.data.transform), None).logits.astype(float)
+
+
+def said(model: str, pixels: np.ndarray) -> np.ndarray:
+    """Probabilities of the last class by the model alone."""
+    return softmax(logits(model, pixels), axis=1)[:, 1]
 
 
 def test_a_folder_of_files_is_predicted_ranked_and_pictured(ray_cluster, models, images, tmp_path):
@@ -80,8 +98,63 @@ def test_what_was_predicted_is_not_predicted_again(ray_cluster, models, images, 
     pd.testing.assert_frame_equal(pd.read_parquet(part), before)
     with pytest.raises(ConfigError, match="has predictions with features False, and True was given"):
         predict.predict([*words, "--features"])
-    np.save(Path(images) / "another.npy", np.zeros((32, 32), np.float32))
-    with pytest.raises(ConfigError, match="has predictions with files"):
+
+
+def test_files_that_were_added_are_predicted_and_others_are_not_again(
+    ray_cluster, models, images, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    words = [models[0], images, "--out", str(out), "--gpus", "0"]
+    predict.predict(words)
+    (part,) = (out / "predictions").iterdir()
+    written = part.stat().st_mtime_ns
+    added = np.random.default_rng(1).random((2, 32, 32)).astype(np.float32)
+    for name, pixels in zip(("00b", "40"), added, strict=True):
+        np.save(f"{images}/{name}.npy", pixels)
+    for _ in range(2):
+        predict.predict(words)
+        assert part.stat().st_mtime_ns == written
+        table = pd.read_parquet(out / "predictions").set_index("id")
+        assert len(table) == 32
+        assert table["probability"][["00b", "40"]].to_numpy() == pytest.approx(
+            said(models[0], added[:, None]), abs=1e-6
+        )
+    told = capsys.readouterr().out
+    assert f"2 file(s) were added to {images} since {out} was begun" in told
+    assert "has 30 predictions; going on with 1 of 2 pieces" in told
+    assert "has 32 predictions; going on with 0 of 2 pieces" in told
+
+    np.save(f"{images}/00b.npy", added[1])
+    Path(f"{images}/20.npy").unlink()
+    with pytest.raises(
+        ConfigError,
+        match=r"has predictions of what .* held before: 1 changed \(such as 00b\) and 1 gone \(such as 20\); name",
+    ):
+        predict.predict(words)
+
+
+def test_a_set_of_other_images_at_the_same_place_is_refused(ray_cluster, models, tmp_path):
+    data, out = str(tmp_path / "data"), str(tmp_path / "out")
+    words = [models[0], write_set(data, {"test": 20}), "--out", out, "--gpus", "0"]
+    predict.predict(words)
+    write_set(data, {"test": 20}, seed=1)
+    with pytest.raises(ConfigError, match=r"1 changed \(such as test-00000.parquet\); name another folder"):
+        predict.predict(words)
+
+
+def test_weights_and_calibrations_that_were_made_again_are_told_in_words(ray_cluster, models, tmp_path):
+    model, labelled = shutil.copytree(models[0], tmp_path / "model"), str(tmp_path / "labelled")
+    write_toy(labelled, shifted=False)
+    words = [str(model), write_set(str(tmp_path / "data"), {"test": 20}), "--out", str(tmp_path / "out")]
+    words += ["--gpus", "0", "--calibrate", labelled]
+    predict.predict(words)
+    shutil.copy(f"{models[1]}/model.safetensors", model)
+    with pytest.raises(ConfigError, match=f"has predictions by what {model} was before it was trained again"):
+        predict.predict(words)
+    shutil.copy(f"{models[0]}/model.safetensors", model)
+    shutil.rmtree(labelled)
+    write_toy(labelled, shifted=False, seed=1)
+    with pytest.raises(ConfigError, match=f"calibrated on what {labelled} was before it was made again"):
         predict.predict(words)
 
 
@@ -124,6 +197,35 @@ def test_a_prior_shifts_odds_and_calibration_keeps_their_order(ray_cluster, mode
         ConfigError, match=r"has predictions with prior \[0.99, 0.01\], and \[0.98, 0.02\] was given"
     ):
         predict.predict([*words, "--prior", "0.02", "--calibrate", toy_sets["data.source"]])
+
+
+def test_rows_that_two_files_hold_are_counted_once(ray_cluster, models, tmp_path, capsys):
+    data, out = write_set(str(tmp_path / "data"), {"test": 20}), tmp_path / "out"
+    words = [models[0], data, "--out", str(out), "--features", "--gpus", "0"]
+    predict.predict(words)
+    (part,) = (out / "predictions").iterdir()
+    whole = pq.read_table(part)
+    part.unlink()
+    for name, rows in {
+        "000000-000000000-12": slice(0, 12),
+        "000000-000000008-12-last": slice(8, 20),  # as an actor of a killed driver would have written it
+        "000000-000000012-8": slice(12, 20),
+        "000000-000000012-8-last": slice(12, 20),
+        "000000-000000002-3": slice(2, 5),
+    }.items():
+        pq.write_table(whole[rows], out / f"predictions/{name}.parquet")
+    (out / "predictions/000000-000000000-20-last.parquet.partial").write_bytes(b"PAR1")
+    capsys.readouterr()
+    predict.predict(words)
+    told = capsys.readouterr().out
+    assert "has 20 predictions; going on with 0 of 1 pieces" in told
+    assert "20 images predicted" in told
+    assert {path.name for path in (out / "predictions").iterdir()} == {
+        "000000-000000000-12.parquet",
+        "000000-000000012-8-last.parquet",
+    }
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "predictions"), whole.to_pandas())
+    assert pd.read_csv(out / "candidates.csv")["id"].is_unique
 
 
 @pytest.mark.parametrize(
