@@ -63,11 +63,12 @@ def said(model: str, pixels: np.ndarray) -> np.ndarray:
     return softmax(logits(model, pixels), axis=1)[:, 1]
 
 
-def test_a_folder_of_files_is_predicted_ranked_and_pictured(ray_cluster, models, images, tmp_path):
+def test_a_folder_of_files_is_predicted_ranked_and_pictured(ray_cluster, models, images, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert (
         predict.predict([models[0], images, "--out", out, "--top", "7", "--features", "--gpus", "0"]) == out
     )
+    assert capsys.readouterr().out.startswith(f"predicting 30 file(s) of {images}, in 1 piece(s)\n")
     table = pd.read_parquet(f"{out}/predictions").set_index("id")
     assert sorted(table.index) == [f"{row:02d}" for row in range(30)]
     assert table["failed"].notna().sum() == 1
