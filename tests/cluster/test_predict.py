@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,13 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from raylens import checkpoint, predict
+from raylens import checkpoint, predict, priors
 from raylens.cluster import worker
 from raylens.cluster.predict import Correction, whole
 from raylens.data.preprocess import preprocess
-from raylens.data.shards import ShardWriter, read_split
+from raylens.data.shards import ShardWriter, read_manifest, read_split
 from raylens.errors import ConfigError
+from tests.cluster.drivers import killed_once
 from tests.conftest import write_toy
 
 
@@ -174,30 +177,65 @@ def test_an_ensemble_gives_the_mean_the_spread_and_each_ones_features(
     assert set(pd.read_csv(f"{out}/candidates.csv")["half"]) == {"odd", "even"}
 
 
-def test_a_prior_shifts_odds_and_calibration_keeps_their_order(ray_cluster, models, toy_sets, tmp_path):
-    data = toy_sets["data.target"]
-    tables = {}
-    for name, words in {
-        "plain": [],
-        "rare": ["--prior", "0.01", "--calibrate", toy_sets["data.source"]],
-        "even": ["--prior", "0.5", "--calibrate", toy_sets["data.source"]],
-    }.items():
-        out = str(tmp_path / name)
-        predict.predict([models[0], data, "--split", "test", "--out", out, "--gpus", "0", *words])
-        tables[name] = pd.read_parquet(f"{out}/predictions").set_index("id")["probability"]
-    odds = {name: np.log(table / (1 - table)) for name, table in tables.items()}
-    assert np.allclose(odds["even"] - odds["rare"], np.log(99))
-    assert (tables["plain"].rank() == tables["rare"].rank()).all()
+@pytest.fixture(scope="module")
+def learned(tiny, toy_sets, tmp_path_factory):
+    """Checkpoints that know what they were trained on, by the share of lenses in their batches."""
+    facts = replace(tiny.facts(), manifests={"source": asdict(read_manifest(toy_sets["data.source"]))})
+    made = {}
+    for balance in (None, 0.2):
+        run, folder = tiny.run("supervised", data={"balance": balance}), tmp_path_factory.mktemp("learned")
+        checkpoint.save(folder, run, facts, worker.build(run, facts).result, {})
+        made[balance] = str(folder)
+    return made
 
-    asked = json.loads((tmp_path / "rare/predict.json").read_text())
+
+@pytest.mark.parametrize(
+    ("balance", "calibrated", "prior"),
+    [
+        pytest.param(None, False, 0.01, id="a prior, and the shares of the training images"),
+        pytest.param(0.2, False, 0.01, id="a prior, and the share that batches were filled to"),
+        pytest.param(None, True, None, id="calibration"),
+        pytest.param(0.2, True, 0.01, id="calibration and a prior, and the shares of the labelled rows"),
+    ],
+)
+def test_probabilities_are_calibrated_and_corrected_for_the_prior_by_the_formulas(
+    ray_cluster, learned, toy_sets, tmp_path, balance, calibrated, prior
+):
+    data, labelled, out = toy_sets["data.target"], toy_sets["data.source"], str(tmp_path / "out")
+    words = [learned[balance], data, "--split", "test", "--out", out, "--gpus", "0"]
+    words += ["--calibrate", labelled] if calibrated else []
+    words += ["--prior", str(prior)] if prior else []
+    predict.predict(words)
+    table, held = pd.read_parquet(f"{out}/predictions").set_index("id"), read_split(data, "test")
+
+    known = read_split(labelled, "train")["label"]  # whose shares a model learns
+    share = known.mean() if balance is None else balance
+    scores = logits(learned[balance], held["pixels"])
+    if calibrated:  # Alexandari et al. 2020, section 2.3
+        rows = read_split(labelled, "val")
+        temperature, bias = priors.calibration(logits(learned[balance], rows["pixels"]), rows["label"])
+        assert abs(np.log(temperature)) + np.abs(bias).max() > 0.1
+        scores, share = scores / temperature + bias, rows["label"].mean()
+    odds = np.exp(scores[:, 1] - scores[:, 0])
+    if prior:  # Saerens et al. 2002, eq. 2.4
+        odds *= (prior / (1 - prior)) / (share / (1 - share))
+    assert table.loc[held["id"], "probability"].to_numpy() == pytest.approx(odds / (1 + odds), rel=1e-4)
+
+
+def test_a_resumed_prediction_keeps_its_corrections_and_refuses_another_prior(
+    ray_cluster, models, toy_sets, tmp_path
+):
+    words = [models[0], toy_sets["data.target"], "--split", "test", "--out", str(tmp_path), "--gpus", "0"]
+    words += ["--calibrate", toy_sets["data.source"]]
+    predict.predict([*words, "--prior", "0.01"])
+    asked = json.loads((tmp_path / "predict.json").read_text())
     asked["corrections"][0]["temperature"] *= 1 + 1e-6  # as another machine would have found it
-    (tmp_path / "rare/predict.json").write_text(json.dumps(asked))
-    words = [models[0], data, "--split", "test", "--out", str(tmp_path / "rare"), "--gpus", "0"]
-    predict.predict([*words, "--prior", "0.01", "--calibrate", toy_sets["data.source"]])
+    (tmp_path / "predict.json").write_text(json.dumps(asked))
+    predict.predict([*words, "--prior", "0.01"])
     with pytest.raises(
         ConfigError, match=r"has predictions with prior \[0.99, 0.01\], and \[0.98, 0.02\] was given"
     ):
-        predict.predict([*words, "--prior", "0.02", "--calibrate", toy_sets["data.source"]])
+        predict.predict([*words, "--prior", "0.02"])
 
 
 def test_rows_that_two_files_hold_are_counted_once(ray_cluster, models, tmp_path, capsys):
@@ -227,6 +265,50 @@ def test_rows_that_two_files_hold_are_counted_once(ray_cluster, models, tmp_path
     }
     pd.testing.assert_frame_equal(pd.read_parquet(out / "predictions"), whole.to_pandas())
     assert pd.read_csv(out / "candidates.csv")["id"].is_unique
+
+
+SLOW = """
+import sys, time
+from raylens import predict
+from raylens.cluster import predict as work
+class Slow(work.Predictor):
+    def __call__(self, batch):
+        time.sleep(1)
+        return super().__call__(batch)
+work.Predictor = Slow
+predict.predict(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_prediction_whose_driver_is_killed_goes_on_where_it_was(ray_cluster, models, tmp_path, capsys):
+    data = write_set(str(tmp_path / "data"), dict.fromkeys("abcdefgh", 100))  # each a piece
+    out, words = tmp_path / "out", [models[0], data, "--gpus", "0", "--features", "--out"]
+
+    def parts() -> list[Path]:
+        return sorted(out.glob("predictions/*.parquet"))
+
+    killed_once(
+        [sys.executable, "-c", SLOW, *words, str(out)],
+        lambda: len(parts()) >= 3 and parts(),
+        tmp_path / "log",
+    )
+    first, second, *_ = (tmp_path / "log").read_text().splitlines()
+    assert (first, second) == (f"predicting 800 images of {data}, in 8 piece(s)", "starting Ray")
+    before = {path: path.stat().st_mtime_ns for path in parts()}
+    assert 3 <= len(before) < 8
+    predict.predict([*words, str(out)])
+    told = capsys.readouterr().out
+    assert f"has {100 * len(before)} predictions; going on with {8 - len(before)} of 8 pieces" in told
+    assert "800 images predicted" in told
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(parts()) == 8
+    predict.predict([*words, str(tmp_path / "undisturbed")])
+    resumed, undisturbed = (
+        pd.read_parquet(tmp_path / name / "predictions") for name in ("out", "undisturbed")
+    )
+    pd.testing.assert_frame_equal(resumed, undisturbed)
+    assert (out / "candidates.csv").read_text() == (tmp_path / "undisturbed/candidates.csv").read_text()
 
 
 @pytest.mark.parametrize(
