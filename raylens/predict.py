@@ -69,6 +69,7 @@ def predict(argv: Sequence[str]) -> str:
     from raylens.cluster.folders import exists
     from raylens.cluster.predict import Request
     from raylens.cluster.predict import predict as work
+    from raylens.data.pieces import amount
     from raylens.data.sets import absolute
 
     reader, out = cli.reader(asked, found[0]), absolute(asked.out).rstrip("/")
@@ -92,14 +93,16 @@ def predict(argv: Sequence[str]) -> str:
         cpus=asked.cpus,
         gpus=asked.gpus,
     )
-    reader.check(request.images, reader.pieces(request.images, request.split))
+    pieces = reader.pieces(request.images, request.split)
+    reader.check(request.images, pieces)
     if remark := reader.remark(request.images):
         print(remark, flush=True)
+    print(f"predicting {amount(pieces)} of {request.images}, in {len(pieces)} piece(s)", flush=True)
     launch.connect(dashboard=False)
     launch.check_writable(request.out, "--out")
     models = {f"checkpoint {number}": path for number, path in enumerate(request.checkpoints, 1)}
     nodes.check_shared(models | {"IMAGES": request.images, "--out": request.out})
-    return work(request, reader)
+    return work(request, reader, pieces)
 
 
 def _check(asked: Any, found: Sequence[Checkpoint]) -> None:

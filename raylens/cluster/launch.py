@@ -42,6 +42,7 @@ def connect(*, dashboard: bool = True, **metadata: str) -> None:
         port = _free_port()
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
         start = {"address": "local", "include_dashboard": dashboard, "dashboard_port": port}
+        print("starting Ray", flush=True)  # which says nothing itself, for seconds
     else:
         start = {}
     try:

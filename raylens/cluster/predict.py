@@ -1,6 +1,7 @@
 """Predictions over any number of images, as Ray Data tasks that read and actors that hold the models.
 
     predict.json          what was asked; a folder with another one is refused
+    images.parquet        of what: the pieces, by name and digest; what was added since makes further pieces
     predictions/          Parquet files, each of rows of one piece of the images: PIECE-ROW-COUNT[-last].parquet
     candidates.csv        the images of the highest probability of the last class, or of another that is named
     candidates.png        the same as pictures
@@ -34,7 +35,7 @@ from raylens.cluster.folders import exists, patient, write
 from raylens.cluster.progress import EVERY, Clock
 from raylens.data.convert import counted
 from raylens.data.formats import Options
-from raylens.data.pieces import Piece, Reader, packed, runs
+from raylens.data.pieces import Piece, Reader, packed, record, runs
 from raylens.data.shards import read_manifest
 from raylens.data.tasks import ray_data
 from raylens.errors import ConfigError
@@ -85,10 +86,9 @@ class Request:
         return _plain({name: getattr(self, name) for name in named})
 
 
-def predict(request: Request, reader: Reader) -> str:
+def predict(request: Request, reader: Reader, pieces: Sequence[Piece]) -> str:
     """Predict what is not yet predicted, then gather candidates and failures; returns the folder. Needs Ray."""
-    pieces = reader.pieces(request.images, request.split)
-    request = _same(request, reader, pieces)
+    request, pieces = _begun(request, reader, pieces)
     known = done(request.out)
     left = {
         number: known.get(number, {}) for number in range(len(pieces)) if not whole(known.get(number, {}))
@@ -107,13 +107,58 @@ def predict(request: Request, reader: Reader) -> str:
 
 def done(out: str) -> dict[int, dict[range, bool]]:
     """Rows of each piece that are in predictions/, and whether a file holds the piece's last."""
-    fs, folder = patient(f"{out}/predictions")
     found: dict[int, dict[range, bool]] = {}
-    for info in fs.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True)):
-        if match := PART.fullmatch(info.base_name):
-            begin = int(match[2])
-            found.setdefault(int(match[1]), {})[range(begin, begin + int(match[3]))] = bool(match[4])
+    for match in written(out):
+        piece, rows, last = _held(match)
+        found.setdefault(piece, {})[rows] = last
     return found
+
+
+def written(out: str) -> list[re.Match]:
+    """The names of the files of predictions/, in order, which have no row in common once this is done.
+
+    An actor may outlive its driver for a while, and write rows that the next one has begun to predict anew.
+    """
+    fs, folder = patient(f"{out}/predictions")
+    names = [
+        info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    ]
+    left = {name for name in names if name.endswith(".partial")}  # by a process that was killed as it wrote
+    kept: list[re.Match] = []
+    before, end = -1, 0
+    for match in sorted(filter(None, map(PART.fullmatch, names)), key=_order):
+        piece, rows, last = _held(match)
+        end = end if piece == before else 0
+        if rows.start < end:
+            if rows.stop > end:
+                with fs.open_input_file(f"{folder}/{match[0]}") as opened:
+                    table = pq.read_table(opened)
+                rest = _name(piece, end, rows.stop - end, last)
+                _write_table(f"{out}/predictions/{rest}", table.slice(end - rows.start))
+                kept.append(PART.fullmatch(rest))
+            left.add(match[0])
+        else:
+            kept.append(match)
+        before, end = piece, max(end, rows.stop)
+    for name in left - {match[0] for match in kept}:
+        fs.delete_file(f"{folder}/{name}")
+    return kept
+
+
+def _name(piece: int, begin: int, count: int, last: bool) -> str:
+    return f"{piece:06d}-{begin:09d}-{count}{'-last' if last else ''}.parquet"
+
+
+def _held(match: re.Match) -> tuple[int, range, bool]:
+    """Piece and rows that a file holds, by its name, and whether they are the piece's last."""
+    begin = int(match[2])
+    return int(match[1]), range(begin, begin + int(match[3])), bool(match[4])
+
+
+def _order(match: re.Match) -> tuple[int, int, int, bool]:
+    """By piece and row; of those that begin with the same, the longest first, and then the last."""
+    piece, rows, last = _held(match)
+    return piece, rows.start, -len(rows), not last
 
 
 def whole(parts: Mapping[range, bool]) -> bool:
@@ -127,11 +172,53 @@ def whole(parts: Mapping[range, bool]) -> bool:
     return last
 
 
-def _same(request: Request, reader: Reader, pieces: Sequence[Piece]) -> Request:
-    """The request with the corrections that the folder's predictions have. Raises ConfigError when those are others.
+def _begun(request: Request, reader: Reader, pieces: Sequence[Piece]) -> tuple[Request, Sequence[Piece]]:
+    """The request with the corrections, and the pieces with the numbers, that the folder's predictions have.
 
-    Corrections are not compared: what a model says of the same images differs in its last digits from run to run.
+    Raises ConfigError when those are others. Corrections are not compared: what a model says of the same images
+    differs in its last digits from run to run.
     """
+    path, images = f"{request.out}/predict.json", f"{request.out}/images.parquet"
+    asked = _asked(request, reader)
+    if not exists(path):
+        _write_table(images, record(pieces))
+        asked["corrections"] = [asdict(one) for one in request.corrections]
+        write(path, json.dumps(asked, indent=1))
+        return request, pieces
+    fs, inner = patient(path)
+    with fs.open_input_stream(inner) as stream:
+        held = json.loads(stream.read())
+    for name, value in asked.items():
+        if held.get(name) != value:
+            raise ConfigError(
+                f"--out {request.out} has predictions {_other(name, held, asked)}; name another folder"
+            )
+    if not exists(images):
+        raise ConfigError(f"--out {request.out} has predictions by an earlier version; name another folder")
+    fs, inner = patient(images)
+    pieces, change = reader.grown(pq.read_table(inner, filesystem=fs), pieces)
+    if change.changed or change.gone:
+        told = " and ".join(
+            f"{len(names)} {what} (such as {names[0]})"
+            for names, what in ((change.changed, "changed"), (change.gone, "gone"))
+            if names
+        )
+        raise ConfigError(
+            f"--out {request.out} has predictions of what {request.images} held before: {told}; name another folder, "
+            "or delete that one to predict all of them again"
+        )
+    if change.added:
+        print(
+            f"{len(change.added)} file(s) were added to {request.images} since {request.out} was begun",
+            flush=True,
+        )
+        _write_table(images, record(pieces))
+    corrections = (Correction(one["temperature"], tuple(one["shift"])) for one in held["corrections"])
+    return replace(request, corrections=tuple(corrections)), pieces
+
+
+def _asked(request: Request, reader: Reader) -> dict[str, Any]:
+    """All that predictions depend on, but for the images."""
     shape = {name: getattr(reader.shape, name) for name in ("bands", "crop", "size")}
     read_as = asdict(reader.options) | {"masked": reader.shape.masked}
     usual = asdict(Options()) | {"masked": None}
@@ -140,26 +227,28 @@ def _same(request: Request, reader: Reader, pieces: Sequence[Piece]) -> Request:
         (checkpoint.read(one).folder / "model.safetensors").read_bytes() for one in request.checkpoints
     ]
     asked = request.shaping() | _plain({"shape": shape, "transform": reader.transform})
-    asked |= {"weights": [_digest(one) for one in weights], "files": _digest(repr(pieces).encode())}
+    asked["weights"] = [_digest(one) for one in weights]
     if request.calibrate:
         asked["calibration"] = _digest(repr(read_manifest(request.calibrate)).encode())
-    path = f"{request.out}/predict.json"
-    if not exists(path):
-        write(
-            path, json.dumps(asked | {"corrections": [asdict(one) for one in request.corrections]}, indent=1)
-        )
-        return request
-    fs, inner = patient(path)
-    with fs.open_input_stream(inner) as stream:
-        held = json.loads(stream.read())
-    for name, value in asked.items():
-        if held.get(name) != value:
-            raise ConfigError(
-                f"--out {request.out} has predictions with {name} {held.get(name)!r}, and {value!r} was given; name "
-                "another folder"
-            )
-    corrections = (Correction(one["temperature"], tuple(one["shift"])) for one in held["corrections"])
-    return replace(request, corrections=tuple(corrections))
+    return asked
+
+
+def _other(name: str, held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """How predictions that are there differ from those that are asked for, in words."""
+    if name == "weights":
+        pairs = zip(asked["checkpoints"], held[name], asked[name], strict=True)
+        changed = ", ".join(path for path, then, now in pairs if then != now)
+        return f"by what {changed} was before it was trained again"
+    if name == "calibration":
+        return f"calibrated on what {asked['calibrate']} was before it was made again"
+    return f"with {name} {held.get(name)!r}, and {asked[name]!r} was given"
+
+
+def _write_table(path: str, table: pa.Table) -> None:
+    """Write a Parquet file, whole or not at all."""
+    held = io.BytesIO()
+    pq.write_table(table, held, compression="zstd")
+    write(path, held.getvalue())
 
 
 def _plain(value: Any) -> Any:
@@ -231,10 +320,9 @@ class Predictor:
             some = {name: values[rows] for name, values in batch.items()}
             piece, begin, last = int(some["piece"][0]), int(some["row"][0]), bool(some["last"][-1])
             count = len(some["row"])
-            name = f"{piece:06d}-{begin:09d}-{count}{'-last' if last else ''}.parquet"
-            held = io.BytesIO()
-            pq.write_table(self.table(some), held, compression="zstd")
-            write(f"{self.request.out}/predictions/{name}", held.getvalue())
+            _write_table(
+                f"{self.request.out}/predictions/{_name(piece, begin, count, last)}", self.table(some)
+            )
             made.append((piece, count, last))
         pieces, counts, lasts = zip(*made, strict=True)
         return {"piece": np.array(pieces), "rows": np.array(counts), "last": np.array(lasts)}
@@ -298,8 +386,7 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     sign = -1 if len(classes) == 2 and of == classes[0] else 1
     best: list[tuple[float, int, int, dict[str, Any]]] = []
     failed, total = [], 0
-    names = sorted(info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(folder)))
-    for match in track([*filter(None, map(PART.fullmatch, names))], "gathering files"):
+    for match in track(written(request.out), "gathering files"):
         with fs.open_input_file(f"{folder}/{match[0]}") as opened:
             file = pq.ParquetFile(opened)
             columns = [name for name in file.schema_arrow.names if not name.startswith("features")]

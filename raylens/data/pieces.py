@@ -5,10 +5,13 @@ The images of a piece are numbered in the order in which they are read, so what 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import chain, groupby, islice, pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ import pyarrow.parquet as pq
 
 from raylens.data import bands, formats
 from raylens.data.convert import PROBES, Shape, counted, images_of
-from raylens.data.formats import Options, Unit
+from raylens.data.formats import Options, Unit, stamps
 from raylens.data.preprocess import preprocess
 from raylens.data.rows import prepared
 from raylens.data.s3 import waiting
@@ -35,6 +38,19 @@ class Piece:
     units: tuple[Unit, ...] = ()
     shard: str = ""
     groups: tuple[int, ...] = ()
+    sha256: str = ""
+    """Of the shard, as its set's manifest has it."""
+    rows: int = 0
+    """In the groups; how many images files hold is not known before they are read."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Names of what is no longer as a `record` has it: of files, without their suffix, or of a set's shards."""
+
+    changed: Sequence[str]
+    gone: Sequence[str]
+    added: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -76,8 +92,35 @@ class Reader:
         if split:
             raise DataError(f"{path} is no shard set, and has no split {split!r}; leave --split out")
         units = formats.units(path, self.options)
+        return self._of_files(units)
+
+    def _of_files(self, units: Sequence[Unit]) -> list[Piece]:
         each = min(self.rows, 512)
         return [Piece(units=tuple(units[start : start + each])) for start in range(0, len(units), each)]
+
+    def grown(self, held: pa.Table, pieces: Sequence[Piece]) -> tuple[list[Piece], Change]:
+        """The pieces that `held`, a `record`, is of, then pieces of what `pieces` have beyond; and what differs.
+
+        Where anything has changed or is gone there are no such pieces.
+        """
+        parts, now = _parts(pieces), record(pieces)
+        then, here = held["digest"].to_numpy(), now["digest"].to_numpy()
+        fresh, lost = np.flatnonzero(~np.isin(here, then)), held.filter(~np.isin(then, here))
+        names = set(now["name"].to_pylist()) if len(lost) else ()
+        change = Change(
+            changed=[name for name in _distinct(lost) if name in names],
+            gone=[name for name in _distinct(lost) if name not in names],
+            added=_distinct(now.take(fresh)),
+        )
+        if len(lost):
+            return [], change
+        place = dict(zip(here.tolist(), parts, strict=True))
+        numbers = zip(held["piece"].to_pylist(), then.tolist(), strict=True)
+        old = [[place[digest] for _, digest in some] for _, some in groupby(numbers, key=itemgetter(0))]
+        new = [parts[row] for row in fresh]
+        if isinstance(parts[0], Piece):
+            return [*chain(*old), *new], change
+        return [*(Piece(units=tuple(units)) for units in old), *self._of_files(new)], change
 
     def check(self, path: str, pieces: Sequence[Piece]) -> None:
         """Raises DataError when none of some images from all over the pieces can be read."""
@@ -124,19 +167,22 @@ class Reader:
             )
         bands.compare(path, manifest.bands, "the checkpoint", self.shape.names)
         found, splits = [], [split] if split else manifest.splits
-        for file in (file for name in splits for file in split_files(path, name)):
-            fs, name = filesystem(file)
-            with fs.open_input_file(name) as opened:
-                metadata = pq.ParquetFile(opened).metadata
-            together: list[int] = []
-            for group in range(metadata.num_row_groups):
-                together.append(group)
-                if sum(metadata.row_group(one).num_rows for one in together) >= self.rows:
-                    found.append(Piece(shard=file, groups=tuple(together)))
-                    together = []
-            if together:
-                found.append(Piece(shard=file, groups=tuple(together)))
+        for name in splits:
+            for file, about in zip(split_files(path, name), manifest.splits[name].files, strict=True):
+                found += self._of_shard(file, about["sha256"])
         return found
+
+    def _of_shard(self, file: str, sha256: str) -> Iterator[Piece]:
+        fs, name = filesystem(file)
+        with fs.open_input_file(name) as opened:
+            metadata = pq.ParquetFile(opened).metadata
+        groups, rows = [], 0
+        for group in range(metadata.num_row_groups):
+            groups.append(group)
+            rows += metadata.row_group(group).num_rows
+            if rows >= self.rows or group == metadata.num_row_groups - 1:
+                yield Piece(shard=file, groups=tuple(groups), sha256=sha256, rows=rows)
+                groups, rows = [], 0
 
     def blocks(self, piece: Piece, known: Sequence[range] = ()) -> Iterator[Block]:
         """A piece's images, but for the rows that are `known` already, in order."""
@@ -209,6 +255,45 @@ class Reader:
 
 def _large(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.FixedShapeTensorType) or pa.types.is_nested(kind)
+
+
+def amount(pieces: Sequence[Piece]) -> str:
+    """How much pieces hold: the images of a set, or files, of which each may hold many."""
+    files = sum(len(piece.units) for piece in pieces)
+    return f"{files} file(s)" if files else f"{sum(piece.rows for piece in pieces)} images"
+
+
+def record(pieces: Sequence[Piece]) -> pa.Table:
+    """A row for each unit, or for each piece of a shard: its piece, its name, and a digest of what it holds.
+
+    What files hold is taken from their sizes and times of change, what shards hold from the manifest's hashes.
+    """
+    parts = _parts(pieces)
+    units = [part for part in parts if isinstance(part, Unit)]
+    told = (
+        [(one.files, one.id, one.columns, stamp) for one, stamp in zip(units, stamps(units), strict=True)]
+        if units
+        else [(piece.shard, piece.groups, piece.sha256) for piece in parts]
+    )
+    return pa.table(
+        {
+            "piece": np.repeat(np.arange(len(pieces)), [len(piece.units) or 1 for piece in pieces]),
+            "name": [one.id if units else os.path.basename(one.shard) for one in parts],
+            "digest": np.fromiter((_digest(one) for one in told), np.int64, len(parts)),
+        }
+    )
+
+
+def _parts(pieces: Sequence[Piece]) -> list[Unit | Piece]:
+    return [part for piece in pieces for part in piece.units or (piece,)]
+
+
+def _digest(told: tuple) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(told).encode(), digest_size=8).digest(), signed=True)
+
+
+def _distinct(table: pa.Table) -> list[str]:
+    return [*dict.fromkeys(table["name"].to_pylist())]
 
 
 def packed(piece: int, block: Block) -> dict[str, np.ndarray]:

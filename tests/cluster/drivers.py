@@ -1,4 +1,4 @@
-"""A driver that is killed while its trials run."""
+"""A driver that is killed while its trials, or its predictions, run."""
 
 from __future__ import annotations
 
@@ -7,27 +7,37 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
+
+T = TypeVar("T")
 
 
 def killed(command: list[str], trials: Path, log: Path) -> list[str]:
     """Run `command` until trials in Ray Tune's folder `trials` have finished, then kill it; the names of these."""
+    return killed_once(command, lambda: finished(trials), log)
+
+
+def killed_once(command: list[str], there: Callable[[], T], log: Path) -> T:
+    """Run `command` until something is `there`, then kill it; what that was."""
     with log.open("w") as out:
         driver = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-        while not (names := finished(trials)) and driver.poll() is None:
+        while not (found := there()) and driver.poll() is None:
             time.sleep(0.2)
         children = psutil.Process(driver.pid).children(recursive=True)
+        agents = {child for child in children if child.name().endswith("Agent")}
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-    psutil.wait_procs(children, timeout=20)
+    psutil.wait_procs(set(children) - agents, timeout=20)
     for child in children:  # Ray's agents outlive a killed driver by up to a minute
         if child.is_running():
             child.kill()
-    assert names, log.read_text()
-    return names
+    assert found, log.read_text()
+    return found
 
 
 def finished(trials: Path) -> list[str]:

@@ -10,12 +10,17 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from ray.autoscaler._private.kuberay import node_provider
 
-from raylens.cluster import nodes
+import raylens
+from raylens import checkpoint
+from raylens.cluster import nodes, worker
 from raylens.cluster.launch import _free_port
+from raylens.data.shards import read_split
 from raylens.errors import ConfigError
 from raylens.find import method
 
@@ -244,3 +249,18 @@ def test_a_folder_that_all_nodes_share_is_taken(cluster, tmp_path):
     run = ran(cluster, "-c", CHECK, str(tmp_path))
     assert run.returncode == 0, run.stdout + run.stderr
     assert not list(tmp_path.iterdir()), "what was asked for is left behind"
+
+
+def test_predictions_of_two_nodes_are_those_of_the_model_alone(cluster, tiny, toy_sets, tmp_path):
+    cluster.add_node(num_cpus=1)
+    run, facts, model = tiny.run("supervised"), tiny.facts(), str(tmp_path / "model")
+    checkpoint.save(model, run, facts, worker.build(run, facts).result, {})
+    # A model fills the CPU of one node, so it is another that reads.
+    done = ran(cluster, "-m", "raylens.predict", model, toy_sets["data.target"], "--out", f"{tmp_path}/out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = pd.read_parquet(tmp_path / "out/predictions").set_index("id")
+    held = [read_split(toy_sets["data.target"], split) for split in ("train", "val", "test")]
+    ids, pixels = (np.concatenate([part[name] for part in held]) for name in ("id", "pixels"))
+    assert len(table) == len(ids)
+    expected = raylens.load(model)(pixels)[:, 1]
+    assert table.loc[ids, "probability"].to_numpy() == pytest.approx(expected, abs=1e-6)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
-from raylens import checkpoint, predict
+from raylens import checkpoint, predict, priors
 from raylens.cluster import worker
 from raylens.cluster.predict import Correction, whole
 from raylens.data.preprocess import preprocess
-from raylens.data.shards import read_split
+from raylens.data.shards import ShardWriter, read_manifest, read_split
 from raylens.errors import ConfigError
+from tests.cluster.drivers import killed_once
+from tests.conftest import write_toy
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +37,41 @@ def models(tiny, tmp_path_factory):
     return made
 
 
+def write_set(out: str, rows: dict[str, int], seed: int = 0) -> str:
+    """A set of so many images of noise, 32 x 32, in each split."""
+    rng = np.random.default_rng(seed)
+    with ShardWriter(out, overwrite=True) as writer:
+        for split, count in rows.items():
+            pixels = rng.random((count, 1, 32, 32), np.float32)
+            writer.add(split, pixels, None, [f"{split}-{row:04d}" for row in range(count)])
+    return out
+
+
 @pytest.fixture
 def images(image_folder):
     """A folder of 30 files, of which one is torn."""
     return image_folder(30, torn=11)
 
 
-def said(model: str, pixels: np.ndarray) -> np.ndarray:
-    """Probabilities of the last class by the model alone."""
+def logits(model: str, pixels: np.ndarray) -> np.ndarray:
+    """What the model alone says of images."""
     from raylens.loop import collect
 
     found = checkpoint.read(model)
-    logits = collect(found.model(), preprocess(pixels, found.run.data.transform), None).logits
-    return found.facts.task(found.run.task).predict(logits)[:, 1]
+    return collect(found.model(), preprocess(pixels, found.run.data.transform), None).logits.astype(float)
 
 
-def test_a_folder_of_files_is_predicted_ranked_and_pictured(ray_cluster, models, images, tmp_path):
+def said(model: str, pixels: np.ndarray) -> np.ndarray:
+    """Probabilities of the last class by the model alone."""
+    return softmax(logits(model, pixels), axis=1)[:, 1]
+
+
+def test_a_folder_of_files_is_predicted_ranked_and_pictured(ray_cluster, models, images, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert (
         predict.predict([models[0], images, "--out", out, "--top", "7", "--features", "--gpus", "0"]) == out
     )
+    assert capsys.readouterr().out.startswith(f"predicting 30 file(s) of {images}, in 1 piece(s)\n")
     table = pd.read_parquet(f"{out}/predictions").set_index("id")
     assert sorted(table.index) == [f"{row:02d}" for row in range(30)]
     assert table["failed"].notna().sum() == 1
@@ -80,8 +102,63 @@ def test_what_was_predicted_is_not_predicted_again(ray_cluster, models, images, 
     pd.testing.assert_frame_equal(pd.read_parquet(part), before)
     with pytest.raises(ConfigError, match="has predictions with features False, and True was given"):
         predict.predict([*words, "--features"])
-    np.save(Path(images) / "another.npy", np.zeros((32, 32), np.float32))
-    with pytest.raises(ConfigError, match="has predictions with files"):
+
+
+def test_files_that_were_added_are_predicted_and_others_are_not_again(
+    ray_cluster, models, images, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    words = [models[0], images, "--out", str(out), "--gpus", "0"]
+    predict.predict(words)
+    (part,) = (out / "predictions").iterdir()
+    written = part.stat().st_mtime_ns
+    added = np.random.default_rng(1).random((2, 32, 32)).astype(np.float32)
+    for name, pixels in zip(("00b", "40"), added, strict=True):
+        np.save(f"{images}/{name}.npy", pixels)
+    for _ in range(2):
+        predict.predict(words)
+        assert part.stat().st_mtime_ns == written
+        table = pd.read_parquet(out / "predictions").set_index("id")
+        assert len(table) == 32
+        assert table["probability"][["00b", "40"]].to_numpy() == pytest.approx(
+            said(models[0], added[:, None]), abs=1e-6
+        )
+    told = capsys.readouterr().out
+    assert f"2 file(s) were added to {images} since {out} was begun" in told
+    assert "has 30 predictions; going on with 1 of 2 pieces" in told
+    assert "has 32 predictions; going on with 0 of 2 pieces" in told
+
+    np.save(f"{images}/00b.npy", added[1])
+    Path(f"{images}/20.npy").unlink()
+    with pytest.raises(
+        ConfigError,
+        match=r"has predictions of what .* held before: 1 changed \(such as 00b\) and 1 gone \(such as 20\); name",
+    ):
+        predict.predict(words)
+
+
+def test_a_set_of_other_images_at_the_same_place_is_refused(ray_cluster, models, tmp_path):
+    data, out = str(tmp_path / "data"), str(tmp_path / "out")
+    words = [models[0], write_set(data, {"test": 20}), "--out", out, "--gpus", "0"]
+    predict.predict(words)
+    write_set(data, {"test": 20}, seed=1)
+    with pytest.raises(ConfigError, match=r"1 changed \(such as test-00000.parquet\); name another folder"):
+        predict.predict(words)
+
+
+def test_weights_and_calibrations_that_were_made_again_are_told_in_words(ray_cluster, models, tmp_path):
+    model, labelled = shutil.copytree(models[0], tmp_path / "model"), str(tmp_path / "labelled")
+    write_toy(labelled, shifted=False)
+    words = [str(model), write_set(str(tmp_path / "data"), {"test": 20}), "--out", str(tmp_path / "out")]
+    words += ["--gpus", "0", "--calibrate", labelled]
+    predict.predict(words)
+    shutil.copy(f"{models[1]}/model.safetensors", model)
+    with pytest.raises(ConfigError, match=f"has predictions by what {model} was before it was trained again"):
+        predict.predict(words)
+    shutil.copy(f"{models[0]}/model.safetensors", model)
+    shutil.rmtree(labelled)
+    write_toy(labelled, shifted=False, seed=1)
+    with pytest.raises(ConfigError, match=f"calibrated on what {labelled} was before it was made again"):
         predict.predict(words)
 
 
@@ -100,30 +177,138 @@ def test_an_ensemble_gives_the_mean_the_spread_and_each_ones_features(
     assert set(pd.read_csv(f"{out}/candidates.csv")["half"]) == {"odd", "even"}
 
 
-def test_a_prior_shifts_odds_and_calibration_keeps_their_order(ray_cluster, models, toy_sets, tmp_path):
-    data = toy_sets["data.target"]
-    tables = {}
-    for name, words in {
-        "plain": [],
-        "rare": ["--prior", "0.01", "--calibrate", toy_sets["data.source"]],
-        "even": ["--prior", "0.5", "--calibrate", toy_sets["data.source"]],
-    }.items():
-        out = str(tmp_path / name)
-        predict.predict([models[0], data, "--split", "test", "--out", out, "--gpus", "0", *words])
-        tables[name] = pd.read_parquet(f"{out}/predictions").set_index("id")["probability"]
-    odds = {name: np.log(table / (1 - table)) for name, table in tables.items()}
-    assert np.allclose(odds["even"] - odds["rare"], np.log(99))
-    assert (tables["plain"].rank() == tables["rare"].rank()).all()
+@pytest.fixture(scope="module")
+def learned(tiny, toy_sets, tmp_path_factory):
+    """Checkpoints that know what they were trained on, by the share of lenses in their batches."""
+    facts = replace(tiny.facts(), manifests={"source": asdict(read_manifest(toy_sets["data.source"]))})
+    made = {}
+    for balance in (None, 0.2):
+        run, folder = tiny.run("supervised", data={"balance": balance}), tmp_path_factory.mktemp("learned")
+        checkpoint.save(folder, run, facts, worker.build(run, facts).result, {})
+        made[balance] = str(folder)
+    return made
 
-    asked = json.loads((tmp_path / "rare/predict.json").read_text())
+
+@pytest.mark.parametrize(
+    ("balance", "calibrated", "prior"),
+    [
+        pytest.param(None, False, 0.01, id="a prior, and the shares of the training images"),
+        pytest.param(0.2, False, 0.01, id="a prior, and the share that batches were filled to"),
+        pytest.param(None, True, None, id="calibration"),
+        pytest.param(0.2, True, 0.01, id="calibration and a prior, and the shares of the labelled rows"),
+    ],
+)
+def test_probabilities_are_calibrated_and_corrected_for_the_prior_by_the_formulas(
+    ray_cluster, learned, toy_sets, tmp_path, balance, calibrated, prior
+):
+    data, labelled, out = toy_sets["data.target"], toy_sets["data.source"], str(tmp_path / "out")
+    words = [learned[balance], data, "--split", "test", "--out", out, "--gpus", "0"]
+    words += ["--calibrate", labelled] if calibrated else []
+    words += ["--prior", str(prior)] if prior else []
+    predict.predict(words)
+    table, held = pd.read_parquet(f"{out}/predictions").set_index("id"), read_split(data, "test")
+
+    known = read_split(labelled, "train")["label"]  # whose shares a model learns
+    share = known.mean() if balance is None else balance
+    scores = logits(learned[balance], held["pixels"])
+    if calibrated:  # Alexandari et al. 2020, section 2.3
+        rows = read_split(labelled, "val")
+        temperature, bias = priors.calibration(logits(learned[balance], rows["pixels"]), rows["label"])
+        assert abs(np.log(temperature)) + np.abs(bias).max() > 0.1
+        scores, share = scores / temperature + bias, rows["label"].mean()
+    odds = np.exp(scores[:, 1] - scores[:, 0])
+    if prior:  # Saerens et al. 2002, eq. 2.4
+        odds *= (prior / (1 - prior)) / (share / (1 - share))
+    assert table.loc[held["id"], "probability"].to_numpy() == pytest.approx(odds / (1 + odds), rel=1e-4)
+
+
+def test_a_resumed_prediction_keeps_its_corrections_and_refuses_another_prior(
+    ray_cluster, models, toy_sets, tmp_path
+):
+    words = [models[0], toy_sets["data.target"], "--split", "test", "--out", str(tmp_path), "--gpus", "0"]
+    words += ["--calibrate", toy_sets["data.source"]]
+    predict.predict([*words, "--prior", "0.01"])
+    asked = json.loads((tmp_path / "predict.json").read_text())
     asked["corrections"][0]["temperature"] *= 1 + 1e-6  # as another machine would have found it
-    (tmp_path / "rare/predict.json").write_text(json.dumps(asked))
-    words = [models[0], data, "--split", "test", "--out", str(tmp_path / "rare"), "--gpus", "0"]
-    predict.predict([*words, "--prior", "0.01", "--calibrate", toy_sets["data.source"]])
+    (tmp_path / "predict.json").write_text(json.dumps(asked))
+    predict.predict([*words, "--prior", "0.01"])
     with pytest.raises(
         ConfigError, match=r"has predictions with prior \[0.99, 0.01\], and \[0.98, 0.02\] was given"
     ):
-        predict.predict([*words, "--prior", "0.02", "--calibrate", toy_sets["data.source"]])
+        predict.predict([*words, "--prior", "0.02"])
+
+
+def test_rows_that_two_files_hold_are_counted_once(ray_cluster, models, tmp_path, capsys):
+    data, out = write_set(str(tmp_path / "data"), {"test": 20}), tmp_path / "out"
+    words = [models[0], data, "--out", str(out), "--features", "--gpus", "0"]
+    predict.predict(words)
+    (part,) = (out / "predictions").iterdir()
+    whole = pq.read_table(part)
+    part.unlink()
+    for name, rows in {
+        "000000-000000000-12": slice(0, 12),
+        "000000-000000008-12-last": slice(8, 20),  # as an actor of a killed driver would have written it
+        "000000-000000012-8": slice(12, 20),
+        "000000-000000012-8-last": slice(12, 20),
+        "000000-000000002-3": slice(2, 5),
+    }.items():
+        pq.write_table(whole[rows], out / f"predictions/{name}.parquet")
+    (out / "predictions/000000-000000000-20-last.parquet.partial").write_bytes(b"PAR1")
+    capsys.readouterr()
+    predict.predict(words)
+    told = capsys.readouterr().out
+    assert "has 20 predictions; going on with 0 of 1 pieces" in told
+    assert "20 images predicted" in told
+    assert {path.name for path in (out / "predictions").iterdir()} == {
+        "000000-000000000-12.parquet",
+        "000000-000000012-8-last.parquet",
+    }
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "predictions"), whole.to_pandas())
+    assert pd.read_csv(out / "candidates.csv")["id"].is_unique
+
+
+SLOW = """
+import sys, time
+from raylens import predict
+from raylens.cluster import predict as work
+class Slow(work.Predictor):
+    def __call__(self, batch):
+        time.sleep(1)
+        return super().__call__(batch)
+work.Predictor = Slow
+predict.predict(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_prediction_whose_driver_is_killed_goes_on_where_it_was(ray_cluster, models, tmp_path, capsys):
+    data = write_set(str(tmp_path / "data"), dict.fromkeys("abcdefgh", 100))  # each a piece
+    out, words = tmp_path / "out", [models[0], data, "--gpus", "0", "--features", "--out"]
+
+    def parts() -> list[Path]:
+        return sorted(out.glob("predictions/*.parquet"))
+
+    killed_once(
+        [sys.executable, "-c", SLOW, *words, str(out)],
+        lambda: len(parts()) >= 3 and parts(),
+        tmp_path / "log",
+    )
+    first, second, *_ = (tmp_path / "log").read_text().splitlines()
+    assert (first, second) == (f"predicting 800 images of {data}, in 8 piece(s)", "starting Ray")
+    before = {path: path.stat().st_mtime_ns for path in parts()}
+    assert 3 <= len(before) < 8
+    predict.predict([*words, str(out)])
+    told = capsys.readouterr().out
+    assert f"has {100 * len(before)} predictions; going on with {8 - len(before)} of 8 pieces" in told
+    assert "800 images predicted" in told
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(parts()) == 8
+    predict.predict([*words, str(tmp_path / "undisturbed")])
+    resumed, undisturbed = (
+        pd.read_parquet(tmp_path / name / "predictions") for name in ("out", "undisturbed")
+    )
+    pd.testing.assert_frame_equal(resumed, undisturbed)
+    assert (out / "candidates.csv").read_text() == (tmp_path / "undisturbed/candidates.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,29 @@ def test_a_search_waits_for_storage_that_is_gone_for_a_while(server, bucket, toy
     assert checkpoint.read(f"{bucket}/gone/best").metrics["step"] == 400
 
 
+def test_a_file_of_a_store_that_is_written_again_is_known_by_its_stamp(bucket):
+    fs, root = filesystem(f"{bucket}/images")
+
+    def write(name: str, content: bytes) -> None:
+        with fs.open_output_stream(f"{root}/{name}") as stream:
+            stream.write(content)
+
+    def stamps(place: str) -> dict[str, str]:
+        units = formats.units(f"{bucket}/images{place}", Options())
+        return dict(zip((unit.id for unit in units), formats.stamps(units), strict=True))
+
+    for size, name in enumerate(("a.npy", "b.npy", "alone/c.npy"), 1):
+        write(name, b"." * size)
+    write("table.csv", b"path\na.npy\nb.npy\nalone/c.npy\nnone.npy\n")
+    folder, table = stamps(""), stamps("/table.csv")
+    assert len(set(folder.values())) == 3
+    assert {name: table[name] for name in folder} == folder
+    write("a.npy", b"after that")
+    write("alone/c.npy", b"after that")
+    again = stamps("/table.csv")
+    assert {name for name in table if again[name] != table[name]} == {"a", "alone/c"}
+
+
 @pytest.mark.parametrize("place", ["s3://nobodys/runs", "s3://lenses/runs"])
 def test_a_bucket_that_may_not_be_written_is_refused_at_once(bucket, toy_sets, monkeypatch, place):
     if place.startswith(bucket):

@@ -7,7 +7,7 @@ import pytest
 
 from raylens.data import pieces
 from raylens.data.convert import Shape
-from raylens.data.pieces import Piece, Reader, packed, runs
+from raylens.data.pieces import Piece, Reader, packed, record, runs
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import ShardWriter, read_split
 from raylens.errors import DataError
@@ -33,15 +33,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def held(tmp_path, rows=(25, 8)) -> str:
-    out, rng = str(tmp_path / "set"), np.random.default_rng(0)
-    with ShardWriter(out) as writer:
-        for split, count in zip(("train", "test"), rows, strict=True):
-            pixels, ids = (
-                rng.random((count, 1, 16, 16), np.float32),
-                [f"{split}-{row}" for row in range(count)],
-            )
-            writer.add(split, pixels, np.zeros(count, int), ids, {"ra": np.arange(count, dtype=float)})
+def held(tmp_path, more=(), seed: int = 0) -> str:
+    """A set of 25 rows to train on and 8 to test on, and splits of 3 rows that are called as `more` says."""
+    out, rng = str(tmp_path / "set"), np.random.default_rng(seed)
+    with ShardWriter(out, overwrite=True) as writer:
+        for split, count in (("train", 25), ("test", 8), *((name, 3) for name in more)):
+            pixels = rng.random((count, 1, 16, 16), np.float32)
+            names = [f"{split}-{row}" for row in range(count)]
+            writer.add(split, pixels, np.zeros(count, int), names, {"ra": np.arange(count, dtype=float)})
     return out
 
 
@@ -148,3 +147,58 @@ def test_bands_in_another_order_than_the_checkpoints_are_refused(tmp_path):
     assert "does not say its bands; they are taken for g, r, i" in reader.remark(str(tmp_path / "set-"))
     np.savez(tmp_path / "one.npz", images=pixels)
     assert "taken in the order g, r, i of the checkpoint" in reader.remark(str(tmp_path / "one.npz"))
+
+
+def ids(found: list[Piece]) -> list[list[str]]:
+    return [[unit.id for unit in piece.units] for piece in found]
+
+
+def test_what_was_added_to_a_folder_makes_pieces_after_those_that_were_there(reader, folder):
+    path = str(folder / "images")
+    before = reader.pieces(path)
+    held = record(before)
+    for name in ("00b", "11b", "99"):
+        np.save(folder / "images" / f"{name}.npy", np.eye(16, dtype=np.float32))
+    found, change = reader.grown(held, reader.pieces(path))
+    assert ids(found) == [*ids(before), ["00b", "11b", "99"]]
+    assert (change.changed, change.gone, change.added) == ([], [], ["00b", "11b", "99"])
+    again, change = reader.grown(record(found), reader.pieces(path))
+    assert ids(again) == ids(found)
+    assert not change.added
+
+
+def test_what_was_written_again_or_is_gone_is_named(reader, folder):
+    path = str(folder / "images")
+    held = record(reader.pieces(path))
+    np.save(folder / "images" / "04.npy", np.eye(16, dtype=np.float32))  # of the same size
+    (folder / "images" / "12.npy").unlink()
+    found, change = reader.grown(held, reader.pieces(path))
+    assert (found, change.changed, change.gone, change.added) == ([], ["04"], ["12"], ["04"])
+
+
+def test_files_that_a_table_lists_are_known_by_their_content_and_their_lines(reader, folder):
+    table = folder / "table.csv"
+    table.write_text("path,ra\n" + "".join(f"images/{row:02d}.npy,{row}\n" for row in range(25)))
+    held = record(reader.pieces(str(table)))
+    again, change = reader.grown(held, reader.pieces(str(table)))
+    assert sum(map(len, ids(again))) == 25
+    assert not change.added
+    np.save(folder / "images" / "04.npy", np.eye(16, dtype=np.float32))
+    table.write_text(table.read_text().replace("12.npy,12", "12.npy,13") + "images/none.npy,25\n")
+    _, change = reader.grown(held, reader.pieces(str(table)))
+    assert change.changed == ["images/04", "images/12"]
+    assert change.added == ["images/04", "images/12", "images/none"]
+
+
+def test_a_set_is_known_by_the_hashes_of_its_manifest(reader, tmp_path):
+    path = held(tmp_path)
+    before = reader.pieces(path)
+    begun = record(before)
+    held(tmp_path, more=("val",))
+    found, change = reader.grown(begun, reader.pieces(path))
+    assert found[:2] == before
+    assert [piece.rows for piece in found] == [25, 8, 3]
+    assert (change.changed, change.gone, change.added) == ([], [], ["val-00000.parquet"])
+    held(tmp_path, seed=1)
+    found, change = reader.grown(begun, reader.pieces(path))
+    assert (found, change.changed) == ([], ["train-00000.parquet", "test-00000.parquet"])

@@ -8,7 +8,8 @@ import io
 import os
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
@@ -71,6 +72,8 @@ class Unit:
     """The file of twins of a higher resolution."""
     missing: str = ""
     """Why the unit cannot be read, if that is known already."""
+    stamp: str = ""
+    """Size and time of change of its files, where a folder was listed; see `stamps`."""
 
 
 class Unreadable(Exception):
@@ -159,19 +162,52 @@ def units(path: str, options: Options) -> list[Unit]:
         stem = os.path.splitext(os.path.basename(root))[0]
         return listing(path, options) if listing else [Unit(files=(path,), id=stem, label=place(stem, ())[1])]
     listed = [file for file in fs.get_file_info(arrow_fs.FileSelector(root, recursive=True)) if file.is_file]
-    names = sorted(os.path.relpath(file.path, root) for file in listed)
-    names = [
-        name for name in names if suffix(name) in formats() and not hasattr(formats()[suffix(name)], "units")
-    ]
+    names = {os.path.relpath(file.path, root): _stamp(file) for file in listed}
+    names = {
+        name: names[name]
+        for name in sorted(names)
+        if suffix(name) in formats() and not hasattr(formats()[suffix(name)], "units")
+    }
     if not names:
         raise DataError(f"no images in {path}; readable are {', '.join(sorted(formats()))}")
     return _folder(path.rstrip("/"), names)
 
 
-def _folder(path: str, names: list[str]) -> list[Unit]:
+def stamps(units: Sequence[Unit]) -> list[str]:
+    """Size and time of change of each unit's files, by which it is seen that one was written again.
+
+    Of those that a table lists in a store, folders are listed whole: to ask for each file would take hours.
+    """
+    folders: dict[str, set[str]] = {}
+    for folder, name in (os.path.split(file) for unit in units if not unit.stamp for file in unit.files):
+        folders.setdefault(folder, set()).add(name)
+    known: dict[tuple[str, str], str] = {}
+    for folder, names in folders.items():
+        fs, root = filesystem(folder)
+        fs, listed = waiting(fs), []
+        if len(names) > 1 and not isinstance(fs, arrow_fs.LocalFileSystem):
+            with suppress(OSError):  # whoever may read a file need not be allowed to list its folder
+                listed = fs.get_file_info(arrow_fs.FileSelector(root, allow_not_found=True))
+        found = {info.base_name: info for info in listed}
+        known |= {(folder, name): _stamp(found.get(name) or _info(fs, f"{root}/{name}")) for name in names}
+    return [unit.stamp or " ".join(known[os.path.split(file)] for file in unit.files) for unit in units]
+
+
+def _info(fs: arrow_fs.FileSystem, path: str) -> arrow_fs.FileInfo | None:
+    try:
+        return fs.get_file_info(path)
+    except OSError:  # it will be told as one that cannot be read
+        return None
+
+
+def _stamp(info: arrow_fs.FileInfo | None) -> str:
+    return f"{info.size}-{info.mtime_ns}" if info else ""
+
+
+def _folder(path: str, stamps: Mapping[str, str]) -> list[Unit]:
     """A unit for each file, or for each object if its bands lie in folders Band1, Band2, ... side by side."""
     objects: dict[str, dict[str, str]] = {}
-    names, highs = _twins(names)
+    names, highs = _twins([*stamps])
     for called in names:
         *folders, file = called.split("/")
         band = next((folder for folder in folders if re.fullmatch(r"(?i)band_?\w+", folder)), "")
@@ -201,6 +237,7 @@ def _folder(path: str, names: list[str]) -> list[Unit]:
                 split=split,
                 high=f"{path}/{highs[files['']]}" if highs and not missing else "",
                 missing=missing,
+                stamp=" ".join(stamps.get(names[files[band]], "") for band in sorted(files)),
             )
         )
     return found
