@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -179,6 +179,30 @@ def save(
                     numbers["optimizer"][f"{index}/{name}"] = value
         safetensors.torch.save_file(_contiguous(tensors), folder / "state.safetensors")
         _write(folder / "state.json", numbers)
+
+
+def together(paths: Sequence[str]) -> list[Checkpoint]:
+    """The checkpoints of an ensemble, of one or more. Raises ConfigError when they do not say the same of the same."""
+    first, *others = found = [read(path) for path in paths]
+    for other in others:
+        for what in ("classes", "channels", "size"):
+            if getattr(other.facts, what) != getattr(first.facts, what):
+                raise ConfigError(
+                    f"{other.address} has the {what} {getattr(other.facts, what)}, {first.address} "
+                    f"{getattr(first.facts, what)}; an ensemble predicts the same of the same images"
+                )
+        if (other.run.task.name, other.run.data.transform) != (first.run.task.name, first.run.data.transform):
+            raise ConfigError(
+                f"{other.address} is of {other.run.task.name} on images by {other.run.data.transform}, {first.address} "
+                f"of {first.run.task.name} by {first.run.data.transform}; an ensemble predicts the same of the same "
+                "images"
+            )
+        if first.run.task.name == "regression" and other.run.task.target != first.run.task.target:
+            raise ConfigError(
+                f"{other.address} predicts {other.run.task.target}, {first.address} {first.run.task.target}; an "
+                "ensemble predicts the same of the same images"
+            )
+    return found
 
 
 def read(path: str | Path) -> Checkpoint:

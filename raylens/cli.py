@@ -276,6 +276,18 @@ def model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
 
 
+def more(group: argparse._ActionsContainer) -> None:
+    """Add the flag that makes an ensemble of the checkpoint and others; see checkpoint.together."""
+    group.add_argument(
+        "--checkpoint",
+        dest="more",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="more checkpoints: an ensemble",
+    )
+
+
 def device(group: argparse._ActionsContainer) -> None:
     """Add the flag that says where a verb runs its models; see evaluate.resolved."""
     group.add_argument(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from raylens import checkpoint, cli, metrics
 from raylens.checkpoint import Checkpoint
@@ -42,6 +44,7 @@ def evaluate(argv: Sequence[str]) -> str:
     rows.add_argument("--split", default="test", help="split to measure on [test]")
     rows.add_argument("--where", help="rows to measure on, COLUMN=VALUE[,VALUE...]; all without it")
     model = parser.add_argument_group("model")
+    cli.more(model)
     model.add_argument(
         "--batch-norm-from",
         metavar="DIR",
@@ -69,13 +72,24 @@ def evaluate(argv: Sequence[str]) -> str:
         raise ConfigError(
             f"the checkpoint {asked.checkpoint} is not on this machine; name a folder here by --out"
         )
-    found = checkpoint.read(asked.checkpoint)
+    found, *others = together = checkpoint.together([asked.checkpoint, *asked.more])
+    if others and found.run.task.name != "classification":
+        raise ConfigError(
+            f"an ensemble is measured of classes, and {asked.checkpoint} is of {found.run.task.name}"
+        )
     if remark := bands.compare(
         asked.data, fits(found, asked.data).bands, asked.checkpoint, found.facts.bands
     ):
         print(remark)
-    about = {"checkpoint": asked.checkpoint, "data": asked.data, "split": asked.split, "where": asked.where}
-    about |= {"batch_norm_from": asked.batch_norm_from, "weights": found.weights, **warning(found)}
+    about = {
+        "checkpoint": ", ".join([asked.checkpoint, *asked.more]),
+        "data": asked.data,
+        "split": asked.split,
+        "where": asked.where,
+    }
+    about |= {"batch_norm_from": asked.batch_norm_from, "weights": "+".join(one.weights for one in together)}
+    for one in together:
+        about |= warning(one)
     place = "-".join(
         [
             last,
@@ -83,6 +97,7 @@ def evaluate(argv: Sequence[str]) -> str:
             asked.split,
             *([asked.where] if asked.where else []),
             *(["batch-norm"] if asked.batch_norm_from else []),
+            *([f"ensemble-of-{len(together)}"] if others else []),
         ]
     )
     out = Path(asked.out or f"{beside or '.'}/evaluation/{place.replace('/', '_')}")
@@ -91,14 +106,19 @@ def evaluate(argv: Sequence[str]) -> str:
         save(out, report)
         show(report)
         return str(out)
-    output = outputs(
-        found,
-        asked.data,
-        asked.split,
-        where=asked.where,
-        batch_norm_from=asked.batch_norm_from,
-        batch=asked.batch,
-        device=asked.device,
+    output = averaged(
+        [
+            outputs(
+                one,
+                asked.data,
+                asked.split,
+                where=asked.where,
+                batch_norm_from=asked.batch_norm_from,
+                batch=asked.batch,
+                device=asked.device,
+            )
+            for one in together
+        ]
     )
     report = about | found.facts.task(found.run.task).report(
         output.logits, output.labels, threshold=asked.threshold, resamples=asked.resamples, seed=asked.seed
@@ -106,6 +126,15 @@ def evaluate(argv: Sequence[str]) -> str:
     write(out, report, output, found, asked.threshold, asked.device)
     show(report)
     return str(out)
+
+
+def averaged(said: Sequence[Outputs]) -> Outputs:
+    """What an ensemble says: logits whose probabilities are the mean of the models'; of one model its own."""
+    first = said[0]
+    if len(said) == 1:
+        return first
+    mean = logsumexp([log_softmax(one.logits, axis=-1) for one in said], axis=0) - np.log(len(said))
+    return replace(first, logits=mean.astype(np.float32))
 
 
 def warning(found: Checkpoint) -> dict[str, str]:

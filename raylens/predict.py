@@ -29,14 +29,7 @@ def predict(argv: Sequence[str]) -> str:
     cli.images(parser)
     parser.add_argument("--out", required=True, help="folder or address of the predictions")
     models = parser.add_argument_group("models")
-    models.add_argument(
-        "--checkpoint",
-        dest="more",
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="more checkpoints: an ensemble",
-    )
+    cli.more(models)
     models.add_argument("--features", action="store_true", help="keep the encoder's features too")
     models.add_argument("--batch", type=int, default=256, help="images at a time [256]")
     models.add_argument(
@@ -61,7 +54,7 @@ def predict(argv: Sequence[str]) -> str:
         "--class", dest="of", metavar="NAME", help="class whose candidates these are [the last]"
     )
     asked = parser.parse_args(argv)
-    found = [checkpoint.read(path) for path in (asked.checkpoint, *asked.more)]
+    found = checkpoint.together([asked.checkpoint, *asked.more])
     _check(asked, found)
     prior = None if asked.prior is None else shares(asked.prior, found[0].facts.classes)
 
@@ -113,23 +106,6 @@ def _check(asked: Any, found: Sequence[Checkpoint]) -> None:
             f"{asked.checkpoint} paints images; use python -m raylens.data resolve {asked.checkpoint} SET --out DIR, "
             "of a set that raylens.data convert makes of them"
         )
-    for path, other in zip(asked.more, found[1:], strict=True):
-        for what in ("classes", "channels", "size"):
-            if getattr(other.facts, what) != getattr(first.facts, what):
-                raise ConfigError(
-                    f"{path} has the {what} {getattr(other.facts, what)}, {asked.checkpoint} "
-                    f"{getattr(first.facts, what)}; an ensemble predicts the same of the same images"
-                )
-        if (other.run.task.name, other.run.data.transform) != (first.run.task.name, first.run.data.transform):
-            raise ConfigError(
-                f"{path} is of {other.run.task.name} on images by {other.run.data.transform}, {asked.checkpoint} of "
-                f"{first.run.task.name} by {first.run.data.transform}; an ensemble predicts the same of the same images"
-            )
-        if first.run.task.name == "regression" and other.run.task.target != first.run.task.target:
-            raise ConfigError(
-                f"{path} predicts {other.run.task.target}, {asked.checkpoint} {first.run.task.target}; an ensemble "
-                "predicts the same of the same images"
-            )
     for name, value, least in (("batch", asked.batch, 1), ("top", asked.top, 0), ("cpus", asked.cpus, 0)):
         if value < least:
             raise ConfigError(f"--{name} {value:g} is too few; give {least} or more")

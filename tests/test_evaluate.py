@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from raylens import checkpoint
+from raylens import card, checkpoint
 from raylens.cluster.worker import build
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import LENS_CLASSES, ShardWriter
 from raylens.errors import ConfigError, DataError
-from raylens.evaluate import evaluate, outputs
+from raylens.evaluate import averaged, evaluate, outputs
 from raylens.loop import collect
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,3 +109,35 @@ def test_a_gpu_that_is_not_there_is_refused(held, toy_sets, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no GPU here; use --device cpu"):
         outputs(held, toy_sets["data.target"], "test", device="cuda")
+
+
+def test_an_ensemble_says_the_mean_of_its_models_probabilities(tiny, held, toy_sets, tmp_path):
+    run = tiny.run(seed=1)
+    other = build(run, tiny.facts()).model
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    checkpoint.save(tmp_path / "other", run, tiny.facts(), other, {})
+    said = [
+        outputs(checkpoint.read(tmp_path / name), toy_sets["data.target"], "test")
+        for name in ("model", "other")
+    ]
+    chances = [np.exp(one.logits) / np.exp(one.logits).sum(1, keepdims=True) for one in said]
+    assert not np.allclose(*chances, atol=1e-3)
+    together = np.exp(averaged(said).logits)
+    np.testing.assert_allclose(together, np.mean(chances, axis=0), atol=1e-5)
+
+    flags = ["--data", toy_sets["data.target"], "--resamples", "50"]
+    out = evaluate([str(held.folder), "--checkpoint", str(tmp_path / "other"), *flags])
+    report = json.loads((Path(out) / "metrics.json").read_text())
+    expected = roc_auc_score(said[0].labels, together[:, 1])
+    assert report["metrics"]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert "ensemble-of-2" in out
+    assert not list(card.evaluations(held))  # it is no figure of the first model's
+
+
+def test_an_ensemble_is_of_models_that_say_the_same(tiny, held, tmp_path):
+    others = tiny.facts(classes=("no_sub", "cdm", "axion"))
+    checkpoint.save(tmp_path / "others", tiny.run(), others, build(tiny.run(), others).model, {})
+    with pytest.raises(ConfigError, match="an ensemble predicts the same of the same images"):
+        checkpoint.together([str(held.folder), str(tmp_path / "others")])
