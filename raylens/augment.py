@@ -110,7 +110,9 @@ class Levels(PerRow):
         gain, offset = rng.uniform(-1, 1, size=(2, shape[0], 1, 1, 1)).astype(np.float32)
         return {"gain": 1 + self.gain * gain, "offset": self.offset * offset}
 
-    def apply_to_images(self, images: np.ndarray, gain: np.ndarray, offset: np.ndarray, **_) -> np.ndarray:
+    def apply_to_images(
+        self, images: np.ndarray, gain: np.ndarray, offset: np.ndarray, **_: object
+    ) -> np.ndarray:
         return images * gain + offset
 
 
@@ -205,10 +207,11 @@ def augment(pixels: np.ndarray, pipeline: str, seed: int | Sequence[int]) -> np.
 def twins(pixels: np.ndarray, high: np.ndarray, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, H, W) and twins (N, C, f H, f W), both by the same symmetry of a square, drawn for each row."""
     symmetries = np.random.default_rng(seed).integers(8, size=len(pixels))
-    return tuple(
-        np.ascontiguousarray(turned(images.transpose(0, 2, 3, 1), symmetries).transpose(0, 3, 1, 2))
-        for images in (pixels, high)
-    )
+
+    def moved(images: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(turned(images.transpose(0, 2, 3, 1), symmetries).transpose(0, 3, 1, 2))
+
+    return moved(pixels), moved(high)
 
 
 def stacks(compose: A.Compose, pixels: np.ndarray, rng: np.random.Generator) -> Iterator[slice | np.ndarray]:

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ def build_model(run: Run, facts: Facts, *, weights: bool = True) -> Model:
 
 def comparable(run: Run, facts: Facts) -> bool:
     """Whether the start of `run` says what `run`'s own model will say: of the same task, classes and scale."""
+    assert run.start is not None, "there is a start"
     first = read(run.start)
     held = first.facts
     same = (
@@ -140,6 +142,7 @@ def start_model(run: Run, facts: Facts) -> Model:
 
     Raises ConfigError when it is no checkpoint or a broken one.
     """
+    assert run.start is not None, "there is a start"
     start = read(run.start).model()
     if comparable(run, facts):
         return start
@@ -168,9 +171,10 @@ def save(
     _write(folder / "data.json", vars(facts) | {"manifests": dict(facts.manifests)})
     _write(folder / "version.json", versions())
     safetensors.torch.save_file(_contiguous(model.state_dict()), folder / "model.safetensors")
-    if method is not None:
+    if method is not None and optimizer is not None:
         tensors = {f"method/{name}": value for name, value in method.state_dict().items()}
-        numbers = {"step": step, "optimizer": {}, "scaler": scaler.state_dict() if scaler else {}}
+        numbers: dict[str, Any] = {"step": step, "optimizer": {}}
+        numbers["scaler"] = scaler.state_dict() if scaler else {}
         for index, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
@@ -205,20 +209,21 @@ def together(paths: Sequence[str]) -> list[Checkpoint]:
     return found
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | PathLike[str]) -> Checkpoint:
     """A checkpoint's settings and facts, from a folder or an address. Raises ConfigError when it is none or broken."""
     folder = _fetched(str(path)) if "://" in str(path) else Path(path)
     if not (folder / "run.yaml").is_file() or not (folder / "model.safetensors").is_file():
-        inner = [found for name in ("best", "last") if ((found := folder / name) / "run.yaml").is_file()]
+        inner = [folder / name for name in ("best", "last") if (folder / name / "run.yaml").is_file()]
         hint = f"; did you mean {inner[0]}?" if inner else ""
         raise ConfigError(f"{path} is no checkpoint: it has no run.yaml and model.safetensors{hint}")
     try:
         run = config.build((config.read(folder / "run.yaml"), str(folder / "run.yaml")))
         data = json.loads((folder / "data.json").read_text())
         metrics = json.loads((folder / "metrics.json").read_text())
-        scale = tuple(map(float, data.get("scale", (0.0, 1.0))))
+        mean, deviation = map(float, data.get("scale", (0.0, 1.0)))
         size, factor = int(data["size"]), int(data.get("factor", 1))
-        facts = Facts(tuple(data["classes"]), int(data["channels"]), size, data["manifests"], scale, factor)
+        classes, channels = tuple(data["classes"]), int(data["channels"])
+        facts = Facts(classes, channels, size, data["manifests"], (mean, deviation), factor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(f"the checkpoint {path} is broken: {error}; take another one of its run") from None
     found = Checkpoint(folder, str(path), run, facts, metrics)

@@ -286,7 +286,7 @@ def settings(method: str, encoder: str) -> dict[str, Setting]:
     return found
 
 
-def _fields(cls: type) -> list[Setting]:
+def _fields(cls: Any) -> list[Setting]:
     hints = get_type_hints(cls, include_extras=True)
     listed = []
     for field in dataclasses.fields(cls):
@@ -325,7 +325,8 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
 
     Raises ConfigError, which names the setting, what was given, where, and what would do.
     """
-    given, origins = {}, {}
+    given: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     for layer in layers:
         values, origin = layer if isinstance(layer, tuple) else (layer, "the settings")
         for path, value in flatten(values, origin).items():
@@ -344,8 +345,8 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
     steps, every = merged["fit.steps"], "fit.report_every"
     if every not in given and isinstance(steps, int) and 0 < steps < merged[every]:
         merged[every] = steps  # a short run reports once
-    parts = {name: {} for name in ("method", "encoder", *SECTIONS)}
-    top = {}
+    parts: dict[str, dict[str, Any]] = {name: {} for name in ("method", "encoder", *SECTIONS)}
+    top: dict[str, Any] = {}
     for path, value in merged.items():
         head, dot, rest = path.partition(".")
         (parts[head] if dot else top)[rest or head] = value
@@ -420,10 +421,9 @@ def kinds(hint: Any) -> set[Any]:
 
 
 def _whole(span: Range, hint: Any) -> Range:
-    whole = int in kinds(hint) and not isinstance(span, Choice)
-    return (
-        dataclasses.replace(span, low=round(span.low), high=round(span.high), whole=True) if whole else span
-    )
+    if isinstance(span, Choice) or int not in kinds(hint):
+        return span
+    return dataclasses.replace(span, low=round(span.low), high=round(span.high), whole=True)
 
 
 def _searchable(run: Run, path: str, span: Range | None) -> None:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from raylens.errors import ConfigError
 
 if TYPE_CHECKING:
+    from raylens.methods.base import Method
     from raylens.records import Outputs
+    from raylens.tasks.base import Task
 
 _HELPERS = {"base", "escnn_compat"}
 ELSEWHERE = {
@@ -36,7 +38,7 @@ def names(folder: str) -> list[str]:
     return sorted(name for name in found if name not in _HELPERS and not name.startswith("_"))
 
 
-def method(name: str) -> type:
+def method(name: str) -> type[Method]:
     """The Method class called `name`, or written `package.module:Class`. Raises ConfigError when there is none."""
     from raylens.methods.base import Method
 
@@ -56,7 +58,7 @@ def encoder(name: str) -> ModuleType:
     return importlib.import_module(f"raylens.models.{name if name in own else 'timm'}")
 
 
-def task(name: str) -> type:
+def task(name: str) -> type[Task]:
     """The task class called `name`. Raises ConfigError when there is none."""
     return _module("tasks", name.replace("-", "_"), "task").Task
 

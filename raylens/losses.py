@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -122,12 +123,12 @@ def reversed_gradient(value: Tensor, strength: float) -> Tensor:
 
 class _Reversed(torch.autograd.Function):
     @staticmethod
-    def forward(context, value: Tensor, strength: float) -> Tensor:
+    def forward(context: Any, value: Tensor, strength: float) -> Tensor:
         context.strength = strength
         return value.view_as(value)
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return -context.strength * gradient, None
 
 

@@ -339,12 +339,12 @@ def _painting(judged: ArrayLike) -> tuple[Measure, np.ndarray]:
 
 def _means(each: Mapping[str, ArrayLike]) -> tuple[Measure, np.ndarray]:
     """The means of drawn rows, and the stratum of each row: all are of one."""
-    each = {name: np.asarray(values, np.float64) for name, values in each.items()}
+    numbers = {name: np.asarray(values, np.float64) for name, values in each.items()}
 
     def measure(rows: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: values[rows].mean(1) for name, values in each.items()}
+        return {name: values[rows].mean(1) for name, values in numbers.items()}
 
-    return measure, np.zeros(len(next(iter(each.values()))), np.int64)
+    return measure, np.zeros(len(next(iter(numbers.values()))), np.int64)
 
 
 def confusion(probabilities: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> np.ndarray:

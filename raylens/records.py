@@ -31,9 +31,8 @@ class Images:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        return Images(
-            {name: move(view) for name, view in self.views.items()}, move(self.labels), move(self.ids)
-        )
+        views = {name: view.to(device, non_blocking=True) for name, view in self.views.items()}
+        return Images(views, move(self.labels), move(self.ids))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ def attentions(model: Model) -> list[Attention]:
 def attention(model: Model, pixels: Tensor) -> list[Tensor]:
     """What tokens attend to in each layer, from first to last, the mean over heads: (B, T, T) each."""
     held: list[Tensor] = []
-    layers = attentions(model)
+    layers: list[Any] = attentions(model)
     fused = [layer.fused_attn for layer in layers]
     hooks = [
         layer.attn_drop.register_forward_hook(lambda _, given, made: held.append(made.mean(1)))

@@ -226,7 +226,7 @@ class ShardWriter:
     ) -> None:
         self.out = os.fspath(out).rstrip("/")
         self.fs, self.root = filesystem(self.out)
-        self.about = {
+        self.about: dict[str, Any] = {
             "name": name or os.path.basename(self.root),
             "domain": domain,
             "bands": tuple(bands),

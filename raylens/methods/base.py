@@ -137,7 +137,8 @@ class Pretraining(Method):
     def two_views(self, source: Images, model: Model | None = None) -> tuple[Tensor, Tensor]:
         """Features (W B, dim) of both views of W workers, each by itself, by the model that learns or another one."""
         model = model or self.model
-        return tuple(gathered(model.features(source.views[view])) for view in ("one", "two"))
+        one, two = (gathered(model.features(source.views[view])) for view in ("one", "two"))
+        return one, two
 
     def symptoms(self, metrics: Mapping[str, float]) -> list[str]:
         """What looks wrong in a report's metrics, a sentence each; features that are all alike do."""
@@ -163,7 +164,7 @@ def mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths[:-1]):
         layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
 def group(name: str, net: nn.Module, lr: float | None = None) -> dict[str, Any]:
@@ -188,6 +189,7 @@ def target_weights(source: Images, classes: int, prior: float | None) -> Tensor:
     """Weights (B,), mean 1, of source images that give the last class the share `prior`; all 1 without one."""
     if prior is None:
         return torch.ones(len(source), device=next(iter(source.views.values())).device)
+    assert source.labels is not None, "the source has labels"
     return importance(source.labels == classes - 1, prior)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 class Model(nn.Module):
     """An encoder, pixels -> features, and a head, features -> logits."""
+
+    encoder: Any
+    head: Any
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from raylens.models import Model
@@ -32,8 +33,12 @@ class Task:
         self.classes, self.scale = tuple(classes), scale
 
     def head(self, dim: int) -> nn.Module:
-        """A layer on features (N, dim)."""
+        """A layer on features (N, dim). Abstract."""
         raise NotImplementedError(f"{type(self).__name__} must define head")
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """What logits (N, K) tell: probabilities (N, K), numbers (N,), or as the task has it. Abstract."""
+        raise NotImplementedError(f"{type(self).__name__} must define predict")
 
     def told(self, said: Tensor) -> Tensor:
         """In torch what `predict` tells of what a model says (N, ...); an image is told as it is."""
@@ -41,4 +46,5 @@ class Task:
 
     def model(self, encoder: nn.Module, channels: int, size: int) -> Model:
         """`encoder`, of images (N, channels, size, size), under a head of this task."""
-        return Model(encoder, self.head(encoder.dim))
+        dim: Any = encoder.dim
+        return Model(encoder, self.head(dim))

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +123,12 @@ def test_an_error_is_found_in_what_a_function_calls():
     assert raised(metrics.multiclass) == {"DataError"}
     assert raised(metrics.interval) == {"ConfigError", "DataError"}
     assert raised(metrics.explain) == {"ConfigError"}
+
+
+def test_the_types_of_every_module_of_the_page_are_checked():
+    root = API.parents[1]
+    checked = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["mypy"]["files"]
+    shown = {sys.modules[held.__module__].__file__ for held in FUNCTIONS.values()}
+    shown |= {importlib.import_module(name).__file__ for name in ("raylens.errors", "raylens.validators")}
+    assert {str(Path(file).relative_to(root)) for file in shown} == {*checked}
+    assert "uv run mypy" in (root / ".ci" / "run").read_text()

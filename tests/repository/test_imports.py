@@ -50,7 +50,10 @@ LAYERS = [
     VERBS,
 ]
 ALLOWED = {
-    "raylens/find.py": {"methods"},  # names are looked up when they are asked for
+    "raylens/find.py": {
+        "methods",
+        "tasks",
+    },  # names are looked up when they are asked for, types only checked
     "raylens/data/describe.py": {"cli"},
 }
 
