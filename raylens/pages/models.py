@@ -44,6 +44,8 @@ class Result:
     """The task's metric on the test split, and the paired difference from the model that was never adapted."""
 
     metric: str
+    data: str
+    """Name of the set."""
     value: tuple[float, float, float]
     difference: tuple[float, float, float] | None = None
 
@@ -63,7 +65,7 @@ def sections(
     """
     run = found.run
     source, target = run.data.source, run.data.target
-    tested = run.data.test or target or source
+    tested = tested_on(found)
     if run.task.name == "pretraining":
         made = []
         if run.method.name == "mae":
@@ -102,6 +104,12 @@ def sections(
     if seen.split == "test":
         made += _galleries(name, found, seen, top=top, device=device)
     return made, result
+
+
+def tested_on(found: Checkpoint) -> str:
+    """The set whose test split the model is measured on."""
+    data = found.run.data
+    return data.test or data.target or data.source
 
 
 def _views(
@@ -170,7 +178,8 @@ def _measured(
         scores = (task.scores(one.logits) for one in (output, before))
         difference = metrics.paired(*scores, output.labels, task.measured, seed=0)
     counted = report["metrics"][task.measured]
-    tell(Result(task.measured, (counted["value"], counted["low"], counted["high"]), difference))
+    value = (counted["value"], counted["low"], counted["high"])
+    tell(Result(task.measured, Path(data).name, value, difference))
     rows = []
     for metric, one in report["metrics"].items():
         of = metric.removeprefix("auroc_")

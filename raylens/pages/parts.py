@@ -60,12 +60,12 @@ def part(
         Section("What mattered", _importances(folder)),
         Section("What was run", provenance.told(folder, found)),
     ]
-    return Part(_title(folder), _summary(folder, found), sections), _chosen(folder, result)
+    return Part(_title(folder), _summary(folder, found), sections), _chosen(folder, found, result)
 
 
-def _chosen(folder: Folder, result: Result | None) -> Result | None:
+def _chosen(folder: Folder, found: Checkpoint | None, result: Result | None) -> Result | None:
     """What a search says of the model that it releases, so that a page has one figure for it; else `result`."""
-    if folder.kind != "search" or folder.table is None:
+    if found is None or folder.kind != "search" or folder.table is None:
         return result
     released, metric = _released(folder.table), _metric(folder.table)
     if released is None or metric is None or pd.isna(released[metric]):
@@ -75,7 +75,8 @@ def _chosen(folder: Folder, result: Result | None) -> Result | None:
         tuple(float(released.get(f"{name}{end}", float("nan"))) for end in ends)
         for name in (metric, "difference")
     )
-    return Result(metric.partition("/")[2], value, None if pd.isna(difference[0]) else difference)
+    data = Path(models.tested_on(found)).name
+    return Result(metric.partition("/")[2], data, value, None if pd.isna(difference[0]) else difference)
 
 
 def overview(folders: Sequence[Folder], made: Sequence[tuple[Part, Result | None]]) -> Part:
@@ -83,17 +84,21 @@ def overview(folders: Sequence[Folder], made: Sequence[tuple[Part, Result | None
     rows, sets = [], set()
     for folder, (told, result) in zip(folders, made, strict=True):
         run = folder.run
-        row = {"run": folder.name, "what": folder.kind, "method": "", "encoder": ""}
+        row = {"run": folder.name, "method": "", "encoder": ""}
         row |= {"on the test split": "", "minus source only": "", "test set": ""}
         if run is not None:
             row |= {"method": run.method.name, "encoder": run.encoder.name}
         if result is not None:
-            sets.add(tested := Path(run.data.test or run.data.target or run.data.source).name)
-            row |= {"on the test split": f"{result.metric.upper()} {_three(result.value)}"}
-            row |= {"test set": tested}
+            sets.add(result.data)
+            row["on the test split"] = f"{result.metric.upper()} {_three(result.value)}"
+            row["test set"] = result.data
             if result.difference is not None:
                 row["minus source only"] = _three(result.difference, "+")
         remarks = [one.text for one in told.summary if isinstance(one, Words) and one.warning]
+        if folder.kind == "benchmark" and folder.tables:
+            table, remarks = pd.concat(folder.tables.values()), []  # of its methods its part tells
+            methods = [name for name in dict.fromkeys(table["method"]) if name != tables.SOURCE_ONLY]
+            row |= {"method": ", ".join(methods), "encoder": ", ".join(dict.fromkeys(table["encoder"]))}
         rows.append(row | {"remarks": " ".join(remarks)})
     table = pd.DataFrame(rows)
     table = table.loc[:, (table != "").any() | (table.columns == "run")]

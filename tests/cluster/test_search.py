@@ -86,6 +86,8 @@ def test_a_search_leaves_a_leaderboard_and_a_checkpoint_and_is_not_repeated(
     assert measured.tolist() == [True, True, *[False] * (len(board) - 4), True, True]
     assert {"target/auroc_low", "difference_high", "optimizer.lr"} <= set(board.columns)
     assert checkpoint.read(best).run.start == f"{tmp_path}/first/start"
+    worked = checkpoint.read(f"{tmp_path}/first/start").versions
+    assert worked.get("commit") == checkpoint.commit(), "a worker knows it as well"
     assert "target test AUROC" in capsys.readouterr().out
     for trial in trials["trial"]:
         assert hparams(tmp_path / "first" / "trials" / trial) == set(config.space(run))

@@ -133,13 +133,12 @@ def test_what_is_wrong_with_a_trial_stands_right_after_what_it_is_worth(searched
 def test_runs_side_by_side_say_what_was_measured_where_and_what_is_wrong(searched, tmp_path):
     found = runs.read(searched)
     warned = Part("found", [Words("The training warned: collapsed.", warning=True), Words("Fine.")])
-    measured = Result("auroc", (0.8, 0.75, 0.85), (-0.02, -0.07, 0.03))
+    measured = Result("auroc", "target", (0.8, 0.75, 0.85), (-0.02, -0.07, 0.03))
     shown = parts.overview([found, found], [(warned, measured), (Part("other", []), None)])
     (facts,) = shown.summary
     first, second = facts.table.to_dict("records")
     assert first == {
         "run": "found",
-        "what": "search",
         "method": "adda",
         "encoder": "small",
         "on the test split": "AUROC 0.800 [0.750, 0.850]",
@@ -156,14 +155,22 @@ def test_runs_side_by_side_say_what_was_measured_where_and_what_is_wrong(searche
     assert '<a id="part-1"></a>' in words
 
 
+def test_a_benchmark_beside_others_names_its_methods_and_encoders(tmp_path):
+    grid = runs.read(folder(tmp_path, compared()))
+    shown = parts.overview([grid], [parts.part(grid, top=1, device="cpu", stage=str)])
+    (row,) = shown.summary[0].table.to_dict("records")
+    assert row == {"run": grid.name, "method": "adda, mcc", "encoder": "small"}
+
+
 def test_a_search_has_one_figure_for_what_it_releases(searched, tmp_path):
-    again = Result("auroc", (0.81, 0.7, 0.9), None)
-    shown = parts._chosen(runs.read(searched), again)
+    again, found = Result("auroc", "other", (0.81, 0.7, 0.9)), runs.read(searched)
+    shown = parts._chosen(found, found.checkpoint("best"), again)
+    assert shown.data == "target"
     assert shown.value == pytest.approx((0.8, 0.75, 0.85))
     assert shown.difference == pytest.approx((-0.02, -0.07, 0.03))
     copied = shutil.copytree(searched, tmp_path / "found")
     (copied / "leaderboard.csv").unlink()
-    assert parts._chosen(runs.read(str(copied)), again) == again
+    assert parts._chosen(runs.read(str(copied)), found.checkpoint("best"), again) == again
 
 
 def test_no_flag_is_broken_after_its_hyphens():
