@@ -274,6 +274,7 @@ def test_a_collapse_is_told_first(trained, tmp_path):
 
 
 def test_what_takes_a_while_says_how_far_it_is(searched, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("raylens.progress.FIRST", 0.0)
     monkeypatch.setattr("raylens.progress.EVERY", 0.0)
     report([searched, "--out", str(tmp_path), "--top", "1"])
     said = capsys.readouterr().err
