@@ -483,6 +483,7 @@ def compared(table: pd.DataFrame, entries: Sequence[Entry]) -> bytes:
                     y, row.difference_low, row.difference_high, color=colour, linewidth=2.5, zorder=3
                 )
                 panel.plot(row.difference, y, "D", color=colour, markeredgecolor="w", markersize=7, zorder=4)
+            panel.locator_params(axis="x", nbins=5)
             panel.axvline(0, color="#888888", linewidth=1, linestyle=":")
             panel.set_title(encoder, fontweight="bold", fontsize=10)
             panel.grid(axis="y", visible=False)
