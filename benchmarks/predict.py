@@ -59,9 +59,21 @@ def bare(path: str, images: int = 4096) -> float:
     return images / (time.perf_counter() - began)
 
 
-def predicted(path: str, data: str, out: str) -> tuple[float, float]:
+def predicted(path: str, data: str, out: str, cpus: str) -> tuple[float, float]:
     """Wall seconds and the largest memory, in bytes, of one command."""
-    command = [sys.executable, "-m", "raylens.predict", path, data, "--out", out, "--top", "10"]
+    command = [
+        sys.executable,
+        "-m",
+        "raylens.predict",
+        path,
+        data,
+        "--out",
+        out,
+        "--top",
+        "10",
+        "--cpus",
+        cpus,
+    ]
     began, most = time.perf_counter(), 0.0
     driver = psutil.Popen(command, stdout=subprocess.DEVNULL)
     while driver.poll() is None:
@@ -94,6 +106,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, nargs="+", default=[10_000, 50_000, 200_000], help="images of each set"
     )
+    parser.add_argument("--cpus", default="1", help="CPUs of each process that holds the model [1]")
     asked = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory(prefix="predict-") as folder:
@@ -101,7 +114,7 @@ def main() -> None:
         for rows in asked.rows:
             write(f"{folder}/set-{rows}", rows)
             before = bare(path)
-            seconds, memory = predicted(path, f"{folder}/set-{rows}", f"{folder}/out-{rows}")
+            seconds, memory = predicted(path, f"{folder}/set-{rows}", f"{folder}/out-{rows}", asked.cpus)
             rate = (before + bare(path)) / 2
             found.append({"images": rows, "seconds": seconds, "peak_mb": memory / 1e6, "bare_images_s": rate})
             print(pd.DataFrame(found).round(1).to_string(index=False), flush=True)
