@@ -58,8 +58,19 @@ def _said(task: Task) -> str:
     return f"{task.description} {task.completed:.0f}{whole}{left}"
 
 
+def hush() -> None:
+    """Tell nothing in this process from now on: what a worker says would stand between its driver's lines."""
+    global _hushed
+    _hushed = True
+
+
+_hushed = False
+
+
 def bar() -> Progress:
     """A bar, which goes away when the work is done; lines where there is no terminal."""
+    if _hushed:
+        return Progress(disable=True)
     console = Console(stderr=True)
     if not console.is_terminal:
         return Lines()

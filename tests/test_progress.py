@@ -91,3 +91,11 @@ def test_the_time_left_is_told_of_parts_that_take_a_minute_each(monkeypatch, cap
         now += 60
         shown.advance(task)
     assert capsys.readouterr().err.splitlines()[-1] == "measuring 3/4, 0:01:00 left"
+
+
+def test_a_worker_that_is_hushed_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "FIRST", 0.0)
+    monkeypatch.setattr(progress, "_hushed", False)
+    progress.hush()
+    assert list(progress.track("abc", "reading")) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")

@@ -16,6 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from raylens import progress
 from raylens.cluster.folders import addressed, kept
 from raylens.cluster.nodes import gpus
 from raylens.config import Run
@@ -107,10 +108,12 @@ def check_writable(folder: str, setting: str = "storage") -> None:
 
 
 def task_device() -> str:
-    """Where a task runs its model: on the GPU that it was given, if it was."""
+    """Where a task runs its model: on the GPU that it was given, if it was. How far it is, the driver alone tells."""
     import ray
     import torch
 
+    if ray.is_initialized() and ray.get_runtime_context().get_task_id():
+        progress.hush()
     return "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
 
 
