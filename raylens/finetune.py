@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from raylens import checkpoint, cli, config, find
+from raylens.checkpoint import Checkpoint
 from raylens.errors import ConfigError
 
+if TYPE_CHECKING:
+    from raylens.cluster.finetune import Start
+
 METHOD = "supervised"
+ELSEWHERE = ("name", "seed", "start", "storage", "scale", "search")
+"""Settings, or groups of them, that do not tell one pretraining from another."""
 
 
 def finetune(argv: Sequence[str]) -> str | None:
@@ -18,13 +25,18 @@ def finetune(argv: Sequence[str]) -> str | None:
         description=(
             "Finetune a checkpoint's encoder under a new head, on each amount of labels, beside the same network from "
             "scratch with the same budget, and measure all on the test split: finetuned.md, finetuned.csv, test.json, "
-            "best/."
+            "best/. Several checkpoints are compared in one table; those that differ in their seed alone share a row."
         ),
         epilog="Other settings are those of `raylens.train supervised`: --fit.steps 400, --optimizer.lr 3e-4.",
         example="python -m raylens.finetune runs/NAME/best classification --labels 1% 10% 100% --frozen",
-        usage="python -m raylens.finetune CHECKPOINT TASK [--FLAG VALUE ...] [--SETTING VALUE ...]",
+        usage="python -m raylens.finetune CHECKPOINT [CHECKPOINT ...] TASK [--FLAG VALUE ...] [--SETTING VALUE ...]",
     )
-    parser.add_argument("checkpoint", help="folder of a checkpoint, such as runs/<name>/best")
+    parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="checkpoint",
+        help="folder of a checkpoint, such as runs/<name>/best",
+    )
     parser.add_argument("task", help=", ".join(tasks))
     trained = parser.add_argument_group("what is trained")
     trained.add_argument(
@@ -49,12 +61,12 @@ def finetune(argv: Sequence[str]) -> str | None:
         raise ConfigError(
             f"unknown task {asked.task!r} to finetune for{hint}; known here: {', '.join(tasks)}"
         )
-    first = checkpoint.read(asked.checkpoint)
-    encoder = {path: value for path, value in config.flat(first.run).items() if path.startswith("encoder.")}
+    found = [checkpoint.read(path) for path in asked.checkpoints]
+    first, pretrained = found[0], starts(found)
     known = config.settings(METHOD, first.run.encoder.name)
     taken = {"data.source": first.run.data.source, "data.transform": first.run.data.transform}
     layers = [
-        {"method.name": METHOD, "task.name": asked.task, "start": asked.checkpoint, **encoder, **taken},
+        {"method.name": METHOD, "task.name": asked.task, "start": first.address, **encoder(first), **taken},
         *([(config.read(asked.file), asked.file)] if asked.file else []),
         (cli.flags(rest, known, parser.flags), "the command line"),
     ]
@@ -68,7 +80,7 @@ def finetune(argv: Sequence[str]) -> str | None:
             "data.test to measure on other images"
         )
     if run.data.source is None:
-        raise ConfigError(f"{asked.checkpoint} does not say on what it was trained; set data.source")
+        raise ConfigError(f"{first.address} does not say on what it was trained; set data.source")
     if run.data.test is None:
         run = run.replace(**{"data.test": run.data.source})
     from raylens.cluster.finetune import Plan
@@ -77,9 +89,73 @@ def finetune(argv: Sequence[str]) -> str | None:
     amounts = [amount(text) for text in asked.labels]
     if len(set(amounts)) < len(amounts) or len(set(asked.seeds)) < len(asked.seeds):
         raise ConfigError("--labels and --seeds must differ from each other")
-    shaping = "-".join([*asked.labels, *map(str, asked.seeds), str(asked.frozen), str(asked.no_scratch)])
+    words = [*asked.checkpoints[1:], *asked.labels, *map(str, asked.seeds)]
+    shaping = "-".join([*words, str(asked.frozen), str(asked.no_scratch)])
     run = run.replace(name=run.name or f"{asked.task}-{config.digest(run, shaping)}")
-    return work(Plan(run, amounts, asked.seeds, asked.frozen, not asked.no_scratch))
+    return work(Plan(run, pretrained, amounts, asked.seeds, asked.frozen, not asked.no_scratch))
+
+
+def starts(found: Sequence[Checkpoint]) -> list[Start]:
+    """The pretrainings that `found` are of, each with the checkpoints of its seeds, in words that tell them apart.
+
+    Raises ConfigError when they saw their images differently, or one is given twice.
+    """
+    from raylens.cluster.finetune import Start
+
+    first = found[0]
+    for other in found[1:]:
+        if other.run.data.transform != first.run.data.transform:
+            raise ConfigError(
+                f"{other.address} was pretrained on images by {other.run.data.transform}, {first.address} by "
+                f"{first.run.data.transform}; finetune them one by one"
+            )
+    addresses = [one.address for one in found]
+    if len(set(addresses)) < len(addresses):
+        raise ConfigError("the checkpoints to finetune must differ from each other")
+    groups: dict[str, list[Checkpoint]] = {}
+    for one in found:
+        groups.setdefault(repr((encoder(one), _learned(one))), []).append(one)
+    encoders = _words([encoder(ones[0]) for ones in groups.values()], "encoder.name")
+    methods = _words([_learned(ones[0]) for ones in groups.values()], "method.name")
+    return [
+        Start(
+            network,
+            " ".join(filter(None, (network, method))),
+            encoder(ones[0]),
+            [one.address for one in ones],
+        )
+        for network, method, ones in zip(encoders, methods, groups.values(), strict=True)
+    ]
+
+
+def encoder(found: Checkpoint) -> dict[str, Any]:
+    """The settings of a checkpoint's encoder, by path."""
+    return {path: value for path, value in config.flat(found.run).items() if path.startswith("encoder.")}
+
+
+def _learned(found: Checkpoint) -> dict[str, Any]:
+    """The settings by which it was pretrained, by path."""
+    return {
+        path: value
+        for path, value in config.flat(found.run).items()
+        if path.split(".")[0] not in (*ELSEWHERE, "encoder")
+    }
+
+
+def _words(held: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """A word for each of some settings that tells it from the others: none if they are all the same.
+
+    Their name, and of two with one name what they differ in.
+    """
+    if all(one == held[0] for one in held):
+        return ["" for _ in held]
+    made = []
+    for one in held:
+        alike = [other for other in held if other[name] == one[name]]
+        differ = [path for path in one if any(other.get(path) != one[path] for other in alike)]
+        told = ", ".join(f"{path.rpartition('.')[2]} {one[path]}" for path in differ)
+        made.append(f"{one[name]} ({told})" if told else str(one[name]))
+    return made
 
 
 def amount(text: str) -> float | None:

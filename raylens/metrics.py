@@ -209,6 +209,7 @@ FORMULAS: dict[str, Callable[[Counts], np.ndarray]] = {
 
 
 REGRESSION = ("mae", "rmse", "r2")
+LOWER_IS_BETTER = ("mae", "rmse")
 PAINTING = ("psnr", "ssim", "psnr_gain", "mse", "bicubic_psnr", "bicubic_ssim")
 
 
@@ -401,32 +402,35 @@ def paired(
 
 
 def paired_over_runs(
-    runs: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], metric: str = "auroc", seed: int = 0
+    runs: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
+    metric: str = "auroc",
+    seed: int = 0,
+    *,
+    groups: int = 1,
 ) -> tuple[float, float, float]:
     """The mean over runs (a, b, labels) of what `paired` measures of each, and its 95 % interval.
 
     Scores of each run are (N,) or (N, K), its labels (N,). Raises ConfigError and DataError as `interval` does.
 
     Runs are drawn with replacement and rows within each, so the interval knows how runs scatter; of few runs it knows
-    little, and is too narrow. Runs with the same labels are of the same rows, which are drawn once for all.
+    little, and is too narrow. Runs with the same labels are of the same rows, which are drawn once for all. Runs that
+    share something, such as a pretraining, come in `groups` of one size, one after the other: these are drawn first.
     """
     seeds = _seeds([labels for *_, labels in runs], seed)
-    return _mean(
-        [_difference(*run, metric, RESAMPLES, at) for run, at in zip(runs, seeds, strict=True)], seeds
-    )
+    found = [_difference(*run, metric, RESAMPLES, at) for run, at in zip(runs, seeds, strict=True)]
+    return _mean(found, seeds, groups)
 
 
 def over_runs(
-    runs: Sequence[tuple[ArrayLike, ArrayLike]], metric: str = "auroc", seed: int = 0
+    runs: Sequence[tuple[ArrayLike, ArrayLike]], metric: str = "auroc", seed: int = 0, *, groups: int = 1
 ) -> tuple[float, float, float]:
     """The mean over runs (scores, labels) of a metric, and its 95 % interval, as that of `paired_over_runs`.
 
     Scores of each run are (N,) or (N, K), its labels (N,). Raises ConfigError and DataError as `interval` does.
     """
     seeds = _seeds([labels for _, labels in runs], seed)
-    return _mean(
-        [_resampled(*run, metric, RESAMPLES, at) for run, at in zip(runs, seeds, strict=True)], seeds
-    )
+    found = [_resampled(*run, metric, RESAMPLES, at) for run, at in zip(runs, seeds, strict=True)]
+    return _mean(found, seeds, groups)
 
 
 def _seeds(labels: Sequence[ArrayLike], seed: int) -> list[int]:
@@ -435,14 +439,19 @@ def _seeds(labels: Sequence[ArrayLike], seed: int) -> list[int]:
     return [seed if same else seed + index for index in range(len(labels))]
 
 
-def _mean(found: Sequence[tuple[float, np.ndarray]], seeds: Sequence[int]) -> tuple[float, float, float]:
+def _mean(
+    found: Sequence[tuple[float, np.ndarray]], seeds: Sequence[int], groups: int = 1
+) -> tuple[float, float, float]:
     """The mean of what was found for each run, and its interval: of runs that are drawn, and their resamples.
 
     Runs whose rows were drawn by the same seed take the same resample.
     """
     values, drawn = np.array([value for value, _ in found]), np.stack([drawn for _, drawn in found])
     random, (runs, resamples) = np.random.default_rng(seeds[0]), drawn.shape
-    chosen = random.integers(runs, size=(resamples, runs))
+    each = runs // groups
+    chosen = random.integers(each, size=(resamples, runs))
+    if groups > 1:
+        chosen += each * random.integers(groups, size=(resamples, groups)).repeat(each, axis=1)
     apart = runs if len(set(seeds)) > 1 else 1
     column = np.broadcast_to(random.integers(resamples, size=(resamples, apart)), chosen.shape)
     return float(values.mean()), *_limits(drawn[chosen, column].mean(1), 0.95)

@@ -167,6 +167,20 @@ def test_the_mean_over_runs_has_an_interval_that_knows_their_scatter():
     np.testing.assert_allclose(limits, paired(scores, noisy[1], labels)[1:], atol=0.01)
 
 
+def test_runs_that_share_a_pretraining_are_drawn_together():
+    scores, labels = gaussians(rows=1000)
+    random = np.random.default_rng(1)
+    good, bad = ([scores + size * random.normal(size=1000) for _ in range(8)] for size in (0.01, 1.0))
+    runs = [(scores, one, labels) for one in (*good, *bad)]
+    mean, low, high = paired_over_runs(runs)
+    grouped, *limits = paired_over_runs(runs, groups=2)
+    assert grouped == mean
+    assert limits[1] - limits[0] > 1.5 * (high - low), "two pretrainings that differ say less than sixteen"
+    alone = [np.mean([paired(*run)[0] for run in part]) for part in (runs[:8], runs[8:])]
+    assert limits[0] == pytest.approx(min(alone), abs=0.03)
+    assert limits[1] == pytest.approx(max(alone), abs=0.03)
+
+
 def test_the_same_rows_in_all_runs_do_not_make_an_interval_narrower():
     scores, labels = gaussians(rows=300)
     shuffled = np.random.default_rng(0).permutation(300)

@@ -198,7 +198,7 @@ def test_a_finetuning_tells_its_table_and_what_repeats_it(trained, tmp_path):
     (folder / "run.yaml").write_text(config.dump(run))
     rows = [("25%", 6, "finetuned", 2, 0.8, 0.7, 0.9)]
     table = pd.DataFrame(
-        rows, columns=["labels", "images", "encoder", "seeds", "auroc", "auroc_low", "auroc_high"]
+        rows, columns=["labels", "images", "encoder", "trainings", "auroc", "auroc_low", "auroc_high"]
     )
     table.to_csv(folder / "finetuned.csv", index=False)
     (folder / "finetuned.md").write_text("| labels | test AUROC |\n| - | - |\n| 25% | 0.8 |\n")

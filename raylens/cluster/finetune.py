@@ -1,10 +1,10 @@
-"""What a pretrained encoder is worth: finetuned on few labels and many, beside the same network from scratch.
+"""What pretrained encoders are worth: finetuned on few labels and many, beside the same networks from scratch.
 
 It lives in one folder, and the same command goes on with it:
 
-    run.yaml        every setting they share; plan.json: amounts of labels, seeds, what is compared
+    run.yaml        every setting they share; plan.json: checkpoints, amounts of labels, seeds, what is compared
     trials/         Ray Tune's: a training for each amount of labels, start and seed
-    probes/         checkpoints of frozen encoders under linear heads, one for each amount of labels and seed
+    probes/         checkpoints of frozen encoders under linear heads, one for each amount of labels, start and seed
     finetuned.*     the table: .md, .csv
     test.json       every metric of each training, and of best/, on the test split
     best/           of those that were finetuned on the most labels, the best on the validation split
@@ -13,8 +13,9 @@ It lives in one folder, and the same command goes on with it:
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +23,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from raylens import checkpoint, find, metrics, tables
+from raylens import checkpoint, config, find, metrics, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
 from raylens.cluster.folders import copy, exists, write
 from raylens.cluster.jobs import Job, train
-from raylens.cluster.training import ready
+from raylens.cluster.training import fits, ready
 from raylens.cluster.worker import validate
 from raylens.config import Run
 from raylens.data import sets
@@ -42,14 +43,71 @@ FINETUNED, FROZEN, SCRATCH = "finetuned", "frozen", "from scratch"
 
 
 @dataclass(frozen=True)
+class Start:
+    """A pretraining: its encoder's word and its own, empty where nothing is to be told apart.
+
+    `encoder` are the encoder's settings by path, `checkpoints` those of its seeds, one or more.
+    """
+
+    network: str
+    name: str
+    encoder: Mapping[str, Any]
+    checkpoints: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A finetuning: its run, with the start; amounts of labels (None: all), seeds, and what it is compared with."""
+    """A finetuning: its run, the pretrainings, amounts of labels (None: all), seeds, and what it is compared with."""
 
     run: Run
+    starts: Sequence[Start]
     labels: Sequence[float | None]
     seeds: Sequence[int]
     frozen: bool
     scratch: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What has a row for each amount of labels: an encoder, from its checkpoints or from none, of one kind."""
+
+    kind: str
+    network: str
+    name: str
+    encoder: Mapping[str, Any]
+    checkpoints: Sequence[str | None]
+
+    @property
+    def label(self) -> str:
+        """As the table has it: `finetuned`, or `small byol finetuned` beside others."""
+        return " ".join(filter(None, (self.name, self.kind)))
+
+    def trainings(self, amount: float | None, seeds: Sequence[int]) -> dict[str, tuple[str | None, int]]:
+        """The checkpoint and the seed of each of its trainings on so many labels, by name."""
+        several = len(self.checkpoints) > 1
+        return {
+            self._training(amount, seed, index if several else None): (path, seed)
+            for index, path in enumerate(self.checkpoints)
+            for seed in seeds
+        }
+
+    def _training(self, amount: float | None, seed: int, start: int | None) -> str:
+        words = [self.label, _percent(amount).replace("%", "pc"), f"seed{seed}"]
+        words += [] if start is None else [f"start{start}"]
+        return re.sub(r"[^\w.]+", "-", " ".join(words))
+
+
+def entries(plan: Plan) -> list[Entry]:
+    """All that `plan` compares, in the order of the table; each network from scratch once, after its pretrainings."""
+    made: list[Entry] = []
+    for network in dict.fromkeys(start.network for start in plan.starts):
+        ours = [start for start in plan.starts if start.network == network]
+        for start in ours:
+            for kind in (FINETUNED, *([FROZEN] if plan.frozen else [])):
+                made.append(Entry(kind, network, start.name, start.encoder, start.checkpoints))
+        if plan.scratch:
+            made.append(Entry(SCRATCH, network, network, ours[0].encoder, (None,)))
+    return made
 
 
 def finetune(plan: Plan) -> str:
@@ -61,8 +119,10 @@ def finetune(plan: Plan) -> str:
         raise ConfigError(f"--frozen fits a linear head, and {plan.run.task.name} has none; leave it out")
     folder = f"{launch.storage(plan.run)}/{plan.run.title}"
     _check_same(plan, folder)
+    lines = entries(plan)
+    _check_starts(plan.run, lines)
     run, facts = ready(plan.run, method, ("source",), search=True, test=True)
-    write(f"{folder}/plan.json", _asked(plan))
+    write(f"{folder}/plan.json", json.dumps(_asked(plan)))
     if sets.share(run, ("source",)) < 1:
         raise ConfigError(
             f"finetuning keeps its images in memory, {sets.gigabytes(run, ('source',)):.1f} GB, and "
@@ -71,10 +131,12 @@ def finetune(plan: Plan) -> str:
     held = sets.reside(run, ("source",), ("source",))
     rows = {amount: _rows(held.train["source"], run, amount) for amount in plan.labels}
     data = ray.put(held)
-    kinds = [FINETUNED, *([FROZEN] if plan.frozen else []), *([SCRATCH] if plan.scratch else [])]
-    places = [(kind, amount, seed) for amount in plan.labels for kind in kinds for seed in plan.seeds]
-    runs = {_name(*place): _settings(run, *place) for place in places}
-    frozen = {_name(*place) for place in places if place[0] == FROZEN}
+    runs, kinds = {}, {}
+    for amount in plan.labels:
+        for entry in lines:
+            for name, (path, seed) in entry.trainings(amount, plan.seeds).items():
+                runs[name], kinds[name] = _settings(run, entry, path, amount, seed), entry.kind
+    frozen = {name for name, kind in kinds.items() if kind == FROZEN}
     known = {name: _facts(facts, held.train["source"], one) for name, one in runs.items()}
     jobs = {name: Job(one, known[name], data) for name, one in runs.items() if name not in frozen}
     print(f"{len(jobs)} trainings of {run.fit.steps} steps", flush=True)
@@ -92,9 +154,10 @@ def finetune(plan: Plan) -> str:
     paths |= {name: ray.get(reference) for name, reference in probes.items()}
     asked = {name: measure.remote(path, run) for name, path in paths.items()}
     said = {name: ray.get(reference) for name, reference in asked.items()}
-    _write(folder, run, compared(plan, kinds, rows, task, said))
+    _write(folder, run, compared(plan, rows, task, said))
     most = max(plan.labels, key=lambda amount: rows[amount])
-    best = max((_name(FINETUNED, most, seed) for seed in plan.seeds), key=lambda name: found[name].objective)
+    trained = [name for name in found if kinds[name] == FINETUNED and runs[name].data.labels == most]
+    best = max(trained, key=lambda name: found[name].objective)
     copy(found[best].checkpoint, f"{folder}/best")
     reports = {name: one.report for name, one in said.items()} | {"best": said[best].report}
     write(f"{folder}/test.json", json.dumps(reports, indent=1))
@@ -112,27 +175,36 @@ class Said:
 
 
 def compared(
-    plan: Plan, kinds: Sequence[str], rows: dict[float | None, int], task: type[Task], said: dict[str, Said]
+    plan: Plan, rows: dict[float | None, int], task: type[Task], said: dict[str, Said]
 ) -> pd.DataFrame:
-    """A row for each amount of labels and each start: metrics over seeds, and the first one's minus from scratch."""
+    """A row for each amount of labels and entry: metrics over trainings, and the first one's minus from scratch."""
     made, metric = [], task.measured
+    scratch = {entry.network: entry for entry in entries(plan) if entry.kind == SCRATCH}
     for amount in plan.labels:
-        for kind in kinds:
-            names = [_name(kind, amount, seed) for seed in plan.seeds]
-            row = {"labels": _percent(amount), "images": rows[amount], "encoder": kind, "seeds": len(names)}
+        for entry in entries(plan):
+            trained, groups = entry.trainings(amount, plan.seeds), len(entry.checkpoints)
+            row = {
+                "labels": _percent(amount),
+                "images": rows[amount],
+                "encoder": entry.label,
+                "trainings": len(trained),
+            }
             for one in (metric, *task.beside):
-                value = metrics.over_runs([(said[name].scores, said[name].labels) for name in names], one)
+                heard = [(said[name].scores, said[name].labels) for name in trained]
+                value = metrics.over_runs(heard, one, groups=groups)
                 row |= dict(zip((one, f"{one}_low", f"{one}_high"), value, strict=True))
-            if plan.scratch and kind != SCRATCH:
+            if plan.scratch and entry.kind != SCRATCH:
+                beside = scratch[entry.network].trainings(amount, plan.seeds)
+                alike = {seed: name for name, (_, seed) in beside.items()}
                 pairs = [
-                    (said[name].scores, said[_name(SCRATCH, amount, seed)].scores, said[name].labels)
-                    for name, seed in zip(names, plan.seeds, strict=True)
+                    (said[name].scores, said[alike[seed]].scores, said[name].labels)
+                    for name, (_, seed) in trained.items()
                 ]
-                over = metrics.paired_over_runs(pairs, metric)
+                over = metrics.paired_over_runs(pairs, metric, groups=groups)
                 row |= dict(zip(("over", "over_low", "over_high"), over, strict=True))
             made.append(row)
     if metric in metrics.PAINTING:
-        row = {"labels": "none", "images": 0, "encoder": "bicubic", "seeds": 0}
+        row = {"labels": "none", "images": 0, "encoder": "bicubic", "trainings": 0}
         first = next(iter(said.values()))
         for one in metrics.PAINTING[:2]:
             value = metrics.over_runs([(first.scores, first.labels)], f"bicubic_{one}")
@@ -141,26 +213,41 @@ def compared(
     return pd.DataFrame(made)
 
 
-def _asked(plan: Plan) -> str:
-    return json.dumps({name: getattr(plan, name) for name in ("labels", "seeds", "frozen", "scratch")})
+def _asked(plan: Plan) -> dict[str, Any]:
+    asked = {name: getattr(plan, name) for name in ("labels", "seeds", "frozen", "scratch")}
+    return {"starts": [path for start in plan.starts for path in start.checkpoints], **asked}
 
 
 def _check_same(plan: Plan, folder: str) -> None:
-    """Raises ConfigError when the folder holds a finetuning on other labels, or with other seeds."""
+    """Raises ConfigError when the folder holds a finetuning of other checkpoints, on other labels, or with other seeds.
+
+    A folder of before there were several checkpoints does not name its one, which run.yaml does.
+    """
     if not exists(f"{folder}/plan.json"):
         return
     fs, path = filesystem(f"{folder}/plan.json")
     with fs.open_input_stream(path) as stream:
-        if stream.read().decode() != _asked(plan):
-            raise ConfigError(
-                f"{folder} is a finetuning with other --labels, --seeds, --frozen or --no-scratch; give another --name"
-            )
+        held, here = json.loads(stream.read().decode()), _asked(plan)
+    if {"starts": here["starts"][:1], **held} != here:
+        raise ConfigError(
+            f"{folder} is a finetuning of other checkpoints, or with other --labels, --seeds, --frozen or "
+            "--no-scratch; give another --name"
+        )
 
 
-def _settings(run: Run, kind: str, amount: float | None, seed: int) -> Run:
-    return run.replace(
-        **{"data.labels": amount, "seed": seed}, **({"start": None} if kind == SCRATCH else {})
-    )
+def _check_starts(run: Run, compared: Sequence[Entry]) -> None:
+    """Raises ConfigError when a checkpoint was pretrained on other images; of the first, `ready` sees to it."""
+    run = run.replace(**sets.given(run))
+    facts = sets.facts(run, ("source",), test=True)
+    for entry in compared:
+        for path in filter(None, entry.checkpoints):
+            if entry.kind == FINETUNED and path != run.start:
+                fits(_settings(run, entry, path, None, 0), facts)
+
+
+def _settings(run: Run, entry: Entry, start: str | None, amount: float | None, seed: int) -> Run:
+    shared = {path: value for path, value in config.flat(run).items() if not path.startswith("encoder.")}
+    return config.build(shared, {**entry.encoder, "data.labels": amount, "seed": seed, "start": start})
 
 
 def _probe(run: Run, facts: Facts, data: Any, out: str) -> str:
@@ -190,10 +277,6 @@ def _rows(split: Split, run: Run, amount: float | None) -> int:
     return len(split) if kept is None else len(kept)
 
 
-def _name(kind: str, amount: float | None, seed: int) -> str:
-    return f"{kind.replace(' ', '-')}-{_percent(amount).replace('%', 'pc').replace(' ', '-')}-seed{seed}"
-
-
 def _percent(amount: float | None) -> str:
     return "all" if amount is None else f"{100 * amount:g}%" if amount < 1 else f"{amount:g}"
 
@@ -221,7 +304,7 @@ def _write(folder: str, run: Run, table: pd.DataFrame) -> None:
     task = find.task(run.task.name)
     metric = task.measured
     write(f"{folder}/finetuned.csv", table.to_csv(index=False))
-    shown = table[["labels", "images", "encoder", "seeds"]].copy()
+    shown = table[["labels", "images", "encoder", "trainings"]].copy()
     for one in (metric, *task.beside):
         three = table[[one, f"{one}_low", f"{one}_high"]].itertuples(index=False)
         label = "minus bicubic" if one == "psnr_gain" else f"test {one.upper()}"
@@ -231,7 +314,7 @@ def _write(folder: str, run: Run, table: pd.DataFrame) -> None:
         shown["minus from scratch"] = ["" if np.isnan(row[0]) else _interval(*row, sign="+") for row in overs]
     text = tables.markdown(shown)
     write(f"{folder}/finetuned.md", text)
-    better = "lower" if metric in ("mae", "rmse") else "higher"
+    better = "lower" if metric in metrics.LOWER_IS_BETTER else "higher"
     name = run.task.name.replace("_", "-")
     print(f"\n{name} on the test split of {run.data.test or run.data.source}; {better} is better")
     print(f"{text}", flush=True)

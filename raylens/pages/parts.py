@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from raylens import checkpoint, config, find, tables
+from raylens import checkpoint, config, find, metrics, tables
 from raylens.checkpoint import Checkpoint
 from raylens.cluster.worker import scored
 from raylens.errors import RequestError
@@ -131,7 +132,9 @@ def _title(folder: Folder) -> str:
     run = folder.run
     task = run.task.name.replace("_", "-")
     if folder.kind == "finetuning":
-        return f"{folder.name}: finetuning to {task}, encoder {run.encoder.name}"
+        several = len(json.loads(folder.text_of("plan.json") or "{}").get("starts", [])) > 1
+        what = "several pretrainings" if several else f"encoder {run.encoder.name}"
+        return f"{folder.name}: finetuning to {task}, {what}"
     learned = "" if task in ("classification", "pretraining") else f", {task}"
     return f"{folder.name}: {folder.kind} of {run.method.name}{learned}, encoder {run.encoder.name}"
 
@@ -208,18 +211,27 @@ def _released(table: pd.DataFrame) -> pd.Series | None:
 
 
 def _finetuned(folder: Folder) -> list[Block]:
-    """How a finetuned encoder compares with one from scratch, for each amount of labels."""
+    """How finetuned encoders compare with the same from scratch, for each amount of labels; of many the best."""
     table = folder.table
     if table is None or "over" not in table:
         return []
-    metric = find.task(folder.run.task.name).measured
-    rows = table[table["over"].notna()]
-    return [
-        Words(
-            f"{row['encoder'].capitalize()} on {row['labels']} of the labels: {metric.upper()} "
-            f"{_interval(row, metric)}, {_interval(row, 'over', '+')} against from scratch."
+    metric, rows = find.task(folder.run.task.name).measured, table[table["over"].notna()]
+    said = [
+        (
+            row,
+            f"on {row['labels']} of the labels: {metric.upper()} {_interval(row, metric)}, "
+            f"{_interval(row, 'over', '+')} against from scratch.",
         )
         for row in rows.to_dict("records")
+    ]
+    if (compared := rows["encoder"].nunique()) <= 2:
+        return [Words(f"{row['encoder'].capitalize()} {told}") for row, told in said]
+    best = rows.groupby("labels")[metric]
+    found = best.idxmin() if metric in metrics.LOWER_IS_BETTER else best.idxmax()
+    return [
+        Words(f"Best of {compared} {told} It is {row['encoder']}.")
+        for index, (row, told) in zip(rows.index, said, strict=True)
+        if index in set(found)
     ]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from raylens import checkpoint, config
-from raylens.cluster.finetune import Plan, Said, compared
+from raylens.cluster.finetune import Plan, Said, Start, compared
 from raylens.cluster.search import search
 from raylens.cluster.training import check, fits, started, training
 from raylens.cluster.worker import validate
@@ -19,7 +19,7 @@ from raylens.data.shards import LENS_CLASSES, ShardWriter
 from raylens.data.simulate import simulate_substructure
 from raylens.errors import ConfigError, DataError
 from raylens.evaluate import evaluate
-from raylens.finetune import amount
+from raylens.finetune import amount, starts
 from raylens.finetune import finetune as verb
 from raylens.pretrain import pretrain
 from raylens.tasks.classification import Task as Classification
@@ -255,11 +255,114 @@ def test_the_table_compares_the_same_images_and_seeds(tiny):
     for seed in (0, 1):
         for kind, scores in (("finetuned", labels * 0.9), ("from-scratch", 0.9 - labels * 0.9)):
             said[f"{kind}-10pc-seed{seed}"] = Said(scores, labels, {})
-    plan = Plan(tiny.run(), [0.1], [0, 1], False, True)
-    table = compared(plan, ["finetuned", "from scratch"], {0.1: 9}, Classification, said)
+    plan = Plan(tiny.run(), [Start("", "", {}, ["runs/a/last"])], [0.1], [0, 1], False, True)
+    table = compared(plan, {0.1: 9}, Classification, said)
     assert table["auroc"].tolist() == [1.0, 0.0]
     assert table["over"].iloc[0] == table["over_low"].iloc[0] == 1.0
     assert table["images"].tolist() == [9, 9]
+
+
+def test_pretrainings_are_compared_with_the_network_of_theirs_from_scratch(tiny):
+    """Two networks, of which the one has two pretrainings, one of them by two seeds."""
+    labels = np.arange(40) % 2
+    right, wrong, even = labels * 0.9, 0.9 - labels * 0.9, np.full(40, 0.5)
+    said = {
+        "small-byol-finetuned-all-seed3-start0": right,
+        "small-byol-finetuned-all-seed3-start1": wrong,
+        "small-twin-finetuned-all-seed3": right,
+        "small-from-scratch-all-seed3": even,
+        "vit-mae-finetuned-all-seed3": right,
+        "vit-from-scratch-all-seed3": wrong,
+    }
+    starts = [
+        Start("small", "small byol", {}, ["runs/a/last", "runs/b/last"]),
+        Start("small", "small twin", {}, ["runs/c/last"]),
+        Start("vit", "vit mae", {}, ["runs/d/last"]),
+    ]
+    plan = Plan(tiny.run(), starts, [None], [3], False, True)
+    heard = {name: Said(scores, labels, {}) for name, scores in said.items()}
+    table = compared(plan, {None: 90}, Classification, heard)
+    ours, vits = ["small byol", "small twin"], ["vit mae"]
+    assert table["encoder"].tolist() == [
+        *(f"{name} finetuned" for name in ours),
+        "small from scratch",
+        *(f"{name} finetuned" for name in vits),
+        "vit from scratch",
+    ]
+    assert table["trainings"].tolist() == [2, 1, 1, 1, 1]
+    np.testing.assert_allclose(table["over"], [0.0, 0.5, np.nan, 1.0, np.nan])
+    assert table["over_low"][0] == -0.5, "two seeds that differ"
+
+
+def test_words_tell_pretrainings_apart(tiny):
+    def held(address, by="twin", transform="minmax", **settings):
+        run = tiny.run(by, data={"transform": transform}, **settings)
+        return checkpoint.Checkpoint(Path(address), address, run, tiny.facts(), {})
+
+    def words(*found):
+        return [(start.network, start.name, [*start.checkpoints]) for start in starts(found)]
+
+    first = held("a")
+    wide = held("c", encoder={"name": "small", "width": 8})
+    assert words(first) == [("", "", ["a"])]
+    assert words(first, held("b", seed=4)) == [("", "", ["a", "b"])], "they differ in their seed alone"
+    assert words(first, held("b", "byol")) == [("", "twin", ["a"]), ("", "byol", ["b"])]
+    simsiam = held("b", method={"kind": "simsiam"})
+    assert [name for _, name, _ in words(first, simsiam)] == ["twin (kind barlow)", "twin (kind simsiam)"]
+    told = words(first, wide, held("d", "byol"))
+    assert [name for _, name, _ in told] == [
+        f"small (width {first.run.encoder.width}) twin",
+        "small (width 8) twin",
+        f"small (width {first.run.encoder.width}) byol",
+    ]
+    with pytest.raises(ConfigError, match=r"pretrained on images by asinh.*one by one"):
+        starts([first, held("b", transform="asinh")])
+    with pytest.raises(ConfigError, match="must differ from each other"):
+        starts([first, first])
+
+
+@pytest.mark.slow
+def test_several_pretrainings_share_one_table(ray_cluster, folder, sky, pretrained, capsys):
+    run = config.build(
+        {"method.name": "twin", "data.source": sky, "storage": str(folder), "name": "beside"}, TINY
+    )
+    other, again = training(run), training(run.replace(name="beside-again", seed=1))
+    words = [pretrained, other, again, "classification", "--labels", "30", "--seeds", "0", "1", "--frozen"]
+    words += ["--fit.steps", "10", "--fit.report_every", "10", "--storage", str(folder), "--name", "table"]
+    words += ["--data.batch", "16", "--scale.gpus", "0"]
+    best = verb(words)
+    table = pd.read_csv(folder / "table" / "finetuned.csv")
+    assert table["encoder"].tolist() == [
+        "contrastive finetuned",
+        "contrastive frozen",
+        "twin finetuned",
+        "twin frozen",
+        "from scratch",
+    ]
+    assert table["trainings"].tolist() == [2, 2, 4, 4, 2]
+    assert checkpoint.read(best).run.start in (pretrained, other, again)
+    starts_of = {
+        path.name: checkpoint.read(found[-1]).run.start
+        for path in (folder / "table" / "trials").iterdir()
+        if (found := sorted(path.glob("checkpoint_*")))
+    }
+    assert starts_of["twin-finetuned-30-seed1-start1"] == again
+    assert starts_of["from-scratch-30-seed1"] is None
+    assert verb(words) == best
+    with pytest.raises(ConfigError, match="is a finetuning of other checkpoints"):
+        verb([pretrained, other, *words[3:]])
+    coarse = config.build(
+        {"method.name": "twin", "storage": str(folder), "name": "coarse"},
+        {
+            "data.source": simulate_substructure(
+                "model-i", rows=60, seed=3, out=str(folder / "coarse-sky"), size=32
+            )
+        },
+        TINY,
+    )
+    with pytest.raises(ConfigError, match=r"knows 1 channel\(s\) of 32 x 32"):
+        verb([pretrained, training(coarse), "classification", "--storage", str(folder), "--name", "misfit"])
+    assert not (folder / "misfit").exists()
 
 
 @pytest.mark.parametrize(("text", "found"), [("1%", 0.01), ("10%", 0.1), ("100%", None), ("300", 300.0)])

@@ -21,7 +21,7 @@ def test_from_a_search_without_labels_to_an_evaluated_model(tmp_path):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = inherited | SMALL | {"RAYLENS": sys.executable, "RAY_USAGE_STATS_ENABLED": "0"}
     ran = subprocess.run(
-        ["bash", str(HOME / "jobs" / "foundation.sh"), "model-ii", "contrastive"],
+        ["bash", str(HOME / "jobs" / "foundation.sh"), "model-ii", "contrastive", "mae"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -29,8 +29,9 @@ def test_from_a_search_without_labels_to_an_evaluated_model(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     runs = tmp_path / "runs"
-    assert len(pd.read_csv(runs / "model-ii-contrastive" / "leaderboard.csv")) == 2
-    table = pd.read_csv(runs / "model-ii-contrastive-finetuned" / "finetuned.csv")
-    assert table["labels"].tolist() == ["1%"] * 3 + ["10%"] * 3 + ["all"] * 3
-    (measured,) = (runs / "model-ii-contrastive-finetuned" / "evaluation").glob("*/metrics.json")
+    assert len(pd.read_csv(runs / "model-ii-small-contrastive" / "leaderboard.csv")) == 2
+    table = pd.read_csv(runs / "model-ii-finetuned" / "finetuned.csv")
+    assert table["labels"].tolist() == ["1%"] * 6 + ["10%"] * 6 + ["all"] * 6
+    assert table["encoder"].tolist()[::3] == ["small contrastive finetuned", "vit mae finetuned"] * 3
+    (measured,) = (runs / "model-ii-finetuned" / "evaluation").glob("*/metrics.json")
     assert json.loads(measured.read_text())["classes"] == {"no_sub": 6, "cdm": 6, "axion": 6}

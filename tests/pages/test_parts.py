@@ -113,6 +113,24 @@ def test_of_a_finetuning_each_amount_of_labels_has_its_sentence(searched):
     )
 
 
+def test_of_many_pretrainings_the_best_has_a_sentence(searched):
+    found = runs.read(searched)
+    kinds = ("byol finetuned", "byol frozen", "twin finetuned", "twin frozen", "from scratch")
+    values = {"1%": (0.7, 0.6, 0.75, 0.5, 0.8), "all": (0.9, 0.6, 0.85, 0.5, 0.8)}
+    rows = [
+        {"labels": amount, "encoder": kind}
+        | {f"auroc{end}": value for end in ("", "_low", "_high")}
+        | {f"over{end}": value - 0.8 if kind != "from scratch" else None for end in ("", "_low", "_high")}
+        for amount, line in values.items()
+        for kind, value in zip(kinds, line, strict=True)
+    ]
+    made = runs.Folder(found.path, "finetuning", found.run, "", (), pd.DataFrame(rows), {})
+    few, many = (one.text for one in parts._finetuned(made))
+    assert few.startswith("Best of 4 on 1% of the labels: AUROC 0.750")
+    assert few.endswith("-0.050 [-0.050, -0.050] against from scratch. It is twin finetuned.")
+    assert many.endswith("It is byol finetuned.")
+
+
 def test_what_is_wrong_with_a_trial_stands_right_after_what_it_is_worth(searched, tmp_path):
     copied = shutil.copytree(searched, tmp_path / "found")
     table = pd.read_csv(copied / "leaderboard.csv")
