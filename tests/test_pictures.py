@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
@@ -126,3 +127,18 @@ def test_a_pair_holds_the_image_and_what_speaks_in_it():
     assert coloured[:, 100:120].all()
     assert not coloured[:, :100].any()
     assert left[20 + 100, 80].min() > 0.9, "and the right way up"
+
+
+def test_of_finetuned_encoders_each_amount_of_labels_has_a_panel():
+    rows = [
+        {"labels": amount, "images": images, "encoder": encoder, "trainings": 2}
+        | {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95}
+        for amount, images in (("10%", 60), ("600", 600))
+        for encoder in ("byol finetuned", "byol frozen", "from scratch")
+    ]
+    rows.append({"labels": "none", "images": 0, "encoder": "bicubic", "trainings": 0, "auroc": np.nan})
+    two = imread(io.BytesIO(pictures.finetuned(pd.DataFrame(rows), "auroc")))
+    one = imread(io.BytesIO(pictures.finetuned(pd.DataFrame(rows[:3]), "auroc")))
+    assert two.shape[1] > 1.3 * one.shape[1], "two panels"
+    assert two.shape[0] == one.shape[0]
+    assert two.std() > 0.05

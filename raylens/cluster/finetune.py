@@ -5,7 +5,7 @@ It lives in one folder, and the same command goes on with it:
     run.yaml        every setting they share; plan.json: checkpoints, amounts of labels, seeds, what is compared
     trials/         Ray Tune's: a training for each amount of labels, start and seed
     probes/         checkpoints of frozen encoders under linear heads, one for each amount of labels, start and seed
-    finetuned.*     the table: .md, .csv
+    finetuned.*     the table: .md, .csv, and its picture
     test.json       every metric of each training, and of best/, on the test split
     best/           of those that were finetuned on the most labels, the best on the validation split
 """
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from raylens import checkpoint, config, find, metrics, tables
+from raylens import checkpoint, config, find, metrics, pictures, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
 from raylens.cluster.folders import copy, exists, write
@@ -314,6 +314,7 @@ def _write(folder: str, run: Run, table: pd.DataFrame) -> None:
         shown["minus from scratch"] = ["" if np.isnan(row[0]) else _interval(*row, sign="+") for row in overs]
     text = tables.markdown(shown)
     write(f"{folder}/finetuned.md", text)
+    write(f"{folder}/finetuned.png", pictures.finetuned(table, metric))
     better = "lower" if metric in metrics.LOWER_IS_BETTER else "higher"
     name = run.task.name.replace("_", "-")
     print(f"\n{name} on the test split of {run.data.test or run.data.source}; {better} is better")

@@ -237,8 +237,10 @@ def _finetuned(folder: Folder) -> list[Block]:
 
 def _leaderboard(folder: Folder) -> list[Block]:
     if folder.kind == "finetuning":
-        text = folder.text_of("finetuned.md")
-        return [Facts(of_markdown(text))] if text else []
+        text, picture = folder.text_of("finetuned.md"), folder.bytes_of("finetuned.png")
+        told: list[Block] = [Facts(of_markdown(text))] if text else []
+        caption = "What each encoder is worth on each amount of labels: a bar for the mean and its interval."
+        return [*told, *([Picture(f"{folder.name}-finetuned", picture, caption)] if picture else [])]
     if folder.kind == "training":
         found = folder.checkpoint("last")
         if found is None:

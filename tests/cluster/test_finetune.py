@@ -113,6 +113,7 @@ def test_an_encoder_is_finetuned_on_few_labels_and_many(ray_cluster, folder, sky
     assert table["over"].notna().tolist() == [True, True, False] * 2
     shown = capsys.readouterr().out
     assert "minus from scratch" in shown
+    assert (folder / "fine" / "finetuned.png").read_bytes().startswith(b"\x89PNG")
     reports = json.loads((folder / "fine" / "test.json").read_text())
     assert reports.pop("best") in reports.values()
     assert len(reports) == 12
