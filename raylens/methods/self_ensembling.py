@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from raylens.augment import STRONG, WEAK
@@ -80,9 +79,11 @@ class SelfEnsembling(Adaptation):
             "consistency": self.config.weight * (counts * difference).mean(),
         }
         if self.config.balance:
-            mean = gathered(said).mean(0).clamp(1e-6, 1 - 1e-6)  # of all workers: it is no sum over images
+            mean = gathered(said.float()).mean(0).clamp(1e-6, 1 - 1e-6)  # of all workers: it is no sum over images
             counted = over_workers(counts.mean())
-            terms["balance"] = self.config.balance * counted * F.binary_cross_entropy(mean, self.shares)
+            # Written out, because automatic mixed precision refuses binary_cross_entropy.
+            entropy = -(self.shares * mean.log() + (1 - self.shares) * (1 - mean).log()).mean()
+            terms["balance"] = self.config.balance * counted * entropy
         return Losses(
             terms=terms,
             monitors={

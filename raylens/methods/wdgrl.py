@@ -78,11 +78,12 @@ class WDGRL(Adaptation):
 
     def steepness(self, source: Tensor, target: Tensor) -> Tensor:
         """Mean of (|gradient| - 1)^2 of the critic at the features and at points between them; eq. 4."""
-        rows = min(len(source), len(target))
+        rows, source, target = min(len(source), len(target)), source.float(), target.float()
         share = torch.rand(rows, 1, device=source.device)
         between = torch.lerp(source[:rows], target[:rows], share)
         points = torch.cat([between, source, target]).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(self.critic(points).sum(), points, create_graph=True)
+        with torch.autocast(source.device.type, enabled=False):  # a gradient of gradients wants all its digits
+            (gradient,) = torch.autograd.grad(self.critic(points).sum(), points, create_graph=True)
         return (gradient.norm(dim=1) - 1).square().mean()
 
 

@@ -27,7 +27,7 @@ def test_pseudo_labels_are_those_of_the_paper(tiny, prior):
 
     # Berthelot et al. 2021, section 3.3: alignment per class, L1 normalised; relative threshold of the source.
     p, q = softmax(source), softmax(target)
-    running = {name: 0.99 * 0.5 + 0.01 * values.mean(0) for name, values in (("p", p), ("q", q))}
+    running = {name: values.mean(0) for name, values in (("p", p), ("q", q))}  # of the first batch
     goal = running["p"] if prior is None else np.array([1 - prior, prior])
     aligned = q * goal / running["q"]
     aligned /= aligned.sum(1, keepdims=True)
