@@ -82,7 +82,9 @@ class WDGRL(Adaptation):
         share = torch.rand(rows, 1, device=source.device)
         between = torch.lerp(source[:rows], target[:rows], share)
         points = torch.cat([between, source, target]).requires_grad_(True)
-        with torch.autocast(source.device.type, enabled=False):  # a gradient of gradients wants all its digits
+        with torch.autocast(
+            source.device.type, enabled=False
+        ):  # a gradient of gradients wants all its digits
             (gradient,) = torch.autograd.grad(self.critic(points).sum(), points, create_graph=True)
         return (gradient.norm(dim=1) - 1).square().mean()
 
