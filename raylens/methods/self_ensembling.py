@@ -37,7 +37,7 @@ class SelfEnsembling(Adaptation):
     class Config:
         name: str = "self_ensembling"
         """self_ensembling"""
-        weight: Annotated[float, Field(ge=0), LogUniform(0.3, 30.0)] = 3.0
+        weight: Annotated[float, Field(ge=0), LogUniform(0.03, 3.0)] = 0.3
         """Weight of the squared difference of student and teacher."""
         decay: Annotated[float, Field(ge=0, lt=1), Choice(0.98, 0.99, 0.995)] = 0.99
         """Decay of the average that the teacher is."""
