@@ -14,6 +14,7 @@ from pydantic import Field
 
 from raylens.augment import DIHEDRAL
 from raylens.config import section
+from raylens.ema import gathered
 from raylens.losses import class_confusion
 from raylens.methods.base import Adaptation
 from raylens.records import Images, Losses
@@ -37,7 +38,8 @@ class MCC(Adaptation):
     def losses(self, source: Images, target: Images, progress: float) -> Losses:
         _, of_source = self.on_source(source.views["view"])
         _, of_target = self.on_target(target.views["view"])
-        confusion = class_confusion(of_target, self.config.temperature)
+        # Of all workers, because it is no sum over images.
+        confusion = class_confusion(gathered(of_target), self.config.temperature)
         return Losses(
             terms={
                 "supervised": self.task.loss(of_source, source.labels),

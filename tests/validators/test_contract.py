@@ -178,6 +178,21 @@ def test_deep_embedded_validation_is_the_plain_loss_when_no_row_weighs_more(monk
     assert dev.score(SOURCE, TARGET) == pytest.approx(-loss.mean())
 
 
+def test_deep_embedded_validation_by_hand(monkeypatch):
+    """You et al. 2019, section 3.3: density ratios from a classifier of domains, and the mean ratio as control."""
+    target = domain(5.0, rows=300, seed=1)
+    guess = np.random.default_rng(0).uniform(0.2, 0.9, 700)
+    monkeypatch.setattr(dev, "target_probability", lambda *features: guess)
+    weight = [400 / 300 * p / (1 - p) for p in guess[:400]]
+    said = log_softmax(SOURCE.logits.astype(float), axis=1)
+    weighted = [w * -row[label] for w, row, label in zip(weight, said, SOURCE.labels, strict=True)]
+    one, loss = np.mean(weight), np.mean(weighted)
+    together = np.mean([(x - loss) * (w - one) for x, w in zip(weighted, weight, strict=True)])
+    alone = np.mean([(w - one) ** 2 for w in weight])
+    assert abs(one - 1) > 0.5  # else control would not count
+    assert dev.score(SOURCE, target) == pytest.approx(-(loss - together / alone * (one - 1)))
+
+
 def test_the_oracle_without_labels_says_so():
     with pytest.raises(DataError, match="no labels"):
         validator("oracle")(SOURCE, unlabelled(TARGET))
