@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from raylens import checkpoint, config, find, health, pictures, tables
+from raylens import checkpoint, config, find, health, pictures, priors, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
 from raylens.cluster.folders import exists, write
@@ -61,17 +61,17 @@ def compare(grid: Grid) -> str:
     write(f"{folder}/grid.yaml", grid.dump())
     starts = _starts(grid, cells, data, folder)
     cells = {cell: run for cell, run in cells.items() if cell.method != SOURCE_ONLY}
-    jobs, drawn, priors = {}, {cell: [] for cell in cells}, {}
+    jobs, drawn, shares = {}, {cell: [] for cell in cells}, {}
     for cell, run in cells.items():
         facts, held = data[_sets(run)]
         start = starts[cell.encoder, cell.seed]
         if find.method(run.method.name).start:
             run = run.replace(start=start.checkpoint)
         if asks(run):
-            if (start.trial, _sets(run)) not in priors:
+            if (start.trial, _sets(run)) not in shares:
                 print(f"{start.trial}: ", end="")
-                priors[start.trial, _sets(run)] = estimated(run, held)
-            run = run.replace(**{SETTING: priors[start.trial, _sets(run)]})
+                shares[start.trial, _sets(run)] = estimated(run, held)
+            run = run.replace(**{SETTING: shares[start.trial, _sets(run)]})
         for draw, sample in enumerate(draws(run)):
             drawn[cell].append(name := _name(*cell, draw))
             jobs[name] = Job(run.replace(**sample), facts, held)
@@ -293,7 +293,9 @@ def _ask(path: str, run: Run, data: Any, out: str) -> None:
     source, target = (data.validation[stream] for stream in STREAMS)
     mixed = partial(mixtures, model, target.pixels, device)
     source = collect(model, source.pixels, source.labels, device=device)
-    target = replace(collect(model, target.pixels, None, device=device), mixed=mixed)
+    target = replace(
+        collect(model, target.pixels, None, device=device), mixed=mixed, prior=priors.told(run)
+    )
     scores = {
         name: float(find.validator(name)(source, target))
         for name in find.names("validators")
