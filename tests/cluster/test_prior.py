@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -139,7 +140,8 @@ def test_a_prior_that_changes_nothing_is_told_and_not_estimated(tiny, method, se
 
 
 def test_a_benchmark_of_priors_estimates_for_all_that_it_asks():
-    runs = grid.build((config.read("jobs/priors.yaml"), "jobs/priors.yaml")).cells()
+    path = Path(__file__).parents[2] / "jobs" / "priors.yaml"
+    runs = grid.build((config.written(path), str(path))).cells()
     assert not [remark for run in runs.values() for remark in remarks(run)]
     assert {cell.method for cell, run in runs.items() if asks(run)} == {
         f"{name}-estimate" for name in ("adda", "adamatch", "self_ensembling")
