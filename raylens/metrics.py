@@ -186,6 +186,10 @@ METRICS = {
     "averaged": Metric("trials whose weights were averaged", "Wortsman et al. 2022"),
     "oracle": Metric("says that the objective reads target labels", "search.oracle"),
     "loss/<term>": Metric("a term of the training loss, weight included; they add up", "the method's file"),
+    "monitor/target_prior": Metric(
+        "share of lenses that the method was told to expect in the target, or an estimate",
+        "method.target_prior, data.prior",
+    ),
     "monitor/<name>": Metric("a quantity that is watched, not optimised", "the method's file"),
     "validator/<name>": Metric("a score that ranks trials", "the validator's file"),
     "time/images": Metric("images a second that a worker learns from", "wall clock"),

@@ -32,6 +32,7 @@ class SelfEnsembling(Adaptation):
     """Makes the student agree with its own average on the target; the average is the result."""
 
     views = {"weak": WEAK, "strong": STRONG}
+    prior_needs = "method.balance"
 
     @section
     class Config:
