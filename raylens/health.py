@@ -14,6 +14,8 @@ NEARLY_ALL = 0.98
 """Share of the target's images beyond which they count as all."""
 ALIKE = 0.02
 """Spread of the target's features, in that of the source's, below which they are all alike."""
+FLAT = 1.5
+"""RankMe below which features fill one dimension."""
 
 
 def watched(source: Outputs, target: Outputs) -> dict[str, float]:
