@@ -16,6 +16,8 @@ MANY, TIMES = 0.5, 10
 """Share of the target called lens, and its ratio to the prior that was told, beyond both of which it surprises."""
 ALIKE = 0.02
 """Spread of the target's features, in that of the source's, below which they are all alike."""
+FLAT = 1.5
+"""RankMe below which features fill one dimension."""
 
 
 def watched(source: Outputs, target: Outputs) -> dict[str, float]:
