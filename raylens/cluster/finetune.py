@@ -208,7 +208,7 @@ def compared(
     if metric in metrics.PAINTING:
         row = {"labels": "none", "images": 0, "encoder": "bicubic", "kind": "bicubic", "trainings": 0}
         first = next(iter(said.values()))
-        for one in metrics.PAINTING[:2]:
+        for one in metrics.PAINTING[:3]:
             value = metrics.over_runs([(first.scores, first.labels)], f"bicubic_{one}")
             row |= dict(zip((one, f"{one}_low", f"{one}_high"), value, strict=True))
         made.insert(0, row)
