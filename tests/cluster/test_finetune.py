@@ -379,10 +379,10 @@ def test_several_pretrainings_share_one_table(ray_cluster, folder, sky, pretrain
     assert verb([pretrained, other, again, *asked]) == best
     with pytest.raises(ConfigError, match="is a finetuning of other checkpoints"):
         verb([pretrained, other, *asked])
-    half = simulate_substructure("model-i", rows=60, seed=3, out=str(folder / "coarse-sky"), size=32)
+    half = simulate_substructure("model-i", rows=60, seed=3, out=str(folder / "coarse-sky"), size=16)
     coarse = training(run.replace(**{"data.source": half, "name": "coarse"}))
     misfit = ["classification", "--data.source", sky, "--storage", str(folder), "--name", "misfit"]
-    with pytest.raises(ConfigError, match=r"knows 1 channel\(s\) of 32 x 32"):
+    with pytest.raises(ConfigError, match=r"knows 1 channel\(s\) of 16 x 16"):
         verb([pretrained, coarse, *misfit])
     with pytest.raises(ConfigError, match=r"was pretrained on .* set data\.source"):
         verb([pretrained, coarse, "classification", "--storage", str(folder)])
