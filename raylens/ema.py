@@ -66,6 +66,6 @@ def follow_(average: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 @torch.no_grad()
-def average_(running: Tensor, value: Tensor, decay: float) -> None:
+def average_(running: Tensor, value: Tensor, decay: float | Tensor) -> None:
     """Move a running average towards a statistic of this step, the mean over all workers."""
-    running.lerp_(over_workers(value), 1 - decay)
+    running.lerp_(over_workers(value).to(running.dtype), 1 - decay)

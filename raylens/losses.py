@@ -49,7 +49,7 @@ def class_confusion(logits: Tensor, temperature: float) -> Tensor:
     """How much logits (B, K) mix the classes up: the share of pairs of classes in which both are likely at once.
 
     Jin et al. 2020 (arXiv 1912.03699), eqs. 2 to 8: probabilities at `temperature`, sure images counting more, rows of
-    the confusion matrix normalised. Of each worker's own batch: it is no sum over images.
+    the confusion matrix normalised. It is no sum over images, so it wants the rows of all workers.
     """
     probability = (logits / temperature).softmax(-1)
     confusion = probability.T @ (certainty(logits / temperature)[:, None] * probability)

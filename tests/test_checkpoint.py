@@ -96,6 +96,10 @@ RUNS = [
         "adda",
         {**VIEWS, "method": {"source_weight": 0.3, "batch_norm": "source", "target_prior": 0.1, "gate": 0}},
     ),
+    ("self_ensembling", {**VIEWS, "method": {"balance": 0.1, "target_prior": 0.1}}),
+    *(("adamatch", {**VIEWS, "method": {"batch_norm": by}}) for by in ("own", "joint")),
+    *((name, VIEWS) for name in ("cdan", "wdgrl", "mcc")),
+    ("adabn", {"data": {"views": "strong"}}),
     *((name, {}) for name in ("contrastive", "byol", "twin", "dino", "mae")),
 ]
 

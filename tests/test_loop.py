@@ -193,10 +193,18 @@ def test_batches_are_not_taken_beyond_the_last_step(tiny):
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-@pytest.mark.parametrize("name", ["supervised", "adda"])
-def test_the_same_seed_gives_the_same_weights(tiny, name, precision):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {}) for name in ("supervised", "adda", "cdan", "mcc", "self_ensembling", "wdgrl")),
+        ("self_ensembling", {"balance": 0.1}),
+        *(("adamatch", {"batch_norm": by}) for by in ("own", "joint")),
+    ],
+)
+def test_the_same_seed_gives_the_same_weights(tiny, name, settings, precision):
     def weights(seed):
-        run = tiny.run(name, seed=seed, encoder={"dropout": 0.5}, fit={"precision": precision, "steps": 2})
+        sections = {"encoder": {"dropout": 0.5}, "fit": {"precision": precision, "steps": 2}}
+        run = tiny.run(name, seed=seed, method=settings, **sections)
         method = tiny.method(run)
         optimizer = optim.build(run.optimizer, method.groups())
         given = [tiny.batch(method, seed=step) for step in range(2)]

@@ -2,14 +2,15 @@
 
 Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, 2016 (arXiv 1603.04779).
 
-The statistics are averaged over all batches of the run, each counting alike; of several workers those of the first
-are kept, which sees an unbiased part of the target. An encoder without batch norm stays what it was.
+The statistics are averaged over all batches of the run, of all workers, each counting alike. An encoder without batch
+norm stays what it was.
 """
 
 from __future__ import annotations
 
 from raylens.augment import NONE
 from raylens.config import section
+from raylens.ema import over_workers
 from raylens.methods.base import Method
 from raylens.models import Model, batch_norms, forget_statistics
 from raylens.records import Images, Losses
@@ -50,3 +51,10 @@ class AdaBN(Method):
         """The target's entropy, which nobody lowers: there is no gradient."""
         log_probability = self.model(target.views["view"]).log_softmax(-1)
         return Losses(terms={"entropy": -(log_probability.exp() * log_probability).sum(-1).mean()})
+
+    def after_step(self, progress: float) -> None:
+        """All workers have seen as many batches, so the mean of their averages is that of all batches."""
+        for layer in batch_norms(self.model):
+            if layer.running_mean is not None:
+                layer.running_mean.copy_(over_workers(layer.running_mean))
+                layer.running_var.copy_(over_workers(layer.running_var))

@@ -3,10 +3,10 @@
 Berthelot et al., AdaMatch: A Unified Approach to Semi-Supervised Learning and Domain Adaptation, ICLR 2022 (arXiv
 2106.04732).
 
-Differs from the authors' code: the averages of predicted classes decay, theirs are over a window of 128 steps; the
-target's classes may be aligned to the prior that is expected, where theirs are always aligned to the source's; each
-domain goes through batch norm by its own batch, unless asked for otherwise; and it starts from a model trained on the
-source.
+Differs from the authors' code: both averages of predicted classes are plain means at first and decay by 0.99 from the
+hundredth step on, where theirs begin uniform, the target's over a window of 128 steps; the target's classes may be
+aligned to the prior that is expected, where theirs are always aligned to the source's; each domain goes through batch
+norm by its own batch, unless asked for otherwise; and it starts from a model trained on the source.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class AdaMatch(Adaptation):
         super().__init__(config, model, task)
         self.average = frozen_copy(model)
         classes, prior = len(task.classes), config.target_prior
-        equal = torch.full((classes,), 1 / classes)
-        self.register_buffer("source_classes", equal.clone())
-        self.register_buffer("target_classes", equal.clone())
-        self.register_buffer("wanted", equal if prior is None else torch.tensor([1 - prior, prior]))
+        self.register_buffer("seen", torch.zeros(()))  # batches that the two averages are of
+        self.register_buffer("source_classes", torch.zeros(classes))
+        self.register_buffer("target_classes", torch.zeros(classes))
+        self.register_buffer("wanted", torch.tensor([] if prior is None else [1 - prior, prior]))
 
     @property
     def result(self) -> Model:
@@ -98,9 +98,12 @@ class AdaMatch(Adaptation):
     @torch.no_grad()
     def pseudo_labels(self, source_logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
         """Labels (B,) for the target after distribution alignment, and which to keep, as 0 or 1; eqs. 3 to 6."""
-        source, target = source_logits.softmax(-1), target_logits.softmax(-1)
-        average_(self.source_classes, source.mean(0), decay=0.99)
-        average_(self.target_classes, target.mean(0), decay=0.99)
+        source, target = source_logits.float().softmax(-1), target_logits.float().softmax(-1)
+        # A short run would never forget a uniform beginning, where one image in a hundred is a lens.
+        decay = (self.seen / (self.seen + 1)).clamp(max=0.99)
+        average_(self.source_classes, source.mean(0), decay)
+        average_(self.target_classes, target.mean(0), decay)
+        self.seen += 1
         wanted = self.source_classes if self.config.target_prior is None else self.wanted
         aligned = F.normalize(target * wanted / self.target_classes.clamp_min(1e-6), p=1, dim=-1)
         confidence, label = aligned.max(-1)

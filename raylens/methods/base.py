@@ -46,6 +46,8 @@ class Method(nn.Module):
     """Settings outside its own section that suit it better than the defaults."""
     space: ClassVar[Mapping[str, Range]] = {}
     """Ranges outside its own section, searched by default."""
+    prior_needs: ClassVar[str | None] = None
+    """Setting that is 0 unless method.target_prior is to count; none where it always does."""
     Config: ClassVar[type]
 
     def forward(self, batch: Mapping[str, Images], progress: float) -> Losses:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from raylens.augment import DIHEDRAL
 from raylens.config import section
+from raylens.ema import gathered
 from raylens.losses import class_confusion
 from raylens.methods.base import Adaptation
 from raylens.records import Images, Losses
@@ -29,7 +30,7 @@ class MCC(Adaptation):
     class Config:
         name: str = "mcc"
         """mcc"""
-        weight: Annotated[float, Field(ge=0), LogUniform(0.03, 3.0)] = 1.0
+        weight: Annotated[float, Field(ge=0), LogUniform(0.03, 0.5)] = 0.1
         """Weight of the class confusion beside the source's loss."""
         temperature: Annotated[float, Field(gt=0), Uniform(1.5, 4.0)] = 2.5
         """Divides the logits before confusion is counted."""
@@ -37,7 +38,8 @@ class MCC(Adaptation):
     def losses(self, source: Images, target: Images, progress: float) -> Losses:
         _, of_source = self.on_source(source.views["view"])
         _, of_target = self.on_target(target.views["view"])
-        confusion = class_confusion(of_target, self.config.temperature)
+        # Of all workers, because it is no sum over images.
+        confusion = class_confusion(gathered(of_target), self.config.temperature)
         return Losses(
             terms={
                 "supervised": self.task.loss(of_source, source.labels),

@@ -35,7 +35,7 @@ class WDGRL(Adaptation):
     class Config:
         name: str = "wdgrl"
         """wdgrl"""
-        weight: Annotated[float, Field(ge=0), LogUniform(0.01, 1.0)] = 0.1
+        weight: Annotated[float, Field(ge=0), LogUniform(0.003, 0.1)] = 0.03
         """Weight of the distance in the encoder's loss."""
         penalty: Annotated[float, Field(ge=0)] = 10.0
         """Weight of the critic's gradient penalty."""
@@ -78,11 +78,14 @@ class WDGRL(Adaptation):
 
     def steepness(self, source: Tensor, target: Tensor) -> Tensor:
         """Mean of (|gradient| - 1)^2 of the critic at the features and at points between them; eq. 4."""
-        rows = min(len(source), len(target))
+        rows, source, target = min(len(source), len(target)), source.float(), target.float()
         share = torch.rand(rows, 1, device=source.device)
         between = torch.lerp(source[:rows], target[:rows], share)
         points = torch.cat([between, source, target]).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(self.critic(points).sum(), points, create_graph=True)
+        with torch.autocast(
+            source.device.type, enabled=False
+        ):  # a gradient of gradients wants all its digits
+            (gradient,) = torch.autograd.grad(self.critic(points).sum(), points, create_graph=True)
         return (gradient.norm(dim=1) - 1).square().mean()
 
 

@@ -27,7 +27,7 @@ def test_pseudo_labels_are_those_of_the_paper(tiny, prior):
 
     # Berthelot et al. 2021, section 3.3: alignment per class, L1 normalised; relative threshold of the source.
     p, q = softmax(source), softmax(target)
-    running = {name: 0.99 * 0.5 + 0.01 * values.mean(0) for name, values in (("p", p), ("q", q))}
+    running = {name: values.mean(0) for name, values in (("p", p), ("q", q))}  # of the first batch
     goal = running["p"] if prior is None else np.array([1 - prior, prior])
     aligned = q * goal / running["q"]
     aligned /= aligned.sum(1, keepdims=True)
@@ -42,6 +42,49 @@ def test_classes_that_agree_leave_pseudo_labels_alone_and_a_threshold_of_0_keeps
     label, keep = method.pseudo_labels(logits, logits)
     assert torch.equal(label, logits.argmax(1))
     assert keep.all()
+
+
+@pytest.mark.parametrize("prior", [None, 0.1])
+def test_until_they_are_normalised_aligned_predictions_have_the_wanted_mean(tiny, monkeypatch, prior):
+    method = tiny.method("adamatch", method={"target_prior": prior})
+    normalize, seen = F.normalize, []
+    monkeypatch.setattr(F, "normalize", lambda values, **how: seen.append(values) or normalize(values, **how))
+    source, target = torch.randn(10, 2), 2 + torch.randn(30, 2)
+    method.pseudo_labels(source, target)
+    (aligned,) = seen
+    wanted = source.softmax(1).mean(0) if prior is None else torch.tensor([1 - prior, prior])
+    torch.testing.assert_close(aligned.mean(0), wanted)
+
+
+def perfect(rng, lenses, rows=100):
+    """Labels of images of which such a share are lenses, and logits that leave no doubt."""
+    labels = (rng.random(rows) < lenses).astype(int)
+    return labels, torch.from_numpy(40 * np.eye(2)[labels]).float()
+
+
+@pytest.mark.parametrize("calls", [100, 400])
+def test_averages_are_soon_the_true_shares_of_one_lens_in_a_hundred(tiny, calls):
+    method, rng = tiny.method("adamatch", method={"target_prior": None}), np.random.default_rng(0)
+    for _ in range(calls):
+        _, source = perfect(rng, 0.5)
+        labels, target = perfect(rng, 0.01)
+        found, keep = method.pseudo_labels(source, target)
+        np.testing.assert_array_equal(found.numpy(), labels)
+        assert keep.all()
+    np.testing.assert_allclose(method.target_classes.numpy(), [0.99, 0.01], atol=3e-3)
+    np.testing.assert_allclose(method.source_classes.numpy(), [0.5, 0.5], atol=0.02)
+
+
+def test_averages_are_plain_means_of_the_first_hundred_batches_and_decay_from_there(tiny):
+    method, rng = tiny.method("adamatch", method={"target_prior": None}), np.random.default_rng(0)
+    means, decayed = [], None
+    for call in range(1, 151):
+        logits = rng.normal(size=(20, 2))
+        method.pseudo_labels(torch.from_numpy(logits[:10]).float(), torch.from_numpy(logits[10:]).float())
+        means.append([softmax(part).mean(0) for part in (logits[:10], logits[10:])])
+        decayed = np.mean(means, axis=0) if call <= 100 else 0.99 * decayed + 0.01 * np.array(means[-1])
+        found = np.stack([method.source_classes.numpy(), method.target_classes.numpy()])
+        np.testing.assert_allclose(found, decayed, rtol=1e-4)
 
 
 def test_mu_rises_along_a_cosine_until_half_way():

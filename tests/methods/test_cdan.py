@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from raylens.losses import reversed_gradient
 from raylens.methods.cdan import joint
+from raylens.records import Images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,9 +27,12 @@ def test_a_gradient_is_turned_round():
     assert value.grad.tolist() == [-1.0, -2.0]
 
 
-def test_the_discriminator_learns_and_the_encoder_unlearns(tiny):
-    method = tiny.method("cdan", method={"target_prior": None})
+@pytest.mark.parametrize("prior", [None, 0.1])
+def test_the_discriminator_learns_and_the_encoder_unlearns(tiny, prior):
+    method = tiny.method("cdan", method={"target_prior": prior})
     batch = tiny.batch(method)
+    labels = torch.tensor([1, 0, 0, 0, 0, 0, 0, 1])
+    batch["source"] = Images(batch["source"].views, labels)
     losses = method(batch, progress=0.5)
     strength = 2 / (1 + np.exp(-5)) - 1
 
@@ -39,6 +43,8 @@ def test_the_discriminator_learns_and_the_encoder_unlearns(tiny):
         logits = method.model.head(features[name])
         probability = logits.detach().softmax(1)
         weight = 1 + torch.exp((probability * probability.log()).sum(1))
+        if prior and name == "source":
+            weight = weight * torch.where(labels == 1, prior / 0.25, (1 - prior) / 0.75)
         weight = weight / weight.mean()
         seen = method.discriminator(joint(features[name], logits))
         told = F.binary_cross_entropy_with_logits(seen, torch.full_like(seen, is_source), reduction="none")

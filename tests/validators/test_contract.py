@@ -110,10 +110,30 @@ def test_information_maximisation_by_hand():
     mean = (np.array([1.1, 0.9]) + 0.5) / 3
     entropy = -np.mean([0.9 * np.log(0.9) + 0.1 * np.log(0.1), 0.2 * np.log(0.2) + 0.8 * np.log(0.8)])
     expected = -np.sum(0.5 * np.log(0.5 / mean)) - entropy
-    assert information_maximisation.score(SOURCE, target, prior=(0.5, 0.5)) == pytest.approx(expected)
+    equal = dataclasses.replace(target, prior=np.array([0.5, 0.5]))
+    assert information_maximisation.score(SOURCE, equal) == pytest.approx(expected)
     assert information_maximisation.score(SOURCE, unlabelled(ONE_CLASS)) < information_maximisation.score(
         SOURCE, unlabelled(TARGET)
     )
+
+
+def test_information_maximisation_prefers_the_share_of_lenses_that_is_expected():
+    """Two models as sure as each other: one calls 3 in 10 lens, as of the source, the other 1 in 100."""
+    many, few = (np.arange(1000) < count for count in (300, 10))
+    called = {
+        name: Outputs(np.zeros((1000, 1)), 5.0 * np.eye(2)[lenses.astype(int)], None, np.arange(1000))
+        for name, lenses in (("many", many), ("few", few))
+    }
+
+    def best(prior):
+        scores = {
+            name: information_maximisation.score(SOURCE, dataclasses.replace(one, prior=prior))
+            for name, one in called.items()
+        }
+        return max(scores, key=scores.__getitem__)
+
+    assert best(None) == "many"
+    assert best(np.array([0.99, 0.01])) == "few"
 
 
 def test_soft_neighbourhood_density_by_the_paper():
@@ -176,6 +196,21 @@ def test_deep_embedded_validation_is_the_plain_loss_when_no_row_weighs_more(monk
     )
     loss = -log_softmax(SOURCE.logits.astype(float), axis=1)[np.arange(400), SOURCE.labels]
     assert dev.score(SOURCE, TARGET) == pytest.approx(-loss.mean())
+
+
+def test_deep_embedded_validation_by_hand(monkeypatch):
+    """You et al. 2019, section 3.3: density ratios from a classifier of domains, and the mean ratio as control."""
+    target = domain(5.0, rows=300, seed=1)
+    guess = np.random.default_rng(0).uniform(0.2, 0.9, 700)
+    monkeypatch.setattr(dev, "target_probability", lambda *features: guess)
+    weight = [400 / 300 * p / (1 - p) for p in guess[:400]]
+    said = log_softmax(SOURCE.logits.astype(float), axis=1)
+    weighted = [w * -row[label] for w, row, label in zip(weight, said, SOURCE.labels, strict=True)]
+    one, loss = np.mean(weight), np.mean(weighted)
+    together = np.mean([(x - loss) * (w - one) for x, w in zip(weighted, weight, strict=True)])
+    alone = np.mean([(w - one) ** 2 for w in weight])
+    assert abs(one - 1) > 0.5  # else control would not count
+    assert dev.score(SOURCE, target) == pytest.approx(-(loss - together / alone * (one - 1)))
 
 
 def test_the_oracle_without_labels_says_so():
