@@ -17,7 +17,7 @@ MANY, TIMES = 0.5, 10
 ALIKE = 0.02
 """Spread of the target's features, in that of the source's, below which they are all alike."""
 FLAT = 1.5
-"""RankMe below which features fill one dimension."""
+"""RankMe below which features fill one dimension; of a line that passes 0 the spread may well be large."""
 
 
 def watched(source: Outputs, target: Outputs) -> dict[str, float]:

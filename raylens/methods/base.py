@@ -153,9 +153,7 @@ class Pretraining(Method):
         found = super().symptoms(metrics)
         if metrics.get("monitor/spread", 1.0) < ALIKE:
             found.append(f"{COLLAPSED}all images have the same features")
-        elif (
-            metrics.get("source/rankme", FLAT) < FLAT
-        ):  # of a line that passes 0 the spread may well be large
+        elif metrics.get("source/rankme", FLAT) < FLAT:
             found.append(f"{COLLAPSED}the features fill one dimension")
         return found
 

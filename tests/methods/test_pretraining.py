@@ -212,9 +212,10 @@ def test_byol_predicts_of_each_view_what_the_target_makes_of_the_other(tiny):
 
 
 def test_dino_says_of_each_view_what_the_teacher_says_of_the_other(tiny):
-    method = tiny.method("dino", method={"student_temperature": 0.2, "teacher_temperature": 0.05})
+    temperatures = {"student_temperature": 0.2, "teacher_temperature": 0.05}
+    method = tiny.method("dino", method={**temperatures, "prototypes": 8})
     apart_(method.teacher)
-    method.centre.copy_(0.2 * torch.randn(method.centre.shape))
+    method.centre.copy_(torch.linspace(-0.5, 0.5, 8))
     batch, centre = tiny.batch(method), method.centre.double().numpy().copy()
     one, two = (batch["source"].views[view] for view in ("one", "two"))
     with torch.no_grad():
