@@ -324,4 +324,5 @@ def _write(folder: str, run: Run, table: pd.DataFrame) -> None:
 
 
 def _interval(value: float, low: float, high: float, sign: str = "") -> str:
-    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+    digits = ".4f" if sign or abs(value) >= 1e-3 else ".2e"  # squared errors of images are small
+    return f"{value:{sign}{digits}} [{low:{sign}{digits}}, {high:{sign}{digits}}]"
