@@ -278,6 +278,8 @@ def settings(method: str, encoder: str) -> dict[str, Setting]:
             found[setting.path] = setting
     suggested = find.method(method).suggests
     for path, value in suggested.items():
+        if path.startswith("encoder.") and path not in found:
+            continue  # of other encoders
         found[path] = dataclasses.replace(found[path], default=value)
     for path, span in find.method(method).space.items():
         found[path] = dataclasses.replace(found[path], range=span)

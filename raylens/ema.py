@@ -7,11 +7,20 @@ import copy
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
     """A copy that no gradient reaches."""
     return copy.deepcopy(module).requires_grad_(False)
+
+
+def without_dropout(module: nn.Module) -> nn.Module:
+    """`module`, made to drop nothing, in training neither; its batch norm stays as it is."""
+    for layer in module.modules():
+        if isinstance(layer, _DropoutNd):
+            layer.p = 0.0
+    return module
 
 
 @torch.no_grad()

@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from raylens.cluster.finetune import Start
 
 METHOD = "supervised"
-ELSEWHERE = ("name", "seed", "start", "storage", "scale", "search")
-"""Settings, or groups of them, that do not tell one pretraining from another."""
+ASIDE = (
+    "name",
+    "seed",
+    "storage",
+    "search",
+    "scale.cpus",
+    "scale.gpus",
+    "scale.min_workers",
+    "fit.report_every",
+)
+ASIDE += ("data.mode", "data.resident_limit", "data.cpus", "data.validation_rows")
+"""Settings, or sections of them, that change nothing of what a pretraining learns but by chance."""
 
 
 def finetune(argv: Sequence[str]) -> str | None:
@@ -23,9 +33,10 @@ def finetune(argv: Sequence[str]) -> str | None:
     parser = cli.Parser(
         prog="python -m raylens.finetune",
         description=(
-            "Finetune a checkpoint's encoder under a new head, on each amount of labels, beside the same network from "
-            "scratch with the same budget, and measure all on the test split: finetuned.md, finetuned.csv, test.json, "
-            "best/. Several checkpoints are compared in one table; those that differ in their seed alone share a row."
+            "Finetune a checkpoint's encoder under a new head, or a model of the task with its own, on each amount of "
+            "labels, beside the same network from scratch with the same budget, and measure all on the test split: "
+            "finetuned.md, finetuned.csv, finetuned.png, test.json, best/. Several checkpoints are compared in one "
+            "table; those that differ in their seed alone share a row."
         ),
         epilog="Other settings are those of `raylens.train supervised`: --fit.steps 400, --optimizer.lr 3e-4.",
         example="python -m raylens.finetune runs/NAME/best classification --labels 1% 10% 100% --frozen",
@@ -79,6 +90,12 @@ def finetune(argv: Sequence[str]) -> str | None:
             "finetuning has no target and keeps its images in memory; leave data.target and data.mode out, and give "
             "data.test to measure on other images"
         )
+    sources = {one.run.data.source: one.address for one in found}
+    if len(sources) > 1 and "data.source" not in given:
+        (one, of_one), (other, of_other), *_ = sources.items()
+        raise ConfigError(
+            f"{of_one} was pretrained on {one}, {of_other} on {other}; set data.source to what they are finetuned on"
+        )
     if run.data.source is None:
         raise ConfigError(f"{first.address} does not say on what it was trained; set data.source")
     if run.data.test is None:
@@ -89,7 +106,8 @@ def finetune(argv: Sequence[str]) -> str | None:
     amounts = [amount(text) for text in asked.labels]
     if len(set(amounts)) < len(amounts) or len(set(asked.seeds)) < len(asked.seeds):
         raise ConfigError("--labels and --seeds must differ from each other")
-    words = [*asked.checkpoints[1:], *asked.labels, *map(str, asked.seeds)]
+    others = [path for start in pretrained for path in start.checkpoints][1:]
+    words = [*others, *asked.labels, *map(str, asked.seeds)]
     shaping = "-".join([*words, str(asked.frozen), str(asked.no_scratch)])
     run = run.replace(name=run.name or f"{asked.task}-{config.digest(run, shaping)}")
     return work(Plan(run, pretrained, amounts, asked.seeds, asked.frozen, not asked.no_scratch))
@@ -98,33 +116,37 @@ def finetune(argv: Sequence[str]) -> str | None:
 def starts(found: Sequence[Checkpoint]) -> list[Start]:
     """The pretrainings that `found` are of, each with the checkpoints of its seeds, in words that tell them apart.
 
-    Raises ConfigError when they saw their images differently, or one is given twice.
+    Raises ConfigError when they saw their images differently, or two of them are one.
     """
     from raylens.cluster.finetune import Start
+    from raylens.data.sets import absolute
 
-    first = found[0]
-    for other in found[1:]:
-        if other.run.data.transform != first.run.data.transform:
+    first, alike, seen = found[0], {}, {}
+    for one in found:
+        if one.run.data.transform != first.run.data.transform:
             raise ConfigError(
-                f"{other.address} was pretrained on images by {other.run.data.transform}, {first.address} by "
+                f"{one.address} was pretrained on images by {one.run.data.transform}, {first.address} by "
                 f"{first.run.data.transform}; finetune them one by one"
             )
-    addresses = [one.address for one in found]
-    if len(set(addresses)) < len(addresses):
-        raise ConfigError("the checkpoints to finetune must differ from each other")
-    groups: dict[str, list[Checkpoint]] = {}
-    for one in found:
-        groups.setdefault(repr((encoder(one), _learned(one))), []).append(one)
-    encoders = _words([encoder(ones[0]) for ones in groups.values()], "encoder.name")
-    methods = _words([_learned(ones[0]) for ones in groups.values()], "method.name")
+        if (other := seen.setdefault(one.weights, one)) is not one:
+            raise ConfigError(f"{other.address} and {one.address} are the same encoder; give it once")
+        ours = alike.setdefault(repr((encoder(one), _learned(one))), {})
+        if (other := ours.setdefault(one.run.seed, one)) is not one:
+            raise ConfigError(
+                f"{other.address} and {one.address} were pretrained alike, both with the seed {one.run.seed}; give one "
+                "of them"
+            )
+    groups = [[*ours.values()] for ours in alike.values()]
+    networks = _words([encoder(ones[0]) for ones in groups], "encoder.name", [""] * len(groups))
+    methods = _words([_learned(ones[0]) for ones in groups], "method.name", networks)
     return [
         Start(
             network,
             " ".join(filter(None, (network, method))),
             encoder(ones[0]),
-            [one.address for one in ones],
+            [absolute(one.address) for one in ones],
         )
-        for network, method, ones in zip(encoders, methods, groups.values(), strict=True)
+        for network, method, ones in zip(networks, methods, groups, strict=True)
     ]
 
 
@@ -134,28 +156,35 @@ def encoder(found: Checkpoint) -> dict[str, Any]:
 
 
 def _learned(found: Checkpoint) -> dict[str, Any]:
-    """The settings by which it was pretrained, by path."""
+    """The settings by which it was pretrained, by path; where it starts from is its own, if its method makes it."""
+    aside = (*ASIDE, "encoder", *(["start"] if find.method(found.run.method.name).start else []))
     return {
         path: value
         for path, value in config.flat(found.run).items()
-        if path.split(".")[0] not in (*ELSEWHERE, "encoder")
+        if path not in aside and path.split(".")[0] not in aside
     }
 
 
-def _words(held: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    """A word for each of some settings that tells it from the others: none if they are all the same.
+def _words(held: Sequence[Mapping[str, Any]], name: str, beside: Sequence[str]) -> list[str]:
+    """A word for each of some settings: nothing if all are the same, else its name, and what it differs in.
 
-    Their name, and of two with one name what they differ in.
+    The latter from its homonyms, of those that have the same word in `beside`.
     """
     if all(one == held[0] for one in held):
         return ["" for _ in held]
     made = []
-    for one in held:
-        alike = [other for other in held if other[name] == one[name]]
+    for one, place in zip(held, beside, strict=True):
+        alike = [
+            other for other, its in zip(held, beside, strict=True) if (its, other[name]) == (place, one[name])
+        ]
         differ = [path for path in one if any(other.get(path) != one[path] for other in alike)]
-        told = ", ".join(f"{path.rpartition('.')[2]} {one[path]}" for path in differ)
+        told = ", ".join(f"{path.rpartition('.')[2]} {_short(one[path])}" for path in differ)
         made.append(f"{one[name]} ({told})" if told else str(one[name]))
     return made
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def amount(text: str) -> float | None:

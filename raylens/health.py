@@ -12,19 +12,26 @@ COLLAPSED = "collapsed: "
 """How a warning of a collapse begins."""
 NEARLY_ALL = 0.98
 """Share of the target's images beyond which they count as all."""
+MANY, TIMES = 0.5, 10
+"""Share of the target called lens, and its ratio to the prior that was told, beyond both of which it surprises."""
 ALIKE = 0.02
 """Spread of the target's features, in that of the source's, below which they are all alike."""
+FLAT = 1.5
+"""RankMe below which features fill one dimension; of a line that passes 0 the spread may well be large."""
 
 
 def watched(source: Outputs, target: Outputs) -> dict[str, float]:
     """Monitors of validation images of both domains.
 
     `target_called_<class>` is the share of the target's images for which a class is the likeliest, by its position;
-    `target_spread` the mean standard deviation of the target's features over that of the source's.
+    `target_spread` the mean standard deviation of the target's features over that of the source's; `target_prior` the
+    share of lenses that the method was told to expect, where it was.
     """
     shares = _called(target.logits)
     spread = target.features.std(0).mean() / max(source.features.std(0).mean(), 1e-12)
     found = {f"monitor/target_called_{index}": float(share) for index, share in enumerate(shares)}
+    if target.prior is not None:
+        found["monitor/target_prior"] = float(target.prior[-1])
     return {**found, "monitor/target_spread": float(spread)}
 
 
@@ -41,6 +48,29 @@ def collapses(metrics: Mapping[str, float], classes: Sequence[str]) -> list[str]
     if metrics.get("monitor/target_spread", 1.0) < ALIKE:
         found.append(f"{COLLAPSED}the target's features are all alike")
     return found
+
+
+def surprises(metrics: Mapping[str, float], classes: Sequence[str]) -> list[str]:
+    """Where far more lenses are called than the method was told to expect, a sentence each; either may be wrong.
+
+    By the monitors of `watched`, and of the pseudo-labels that a method keeps. A target of which all is called lens has
+    collapsed, and is none of these.
+    """
+    told, last = metrics.get("monitor/target_prior"), len(classes) - 1
+    if told is None:
+        return []
+    called, kept = (
+        metrics.get(f"monitor/{name}", 0.0) for name in (f"target_called_{last}", "last_class_kept")
+    )
+    most = max(MANY, TIMES * told)
+    # What it is is not told: a sentence that changes from report to report would be a new warning each time.
+    shares = {"target is": called if called <= NEARLY_ALL else 0.0, "pseudo-labels that are kept are": kept}
+    return [
+        f"more than {most:.0%} of the {whose} called {classes[last]}, and {100 * told:.2g}% was expected: set "
+        "method.target_prior to the share that you expect, or lower optimizer.lr"
+        for whose, share in shares.items()
+        if share > most
+    ]
 
 
 def counted(warnings: Sequence[str]) -> str | None:

@@ -176,6 +176,7 @@ METRICS = {
     ),
     "bicubic_psnr": Metric("psnr of the bicubic enlargement", "torch, a = -0.75"),
     "bicubic_ssim": Metric("ssim of the bicubic enlargement", "torch, a = -0.75"),
+    "bicubic_mse": Metric("mse of the bicubic enlargement", "torch, a = -0.75"),
     "psnr_gain": Metric("psnr above that of the bicubic enlargement, dB", "psnr - bicubic_psnr"),
     "mse": Metric(
         "mean squared error of painted images, in the squared range of each", "mean (p - y)^2 / range(y)^2"
@@ -186,6 +187,10 @@ METRICS = {
     "averaged": Metric("trials whose weights were averaged", "Wortsman et al. 2022"),
     "oracle": Metric("says that the objective reads target labels", "search.oracle"),
     "loss/<term>": Metric("a term of the training loss, weight included; they add up", "the method's file"),
+    "monitor/target_prior": Metric(
+        "share of lenses that the method was told to expect in the target, or an estimate",
+        "method.target_prior, data.prior",
+    ),
     "monitor/<name>": Metric("a quantity that is watched, not optimised", "the method's file"),
     "validator/<name>": Metric("a score that ranks trials", "the validator's file"),
     "time/images": Metric("images a second that a worker learns from", "wall clock"),
@@ -209,8 +214,8 @@ FORMULAS: dict[str, Callable[[Counts], np.ndarray]] = {
 
 
 REGRESSION = ("mae", "rmse", "r2")
-LOWER_IS_BETTER = ("mae", "rmse")
-PAINTING = ("psnr", "ssim", "psnr_gain", "mse", "bicubic_psnr", "bicubic_ssim")
+LOWER_IS_BETTER = ("mae", "rmse", "mse")
+PAINTING = ("psnr", "ssim", "mse", "psnr_gain", "bicubic_psnr", "bicubic_ssim", "bicubic_mse")
 
 
 def explain(name: str) -> Metric:
@@ -333,9 +338,8 @@ def _painting(judged: ArrayLike) -> tuple[Measure, np.ndarray]:
         raise DataError(f"{bad} of {len(judged)} painted images are NaN or infinite; lower optimizer.lr")
     error, similar, bicubic_error, bicubic_similar = judged.T
     psnr, bicubic = (-10 * np.log10(np.maximum(of, 1e-12)) for of in (error, bicubic_error))
-    return _means(
-        dict(zip(PAINTING, (psnr, similar, psnr - bicubic, error, bicubic, bicubic_similar), strict=True))
-    )
+    ours, bicubics = (psnr, similar, error), (bicubic, bicubic_similar, bicubic_error)
+    return _means(dict(zip(PAINTING, (*ours, psnr - bicubic, *bicubics), strict=True)))
 
 
 def _means(each: Mapping[str, ArrayLike]) -> tuple[Measure, np.ndarray]:
@@ -414,7 +418,8 @@ def paired_over_runs(
 
     Runs are drawn with replacement and rows within each, so the interval knows how runs scatter; of few runs it knows
     little, and is too narrow. Runs with the same labels are of the same rows, which are drawn once for all. Runs that
-    share something, such as a pretraining, come in `groups` of one size, one after the other: these are drawn first.
+    share something, such as a pretraining, come in `groups` of one size, one after the other, and in the same order of
+    what else they share, such as a seed: groups are drawn, and the same runs of each.
     """
     seeds = _seeds([labels for *_, labels in runs], seed)
     found = [_difference(*run, metric, RESAMPLES, at) for run, at in zip(runs, seeds, strict=True)]
@@ -449,7 +454,7 @@ def _mean(
     values, drawn = np.array([value for value, _ in found]), np.stack([drawn for _, drawn in found])
     random, (runs, resamples) = np.random.default_rng(seeds[0]), drawn.shape
     each = runs // groups
-    chosen = random.integers(each, size=(resamples, runs))
+    chosen = np.tile(random.integers(each, size=(resamples, each)), groups)
     if groups > 1:
         chosen += each * random.integers(groups, size=(resamples, groups)).repeat(each, axis=1)
     apart = runs if len(set(seeds)) > 1 else 1

@@ -498,28 +498,27 @@ def compared(table: pd.DataFrame, entries: Sequence[Entry]) -> bytes:
 def finetuned(table: pd.DataFrame, metric: str) -> bytes:
     """What finetuned encoders are worth, a panel for each amount of labels: a mean and its interval, a line each.
 
-    `table` is that of `raylens.finetune`, `metric` its column; what is no training has no line. From scratch is grey,
-    beside its network's others. A PNG.
+    `table` is that of `raylens.finetune`, `metric` its column. From scratch is grey, beside its network's others; what
+    is no training, as bicubic, is in each panel. A PNG.
     """
-    table = table[table["trainings"] > 0]
-    amounts, encoders = (list(dict.fromkeys(table[name])) for name in ("labels", "encoder"))
+    untrained = table["trainings"] == 0
+    amounts = list(dict.fromkeys(table[~untrained]["labels"]))
+    encoders = list(dict.fromkeys(table["encoder"]))
     size = (2.2 + 2.8 * len(amounts), 1.3 + 0.3 * len(encoders))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(1, len(amounts), sharey=True, squeeze=False)[0]
         for panel, amount in zip(panels, amounts, strict=True):
-            rows, first = table[table["labels"] == amount].set_index("encoder"), 0
-            for y, encoder in enumerate(encoders):
-                value, low, high = rows.loc[encoder, [metric, f"{metric}_low", f"{metric}_high"]]
-                scratch = encoder.endswith("from scratch")
-                colour = "#777777" if scratch else COLOURS[encoder.endswith("frozen")]
-                panel.hlines(y, low, high, color=colour, linewidth=2.5)
-                panel.plot(value, y, "D", color=colour, markeredgecolor="w", markersize=7)
-                if scratch:  # the last of its network's lines
-                    panel.vlines(value, first - 0.4, y, color=colour, linewidth=1, linestyle=":")
+            rows, first = table[untrained | (table["labels"] == amount)], 0
+            for y, row in enumerate(rows.to_dict("records")):
+                colour = {"finetuned": COLOURS[0], "frozen": COLOURS[1]}.get(row["kind"], "#777777")
+                panel.hlines(y, row[f"{metric}_low"], row[f"{metric}_high"], color=colour, linewidth=2.5)
+                panel.plot(row[metric], y, "D", color=colour, markeredgecolor="w", markersize=7)
+                if row["kind"] == "from scratch":  # the last of its network's lines
+                    panel.vlines(row[metric], first - 0.4, y, color=colour, linewidth=1, linestyle=":")
                     first = y + 1
             panel.locator_params(axis="x", nbins=4)
-            images = f"{int(rows['images'].iloc[0])} images"
+            images = f"{rows['images'].max()} images"
             title = images if amount == images.split()[0] else f"{amount}: {images}"
             panel.set_title(title, fontweight="bold", fontsize=10)
             panel.grid(axis="y", visible=False)

@@ -7,10 +7,14 @@ classifier sees. Where adaptation has left a gap, the estimates are wrong, by as
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax, softmax
+
+if TYPE_CHECKING:
+    from raylens.config import Run
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,15 @@ class Prior:
     shares: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+
+def told(run: Run) -> np.ndarray | None:
+    """Shares of the two classes in the target, (2,), that the method of `run` is told, given or estimated before.
+
+    None where it is told nothing, or cannot be: it has no method.target_prior.
+    """
+    prior = getattr(run.method, "target_prior", None)
+    return None if prior is None else np.array([1 - prior, prior])
 
 
 def estimate(

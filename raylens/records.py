@@ -60,3 +60,5 @@ class Outputs:
     ids: np.ndarray
     mixed: Callable[[np.ndarray, np.ndarray, float], np.ndarray] | None = None
     """Logits (M, K) of mixtures of images: rows (M,), other rows (M,), and the share of the first."""
+    prior: np.ndarray | None = None
+    """Shares of the classes (K,) that are expected here, where something is known of them without labels."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from raylens.cluster.worker import validate
-from raylens.health import collapses, counted, watched
+from raylens.cluster.choice import _average
+from raylens.cluster.worker import validate, work
+from raylens.health import collapses, counted, surprises, watched
 from raylens.records import Outputs
 
 LENSES = ("nonlens", "lens")
@@ -73,3 +76,70 @@ def test_reports_of_a_training_watch_it(tiny):
     metrics = validate(tiny.run("adda"), tiny.facts(), method.result, tiny.resident())
     assert metrics["monitor/target_called_1"] == 1.0
     assert collapses(metrics, LENSES) == ["collapsed: all of the target is called lens"]
+
+
+def surprised(share: float, told: float | None, **more: float) -> list[str]:
+    prior = None if told is None else np.array([1 - told, told])
+    found = watched(outputs([0.6, 0.4]), replace(outputs([1 - share, share]), prior=prior))
+    return surprises(found | more, LENSES)
+
+
+def test_far_more_lenses_than_were_expected_are_a_warning_and_no_collapse():
+    (warning,) = surprised(0.9, 0.01)
+    assert warning == (
+        "more than 50% of the target is called lens, and 1% was expected: set method.target_prior to the share that "
+        "you expect, or lower optimizer.lr"
+    )
+    assert "; " not in warning, "by which warnings are told apart"
+    assert surprised(0.7, 0.01) == [warning], "the same in every report, or each would be told anew"
+    assert counted([warning]) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.42, 0.01),  # the most that a healthy training called of a survey of 1 in 100: docs/results.md
+        (0.9, None),
+        (0.55, 0.06),
+        (0.9, 0.1),
+        (0.9, 0.7),
+        (1.0, 0.01),  # a collapse, which is told by itself
+    ],
+)
+def test_what_may_well_be_is_no_surprise(share, told):
+    assert surprised(share, told) == []
+
+
+def test_pseudo_labels_are_held_against_the_prior_too():
+    (warning,) = surprised(0.1, 0.03, **{"monitor/last_class_kept": 0.99})
+    assert warning.startswith(
+        "more than 50% of the pseudo-labels that are kept are called lens, and 3% was expected"
+    )
+    assert surprised(0.1, 0.03, **{"monitor/last_class_kept": 0.24}) == []
+
+
+def test_a_training_reports_the_prior_that_it_is_told_and_a_validator_takes_it(tiny):
+    run, data = tiny.run("adda", search={"validator": "information_maximisation"}), tiny.resident()
+    model = tiny.method(run).result
+
+    def validated(told):
+        return validate(run.replace(**{"method.target_prior": told}), tiny.facts(), model, data)
+
+    name = "validator/information_maximisation"
+    found, other, none = validated(0.01), validated(0.9), validated(None)
+    assert (found["monitor/target_prior"], other["monitor/target_prior"]) == (0.01, 0.9)
+    assert "monitor/target_prior" not in none
+    assert len({one[name] for one in (found, other, none)}) == 3
+    held = data.validation["source"].labels.mean()
+    assert none[name] == pytest.approx(validated(held)[name]), "the source's share"
+
+
+def test_a_training_and_an_average_warn_of_more_lenses_than_they_were_told(tiny, tmp_path, monkeypatch):
+    many = {"monitor/target_called_1": 0.7, "monitor/target_prior": 0.01}
+    monkeypatch.setattr("raylens.health.watched", lambda source, target: many)
+    run, data = tiny.run("adda", fit={"steps": 1, "report_every": 1}), tiny.resident()
+    (report,) = work(run, tiny.facts(), data)
+    assert "more than 50% of the target is called lens" in report.metrics["warnings"]
+    report.save(tmp_path / "trial")
+    averaged = _average([("trial", str(tmp_path / "trial"))], tiny.facts(), data, str(tmp_path / "average"))
+    assert "more than 50% of the target is called lens" in averaged["warnings"]

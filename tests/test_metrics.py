@@ -179,6 +179,10 @@ def test_runs_that_share_a_pretraining_are_drawn_together():
     alone = [np.mean([paired(*run)[0] for run in part]) for part in (runs[:8], runs[8:])]
     assert limits[0] == pytest.approx(min(alone), abs=0.03)
     assert limits[1] == pytest.approx(max(alone), abs=0.03)
+    few = runs[:2] + runs[8:9]
+    _, *once = paired_over_runs(few)
+    _, *again = paired_over_runs(few * 4, groups=4)
+    np.testing.assert_allclose(again, once, atol=0.03, err_msg="seeds that all of them share are drawn once")
 
 
 def test_the_same_rows_in_all_runs_do_not_make_an_interval_narrower():

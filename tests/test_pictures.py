@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from raylens import pictures
@@ -129,16 +130,26 @@ def test_a_pair_holds_the_image_and_what_speaks_in_it():
     assert left[20 + 100, 80].min() > 0.9, "and the right way up"
 
 
-def test_of_finetuned_encoders_each_amount_of_labels_has_a_panel():
+def test_of_finetuned_encoders_each_amount_of_labels_has_a_panel(monkeypatch):
+    kept = []
+    monkeypatch.setattr(pictures, "Figure", lambda **settings: kept.append(Figure(**settings)) or kept[-1])
     rows = [
-        {"labels": amount, "images": images, "encoder": encoder, "trainings": 2}
-        | {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95}
+        {"labels": amount, "images": images, "encoder": f"byol {kind}", "kind": kind, "trainings": 2}
+        | {"psnr": value, "psnr_low": value - 2, "psnr_high": value + 1}
         for amount, images in (("10%", 60), ("600", 600))
-        for encoder in ("byol finetuned", "byol frozen", "from scratch")
+        for kind, value in (("finetuned", 40 + images / 100), ("frozen", 30), ("from scratch", 35))
     ]
-    rows.append({"labels": "none", "images": 0, "encoder": "bicubic", "trainings": 0, "auroc": np.nan})
-    two = imread(io.BytesIO(pictures.finetuned(pd.DataFrame(rows), "auroc")))
-    one = imread(io.BytesIO(pictures.finetuned(pd.DataFrame(rows[:3]), "auroc")))
-    assert two.shape[1] > 1.3 * one.shape[1], "two panels"
-    assert two.shape[0] == one.shape[0]
-    assert two.std() > 0.05
+    plain = {"labels": "none", "images": 0, "encoder": "bicubic", "kind": "bicubic", "trainings": 0}
+    rows.append(plain | {"psnr": 20, "psnr_low": 19, "psnr_high": 21})
+    assert imread(io.BytesIO(pictures.finetuned(pd.DataFrame(rows), "psnr"))).std() > 0.05
+    few, many = kept[0].axes
+    assert [axes.get_title() for axes in (few, many)] == ["10%: 60 images", "600 images"]
+    assert [text.get_text() for text in few.get_yticklabels()] == [
+        *(f"byol {kind}" for kind in ("finetuned", "frozen", "from scratch")),
+        "bicubic",
+    ]
+    assert [float(line.get_xdata()[0]) for line in few.lines] == [40.6, 30, 35, 20]
+    assert [float(line.get_xdata()[0]) for line in many.lines] == [46, 30, 35, 20]
+    bars = [bar.get_segments()[0][:, 0].tolist() for bar in few.collections]
+    assert bars[0] == [38.6, 41.6], "from low to high"
+    assert len({line.get_color() for line in few.lines}) == 3, "what starts from nothing is grey"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raylens.priors import bbse, calibration, estimate, mlls
+from raylens.priors import bbse, calibration, estimate, mlls, told
 
 
 def gaussians(rows: int, prior: float, seed: int, *, apart: float = 3.0):
@@ -55,3 +55,9 @@ def test_three_classes():
     target, _ = draw(shares, 10000)
     np.testing.assert_allclose(mlls(source, labels, target), shares, atol=0.02)
     np.testing.assert_allclose(bbse(source, labels, target), shares, atol=0.02)
+
+
+def test_a_run_is_told_what_its_method_is(tiny):
+    np.testing.assert_allclose(told(tiny.run("adda", method={"target_prior": 0.03})), [0.97, 0.03])
+    assert told(tiny.run("adda", method={"target_prior": None})) is None
+    assert told(tiny.run("mcc")) is None, "it has no such setting"

@@ -195,7 +195,8 @@ def _average(trials: Sequence[tuple[str, str]], facts: Facts, data: Any, out: st
     model, steps = first.model(), int(first.metrics["step"])
     model.load_state_dict(average(checkpoint.read(path).model().state_dict() for _, path in trials))
     metrics = {"step": steps, **validate(first.run, facts, model.to(device), data, device)}
-    metrics["warnings"] = "; ".join(health.collapses(metrics, facts.classes))
+    found = [*health.collapses(metrics, facts.classes), *health.surprises(metrics, facts.classes)]
+    metrics["warnings"] = "; ".join(found)
     metrics["averaged"] = ", ".join(name for name, _ in trials)
     with tempfile.TemporaryDirectory(prefix="raylens-") as made:
         checkpoint.save(made, first.run, facts, model, metrics, step=steps)

@@ -28,12 +28,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from raylens import checkpoint, config, find, health, pictures, tables
+from raylens import checkpoint, config, find, health, pictures, priors, tables
 from raylens.checkpoint import Facts
-from raylens.cluster import choice, launch
+from raylens.cluster import choice, launch, prior
 from raylens.cluster.folders import exists, write
 from raylens.cluster.jobs import Job, train
-from raylens.cluster.prior import SETTING, asks, estimated
 from raylens.cluster.progress import Clock
 from raylens.cluster.search import Found, first_sample, sampler
 from raylens.cluster.training import MAY_DIFFER, check, fits, placed, start_run
@@ -61,17 +60,17 @@ def compare(grid: Grid) -> str:
     write(f"{folder}/grid.yaml", grid.dump())
     starts = _starts(grid, cells, data, folder)
     cells = {cell: run for cell, run in cells.items() if cell.method != SOURCE_ONLY}
-    jobs, drawn, priors = {}, {cell: [] for cell in cells}, {}
+    jobs, drawn, shares = {}, {cell: [] for cell in cells}, {}
     for cell, run in cells.items():
         facts, held = data[_sets(run)]
         start = starts[cell.encoder, cell.seed]
         if find.method(run.method.name).start:
             run = run.replace(start=start.checkpoint)
-        if asks(run):
-            if (start.trial, _sets(run)) not in priors:
+        if prior.asks(run):
+            if (start.trial, _sets(run)) not in shares:
                 print(f"{start.trial}: ", end="")
-                priors[start.trial, _sets(run)] = estimated(run, held)
-            run = run.replace(**{SETTING: priors[start.trial, _sets(run)]})
+                shares[start.trial, _sets(run)] = prior.estimated(run, held)
+            run = run.replace(**{prior.SETTING: shares[start.trial, _sets(run)]})
         for draw, sample in enumerate(draws(run)):
             drawn[cell].append(name := _name(*cell, draw))
             jobs[name] = Job(run.replace(**sample), facts, held)
@@ -141,7 +140,8 @@ def ready(grid: Grid) -> dict[Cell, Run]:
         raise ConfigError(
             f"a benchmark measures on the target's test split, and {held.name} has no labels there; give data.test"
         )
-    for remark in sets.remarks(first, STREAMS, test=True):
+    told = [remark for run in cells.values() for remark in prior.remarks(run)]
+    for remark in dict.fromkeys([*sets.remarks(first, STREAMS, test=True), *told]):
         print(remark, flush=True)
     if given := first.data.test or first.data.target:
         _check_parts(grid, sets.absolute(given))
@@ -293,7 +293,7 @@ def _ask(path: str, run: Run, data: Any, out: str) -> None:
     source, target = (data.validation[stream] for stream in STREAMS)
     mixed = partial(mixtures, model, target.pixels, device)
     source = collect(model, source.pixels, source.labels, device=device)
-    target = replace(collect(model, target.pixels, None, device=device), mixed=mixed)
+    target = replace(collect(model, target.pixels, None, device=device), mixed=mixed, prior=priors.told(run))
     scores = {
         name: float(find.validator(name)(source, target))
         for name in find.names("validators")
@@ -329,7 +329,7 @@ def _write_trials(
                 {
                     **cell._asdict(),
                     **place,
-                    **({SETTING: settings[SETTING]} if SETTING in settings else {}),
+                    **({prior.SETTING: settings[prior.SETTING]} if prior.SETTING in settings else {}),
                     **{path: None if trial.averaged else settings[path] for path in config.space(trial.run)},
                     "steps": trial.steps,
                     "source/auroc": trial.metrics.get("source/auroc"),

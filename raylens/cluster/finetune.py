@@ -44,13 +44,13 @@ FINETUNED, FROZEN, SCRATCH = "finetuned", "frozen", "from scratch"
 
 @dataclass(frozen=True)
 class Start:
-    """A pretraining: its encoder's word and its own, empty where nothing is to be told apart.
+    """A pretraining: words for its network and for itself, empty where nothing is to be told apart.
 
-    `encoder` are the encoder's settings by path, `checkpoints` those of its seeds, one or more.
+    `encoder` are the encoder's settings by path, `checkpoints` those of its seeds, one or more, by absolute paths.
     """
 
     network: str
-    name: str
+    word: str
     encoder: Mapping[str, Any]
     checkpoints: Sequence[str]
 
@@ -73,14 +73,14 @@ class Entry:
 
     kind: str
     network: str
-    name: str
+    word: str
     encoder: Mapping[str, Any]
     checkpoints: Sequence[str | None]
 
     @property
     def label(self) -> str:
         """As the table has it: `finetuned`, or `small byol finetuned` beside others."""
-        return " ".join(filter(None, (self.name, self.kind)))
+        return " ".join(filter(None, (self.word, self.kind)))
 
     def trainings(self, amount: float | None, seeds: Sequence[int]) -> dict[str, tuple[str | None, int]]:
         """The checkpoint and the seed of each of its trainings on so many labels, by name."""
@@ -104,9 +104,10 @@ def entries(plan: Plan) -> list[Entry]:
         ours = [start for start in plan.starts if start.network == network]
         for start in ours:
             for kind in (FINETUNED, *([FROZEN] if plan.frozen else [])):
-                made.append(Entry(kind, network, start.name, start.encoder, start.checkpoints))
+                made.append(Entry(kind, network, start.word, start.encoder, start.checkpoints))
         if plan.scratch:
-            made.append(Entry(SCRATCH, network, network, ours[0].encoder, (None,)))
+            bare = {"encoder.pretrained": False} if "encoder.pretrained" in ours[0].encoder else {}
+            made.append(Entry(SCRATCH, network, network, {**ours[0].encoder, **bare}, (None,)))
     return made
 
 
@@ -187,6 +188,7 @@ def compared(
                 "labels": _percent(amount),
                 "images": rows[amount],
                 "encoder": entry.label,
+                "kind": entry.kind,
                 "trainings": len(trained),
             }
             for one in (metric, *task.beside):
@@ -204,9 +206,9 @@ def compared(
                 row |= dict(zip(("over", "over_low", "over_high"), over, strict=True))
             made.append(row)
     if metric in metrics.PAINTING:
-        row = {"labels": "none", "images": 0, "encoder": "bicubic", "trainings": 0}
+        row = {"labels": "none", "images": 0, "encoder": "bicubic", "kind": "bicubic", "trainings": 0}
         first = next(iter(said.values()))
-        for one in metrics.PAINTING[:2]:
+        for one in metrics.PAINTING[:3]:
             value = metrics.over_runs([(first.scores, first.labels)], f"bicubic_{one}")
             row |= dict(zip((one, f"{one}_low", f"{one}_high"), value, strict=True))
         made.insert(0, row)
@@ -235,11 +237,11 @@ def _check_same(plan: Plan, folder: str) -> None:
         )
 
 
-def _check_starts(run: Run, compared: Sequence[Entry]) -> None:
+def _check_starts(run: Run, lines: Sequence[Entry]) -> None:
     """Raises ConfigError when a checkpoint was pretrained on other images; of the first, `ready` sees to it."""
     run = run.replace(**sets.given(run))
     facts = sets.facts(run, ("source",), test=True)
-    for entry in compared:
+    for entry in lines:
         for path in filter(None, entry.checkpoints):
             if entry.kind == FINETUNED and path != run.start:
                 fits(_settings(run, entry, path, None, 0), facts)
@@ -322,4 +324,5 @@ def _write(folder: str, run: Run, table: pd.DataFrame) -> None:
 
 
 def _interval(value: float, low: float, high: float, sign: str = "") -> str:
-    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+    digits = ".4f" if sign or abs(value) >= 1e-3 else ".2e"  # squared errors of images are small
+    return f"{value:{sign}{digits}} [{low:{sign}{digits}}, {high:{sign}{digits}}]"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from raylens import checkpoint, config
+from raylens import checkpoint, config, find
 from raylens.cluster.launch import task_device
 from raylens.config import Run
 from raylens.errors import ConfigError
@@ -27,8 +27,33 @@ def informed(run: Run, data: Any) -> Run:
 
 
 def asks(run: Run) -> bool:
-    """Whether `run` is to be told an estimate."""
-    return run.data.prior == "estimate" and SETTING in config.flat(run)
+    """Whether `run` is to be told an estimate, and it counts."""
+    return run.data.prior == "estimate" and SETTING in config.flat(run) and not _idle(run)
+
+
+def remarks(run: Run) -> list[str]:
+    """What a user should know who gives a share of lenses, or asks for an estimate, that changes nothing."""
+    name, settings = run.method.name, config.flat(run)
+    asked = run.data.prior == "estimate"
+    if SETTING not in settings:
+        adapts = "target" in find.method(name).streams
+        return (
+            [f"{name} has no {SETTING}, so none is estimated for it (data.prior)"] if asked and adapts else []
+        )
+    if not _idle(run) or not (asked or settings[SETTING] is not None):
+        return []
+    needs = find.method(name).prior_needs
+    told = "data.prior estimate" if asked else f"{SETTING} {settings[SETTING]:g}"
+    return [
+        f"{told} changes nothing that {name} learns, since {needs} is 0{', and none is estimated' if asked else ''}: "
+        f"give --{needs} 0.1 with it, or leave it out"
+    ]
+
+
+def _idle(run: Run) -> bool:
+    """Whether a prior would change nothing that the method of `run` learns, whatever else is searched."""
+    needs = find.method(run.method.name).prior_needs
+    return needs is not None and not config.flat(run)[needs] and needs not in config.space(run)
 
 
 def estimated(run: Run, data: Any) -> float:
@@ -41,11 +66,19 @@ def estimated(run: Run, data: Any) -> float:
 
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_estimate)
     found, other = ray.get(task.remote(run, data))
+    low, high = found.low[-1], found.high[-1]
     print(
-        f"share of lenses in the target, estimated: {found.shares[-1]:.4f} [{found.low[-1]:.4f}, "
-        f"{found.high[-1]:.4f}] (MLLS), {other:.4f} (BBSE)",
+        f"share of lenses in the target, estimated: {found.shares[-1]:.4f} (MLLS), {other:.4f} (BBSE), between "
+        f"{min(low, other):.4f} and {max(high, other):.4f}",
         flush=True,
     )
+    if not low <= other <= high:
+        print(
+            f"  warning: BBSE's {other:.4f} lies outside of the interval of MLLS, [{low:.4f}, {high:.4f}]: the domains "
+            "differ in more than their shares of lenses, and the estimate may be far off; if you know better, give "
+            "--target-prior VALUE",
+            flush=True,
+        )
     return float(np.clip(found.shares[-1], LEAST, 1 - LEAST))
 
 

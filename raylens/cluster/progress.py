@@ -164,7 +164,7 @@ def told(run: Run, folder: str) -> Iterator[Reports]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # other nodes may vanish
     clock, warned, history = Clock(), set(), f"{folder}/reports.jsonl"
-    reports = _lines(history)
+    reports = reported(history)
 
     def tell(metrics: Mapping[str, Any]) -> None:
         step = int(metrics["step"])
@@ -193,8 +193,8 @@ def told(run: Run, folder: str) -> Iterator[Reports]:
         queue.shutdown(force=True)
 
 
-def _lines(path: str) -> dict[int, str]:
-    """The lines of a training's reports so far, by step."""
+def reported(path: str) -> dict[int, str]:
+    """The lines of a training's reports so far, JSON, by step."""
     if not exists(path):
         return {}
     fs, inner = patient(path)

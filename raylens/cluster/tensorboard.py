@@ -1,26 +1,29 @@
-"""What TensorBoard shows of a model beside curves: its views, its first candidates, what it paints, and its features.
+"""What TensorBoard shows of a model: views, first candidates, what it paints, features, and a training's curves.
 
     views/DOMAIN          a few validation images, and beside each the views that the method learns from
     first/target          the target's validation images of the highest probability of the last class
     painted               of a masked autoencoder: true, masked, painted, interpolated
     features              under PROJECTOR: features of validation images, by domain, label and probability
+    loss/TERM, ...        every number that a training reports, against the step; those of trials Ray Tune writes itself
 
 No label of the target is read.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from raylens import checkpoint, find
-from raylens.cluster.folders import copy
+from raylens.cluster.folders import copy, exists, patient
 from raylens.cluster.launch import task_device
+from raylens.cluster.progress import reported
 from raylens.config import Run
 from raylens.data.stream import Split, views
 from raylens.loop import collect
@@ -29,21 +32,24 @@ ROWS, SHOWN = 500, 8
 """Images of each domain among the features, and in a picture."""
 
 
-def write(run: Run, model: str, data: Any, out: str) -> None:
-    """Show the checkpoint `model` in the folder or address `out`, by a task of Ray's.
+def write(run: Run, model: str, data: Any, out: str, reports: str | None = None) -> None:
+    """Show the checkpoint `model`, and a training's `reports`, in the folder or address `out`, by a task of Ray's.
 
-    `data` holds validation splits, or is a reference to what does. A run is whole without it: what fails is told.
+    What was there is replaced, so that a run that is gone on with has no curve twice. `data` holds validation splits,
+    or is a reference to what does. A run is whole without it: what fails is told.
     """
     import ray
 
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_write)
     try:
-        ray.get(task.remote(model, data, out))
+        ray.get(task.remote(model, data, out, reports))
     except ray.exceptions.RayError as error:
-        logging.getLogger(__name__).warning("TensorBoard has no pictures: %s", str(error).splitlines()[-1])
+        logging.getLogger(__name__).warning(
+            "TensorBoard has nothing of this model: %s", str(error).splitlines()[-1]
+        )
 
 
-def _write(path: str, data: Any, out: str) -> None:
+def _write(path: str, data: Any, out: str, reports: str | None = None) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     found, device = checkpoint.read(path), task_device()
@@ -51,11 +57,24 @@ def _write(path: str, data: Any, out: str) -> None:
     step = int(found.metrics["step"])
     with tempfile.TemporaryDirectory(prefix="raylens-") as folder:
         with SummaryWriter(folder) as writer:
+            for name, value, at in curves(reported(reports)) if reports else ():
+                writer.add_scalar(name, value, at)
             for name, picture in pictures(found, splits, device):
                 writer.add_image(name, picture, step)
             if found.run.task.name != "super_resolution":
                 writer.add_embedding(**features(found, splits, device), tag="features")
+        if exists(out):  # in object storage the events of before would stay beside these
+            fs, inner = patient(out)
+            fs.delete_dir(inner)
         copy(folder, out)
+
+
+def curves(reports: Mapping[int, str]) -> Iterator[tuple[str, float, int]]:
+    """Names, values and steps of all numbers in reports, lines of JSON by their step."""
+    for step, line in reports.items():
+        for name, value in json.loads(line).items():
+            if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                yield name, value, step
 
 
 def pictures(

@@ -6,7 +6,7 @@ A training lives in `<storage>/<name>/`, and the same command goes on from its l
     start/      checkpoint that it starts from, where the method needs one; start-workers/ is how it was trained
     workers/    Ray Train's own, and every report by step in reports.jsonl
     last/       the last checkpoint
-    tensorboard/  images and features of it, for TensorBoard
+    tensorboard/  curves of the reports, images and features of last/, for TensorBoard
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any
 
 from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
-from raylens.cluster import launch, nodes, tensorboard
+from raylens.cluster import launch, nodes, prior, tensorboard
 from raylens.cluster.folders import copy, exists, write
-from raylens.cluster.prior import informed
 from raylens.cluster.worker import build
 from raylens.config import Run
 from raylens.data import bands, sets
@@ -61,10 +60,11 @@ def training(run: Run) -> str:
     resident = not isinstance(data, Streaming)
     if method.start and not run.start:
         run = run.replace(start=trained_start(run, facts, method.start, folder, data if resident else None))
-    run = informed(run, data)
+    run = prior.informed(run, data)
     print(f"training {run.method.name}, {run.fit.steps} steps, {run.scale.workers} worker(s)", flush=True)
     copy(launch.train(run, facts, data, f"{folder}/workers"), f"{folder}/last")
-    tensorboard.write(run, f"{folder}/last", data, f"{folder}/tensorboard")
+    reports = f"{folder}/workers/reports.jsonl"
+    tensorboard.write(run, f"{folder}/last", data, f"{folder}/tensorboard", reports)
     return f"{folder}/last"
 
 
@@ -82,7 +82,7 @@ def ready(
     fits(run, sets.facts(run, streams, test=test))
     launch.connect(method=run.method.name, run=run.title)
     run = placed(run)
-    for remark in sets.remarks(run, streams, test=test):
+    for remark in [*sets.remarks(run, streams, test=test), *prior.remarks(run)]:
         print(remark, flush=True)
     write(f"{run.storage}/{run.title}/run.yaml", config.dump(run))
     run = sets.prepare(run, streams)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from raylens import checkpoint, find, health, optim
+from raylens import checkpoint, find, health, optim, priors
 from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data.stream import Resident, Split
@@ -98,8 +98,13 @@ def work(
                 metrics["step"] = step
                 if rank == 0:
                     metrics.update(validate(run, facts, method.result, data, device))
-                warnings = [*method.symptoms(metrics), *health.collapses(metrics, facts.classes)]
-                metrics["warnings"] = "; ".join(warnings)
+                metrics["warnings"] = "; ".join(
+                    [
+                        *method.symptoms(metrics),
+                        *health.collapses(metrics, facts.classes),
+                        *health.surprises(metrics, facts.classes),
+                    ]
+                )
                 yield Report(metrics, run, facts, method, optimizer, scaler)
                 if world > 1:
                     over_workers(torch.zeros(1, device=device))  # nobody runs ahead of a validation
@@ -123,14 +128,14 @@ def validate(
         )
         found["objective"] = score if math.isfinite(score) else WORST
         return found
-    target = _look(model, data.validation["target"], device)
+    target = replace(_look(model, data.validation["target"], device), prior=priors.told(run))
     found |= health.watched(source, target)
     if run.search.oracle:
         found["objective"] = found["validator/oracle"] = task.metrics(target.logits, target.labels)["auroc"]
         found["oracle"] = "the objective reads target labels (search.oracle): cheating"
         return found
     mixed = partial(mixtures, model, data.validation["target"].pixels, device)
-    target = Outputs(target.features, target.logits, None, target.ids, mixed)
+    target = replace(target, labels=None, mixed=mixed)
     score = find.validator(run.search.validator)(source, target)
     found[f"validator/{run.search.validator}"] = score
     found["objective"] = score if math.isfinite(score) else WORST

@@ -173,7 +173,8 @@ def parser() -> argparse.ArgumentParser:
     add = verb.add_argument_group("substructure: model-i, model-ii, model-iii, common, sr-pairs").add_argument
     add("--slope", type=float, help="of subhaloes' masses, dN/dm ~ m^SLOPE: -0.9 as published, -1.9 as meant")
     add("--discrete", type=int, metavar="POINTS", help="points that a vortex is made of; a rod without it")
-    add("--as-published", action="store_true", default=None, help="with the faults of the published sets")
+    about = "with the faults of the published sets; of sr-pairs with their pixels too, 0.05 arcsec"
+    add("--as-published", action="store_true", default=None, help=about)
 
     verb = adds(
         "resolve", "a data set -> the same at a higher resolution", "CHECKPOINT SET --out DIR", RESOLVE

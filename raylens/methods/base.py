@@ -15,7 +15,7 @@ from torch.func import functional_call
 from raylens.augment import PRETEXT
 from raylens.ema import gathered
 from raylens.errors import ConfigError
-from raylens.health import ALIKE, COLLAPSED
+from raylens.health import ALIKE, COLLAPSED, FLAT
 from raylens.losses import alignment, importance, uniformity
 from raylens.models import Model, without_tracking
 from raylens.records import Images, Losses
@@ -46,6 +46,8 @@ class Method(nn.Module):
     """Settings outside its own section that suit it better than the defaults."""
     space: ClassVar[Mapping[str, Range]] = {}
     """Ranges outside its own section, searched by default."""
+    prior_needs: ClassVar[str | None] = None
+    """Setting that is 0 unless method.target_prior is to count; none where it always does."""
     Config: ClassVar[type]
 
     def forward(self, batch: Mapping[str, Images], progress: float) -> Losses:
@@ -116,14 +118,20 @@ class Pretraining(Method):
     """Learns features from two views of each image, without a label. Abstract.
 
     What becomes of the features, `two_views`, is computed from the rows of all workers, so that batch norm in the
-    heads, negatives and correlations are of the whole batch.
+    heads, negatives and correlations are of the whole batch. Encoders drop nothing unless they are told to: what a
+    projection head behind them makes up for, the features would lack.
     """
 
     streams = ("source",)
     tasks = ("pretraining",)
     labelled = False
     views = {"one": PRETEXT, "two": PRETEXT}
-    suggests = {"task.name": "pretraining", "search.validator": "rankme", "fit.steps": 2000}
+    suggests = {
+        "task.name": "pretraining",
+        "search.validator": "rankme",
+        "fit.steps": 2000,
+        "encoder.dropout": 0.0,
+    }
     space = {"optimizer.lr": LogUniform(1e-4, 1e-2), "optimizer.weight_decay": LogUniform(1e-6, 1e-2)}
 
     def __init__(self, config: Any, model: Model, task: Task) -> None:
@@ -141,10 +149,12 @@ class Pretraining(Method):
         return one, two
 
     def symptoms(self, metrics: Mapping[str, float]) -> list[str]:
-        """What looks wrong in a report's metrics, a sentence each; features that are all alike do."""
+        """What looks wrong in a report's metrics, a sentence each; features that are all alike do, or all on a line."""
         found = super().symptoms(metrics)
         if metrics.get("monitor/spread", 1.0) < ALIKE:
             found.append(f"{COLLAPSED}all images have the same features")
+        elif metrics.get("source/rankme", FLAT) < FLAT:
+            found.append(f"{COLLAPSED}the features fill one dimension")
         return found
 
 

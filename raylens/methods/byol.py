@@ -3,8 +3,8 @@
 Grill et al., Bootstrap Your Own Latent, NeurIPS 2020 (arXiv 2006.07733).
 
 The target starts as a copy of the online network; its parameters follow by a momentum that rises from its base to 1
-along half a cosine; its batch norm uses the statistics of its own batches. Differs from the paper: views as in
-`contrastive`, smaller heads, AdamW in place of LARS.
+along half a cosine; its batch norm uses the statistics of its own batches, and it drops nothing. Differs from the
+paper: views as in `contrastive`, smaller heads, AdamW in place of LARS.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from raylens.config import section
-from raylens.ema import follow_, frozen_copy
+from raylens.ema import follow_, frozen_copy, without_dropout
 from raylens.losses import cosine_distance, rise
 from raylens.methods.base import Pretraining, group, mlp, spreading
 from raylens.models import Model
@@ -43,7 +43,7 @@ class BYOL(Pretraining):
         super().__init__(config, model, task)
         self.projector = mlp(model.encoder.dim, config.hidden, config.projection)
         self.predictor = mlp(config.projection, config.hidden, config.projection)
-        self.target = frozen_copy(nn.ModuleList([model, self.projector]))
+        self.target = without_dropout(frozen_copy(nn.ModuleList([model, self.projector])))
 
     def groups(self) -> list[dict]:
         heads = nn.ModuleList([self.projector, self.predictor])

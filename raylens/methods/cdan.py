@@ -66,7 +66,9 @@ class CDAN(Adaptation):
         wanted = target_weights(source, len(self.task.classes), self.config.target_prior)
         guess_source = self.discriminator(reversed_gradient(joint(of_source, source_logits), strength))
         guess_target = self.discriminator(reversed_gradient(joint(of_target, target_logits), strength))
-        weights = wanted * certainty(source_logits)  # each has mean 1, and both follow the class: their product has not
+        weights = wanted * certainty(
+            source_logits
+        )  # each has mean 1, and both follow the class: their product has not
         domain = domain_loss(guess_source, True, weights / over_workers(weights.mean()))
         domain = (domain + domain_loss(guess_target, False, certainty(target_logits))) / 2
         right = ((wanted * (guess_source > 0)).mean() + (guess_target <= 0).float().mean()) / 2

@@ -4,8 +4,11 @@ Chen et al., A Simple Framework for Contrastive Learning of Visual Representatio
 SimCLR.
 
 Differs from the paper: views are symmetries, small shifts and noise, since crops cut the ring and colours are the
-signal; AdamW in place of LARS. `--data.views rotation`, `noise` and `all` are the pretexts of DeepLense's
-contrastive learning, which had negatives across the views alone; here they are all 2B - 2 others, of all workers.
+signal; AdamW in place of LARS. `--data.views rotation` and `noise` are the pretexts of DeepLense's contrastive
+learning, and `all` is both with small shifts. Its negatives were across the views alone; here they are all 2B - 2
+others, of all workers. Its turns came without mirror images. Its noise had a deviation of 0.1, of single channels of
+Models III and IV 0.01, and was cut off at 0 and 1; here it has up to 0.06, another for each view, since more would hide
+what substructure does, and is not cut off, since preprocessed pixels may lie beyond.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021 (arXiv 2104.14294).
 
-The teacher starts as a copy of the student and is the result. It is kept from collapsing by centring, which alone would
-lead to equal shares, and sharpening, which alone would lead to one prototype. Differs from the paper: two views as in
-`contrastive` and no local crops, which would cut the ring; smaller heads.
+The teacher starts as a copy of the student, drops nothing, and is the result. It is kept from collapsing by centring,
+which alone would lead to equal shares, and sharpening, which alone would lead to one prototype. Differs from the paper:
+two views as in `contrastive` and no local crops, which would cut the ring; smaller heads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raylens.config import section
-from raylens.ema import follow_, frozen_copy
+from raylens.ema import follow_, frozen_copy, without_dropout
 from raylens.health import COLLAPSED
 from raylens.losses import distillation
 from raylens.methods.base import Pretraining, group, mlp, spreading
@@ -54,7 +54,7 @@ class DINO(Pretraining):
         name: str = "dino"
         """dino"""
         momentum: Annotated[float, Field(ge=0, lt=1), Choice(0.98, 0.99, 0.996)] = 0.99
-        """Of the teacher at the start; it rises to 1."""
+        """Of the teacher at the start; it rises to 1. The paper's 0.996 is for its 100 epochs and more."""
         student_temperature: Annotated[float, Field(gt=0)] = 0.1
         """Divides the student's logits."""
         teacher_temperature: Annotated[float, Field(gt=0), LogUniform(0.02, 0.08)] = 0.04
@@ -71,7 +71,7 @@ class DINO(Pretraining):
     def __init__(self, config: Config, model: Model, task: Task) -> None:
         super().__init__(config, model, task)
         self.head = Prototypes(model.encoder.dim, config.hidden, config.bottleneck, config.prototypes)
-        self.teacher = frozen_copy(nn.ModuleList([model, self.head]))
+        self.teacher = without_dropout(frozen_copy(nn.ModuleList([model, self.head])))
         self.register_buffer("centre", torch.zeros(config.prototypes))
 
     @property

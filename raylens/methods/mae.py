@@ -5,7 +5,8 @@ He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (arXiv 21
 The encoder, `vit`, sees a quarter of the patches and the class token; a small decoder sees its tokens and a mask
 token for each of the others, and paints them. The loss is of the masked patches, `visible` of the others added.
 `mask: block` hides one square instead, as inpainting does. Differs from the paper: cutouts, hence small patches;
-pixels are wanted as they are unless `normalised`, since the brightness of a patch is signal here.
+positions of encoder and decoder are learned, in the paper they are fixed sines and cosines; pixels are wanted as they
+are unless `normalised`, since the brightness of a patch is signal here.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class MCC(Adaptation):
     class Config:
         name: str = "mcc"
         """mcc"""
-        weight: Annotated[float, Field(ge=0), LogUniform(0.03, 3.0)] = 1.0
+        weight: Annotated[float, Field(ge=0), LogUniform(0.03, 0.5)] = 0.1
         """Weight of the class confusion beside the source's loss."""
         temperature: Annotated[float, Field(gt=0), Uniform(1.5, 4.0)] = 2.5
         """Divides the logits before confusion is counted."""

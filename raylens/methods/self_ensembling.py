@@ -32,12 +32,13 @@ class SelfEnsembling(Adaptation):
     """Makes the student agree with its own average on the target; the average is the result."""
 
     views = {"weak": WEAK, "strong": STRONG}
+    prior_needs = "method.balance"
 
     @section
     class Config:
         name: str = "self_ensembling"
         """self_ensembling"""
-        weight: Annotated[float, Field(ge=0), LogUniform(0.3, 30.0)] = 3.0
+        weight: Annotated[float, Field(ge=0), LogUniform(0.03, 3.0)] = 0.3
         """Weight of the squared difference of student and teacher."""
         decay: Annotated[float, Field(ge=0, lt=1), Choice(0.98, 0.99, 0.995)] = 0.99
         """Decay of the average that the teacher is."""
@@ -79,7 +80,9 @@ class SelfEnsembling(Adaptation):
             "consistency": self.config.weight * (counts * difference).mean(),
         }
         if self.config.balance:
-            mean = gathered(said.float()).mean(0).clamp(1e-6, 1 - 1e-6)  # of all workers: it is no sum over images
+            mean = (
+                gathered(said.float()).mean(0).clamp(1e-6, 1 - 1e-6)
+            )  # of all workers: it is no sum over images
             counted = over_workers(counts.mean())
             # Written out, because automatic mixed precision refuses binary_cross_entropy.
             entropy = -(self.shares * mean.log() + (1 - self.shares) * (1 - mean).log()).mean()

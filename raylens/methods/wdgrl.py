@@ -35,7 +35,7 @@ class WDGRL(Adaptation):
     class Config:
         name: str = "wdgrl"
         """wdgrl"""
-        weight: Annotated[float, Field(ge=0), LogUniform(0.01, 1.0)] = 0.1
+        weight: Annotated[float, Field(ge=0), LogUniform(0.003, 0.1)] = 0.03
         """Weight of the distance in the encoder's loss."""
         penalty: Annotated[float, Field(ge=0)] = 10.0
         """Weight of the critic's gradient penalty."""
@@ -82,7 +82,9 @@ class WDGRL(Adaptation):
         share = torch.rand(rows, 1, device=source.device)
         between = torch.lerp(source[:rows], target[:rows], share)
         points = torch.cat([between, source, target]).requires_grad_(True)
-        with torch.autocast(source.device.type, enabled=False):  # a gradient of gradients wants all its digits
+        with torch.autocast(
+            source.device.type, enabled=False
+        ):  # a gradient of gradients wants all its digits
             (gradient,) = torch.autograd.grad(self.critic(points).sum(), points, create_graph=True)
         return (gradient.norm(dim=1) - 1).square().mean()
 

@@ -26,7 +26,8 @@ class Config:
     features: Annotated[int, Field(ge=1)] = 256
     """Length of the feature vector."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of the pooled channels that are dropped while training."""
+    """Share of the pooled channels that are dropped while training. In pretraining none unless it is given, and in a
+    finetuning what it was in the pretraining."""
     pretrained: bool = False
     """Start from weights learned on ImageNet; they are fetched once, over the network."""
 

@@ -133,7 +133,7 @@ def _title(folder: Folder) -> str:
     task = run.task.name.replace("_", "-")
     if folder.kind == "finetuning":
         several = len(json.loads(folder.text_of("plan.json") or "{}").get("starts", [])) > 1
-        what = "several pretrainings" if several else f"encoder {run.encoder.name}"
+        what = "several checkpoints" if several else f"encoder {run.encoder.name}"
         return f"{folder.name}: finetuning to {task}, {what}"
     learned = "" if task in ("classification", "pretraining") else f", {task}"
     return f"{folder.name}: {folder.kind} of {run.method.name}{learned}, encoder {run.encoder.name}"

@@ -34,7 +34,7 @@ class Task(base.Task):
     unused = ("method.label_smoothing",)
     shown = ("psnr", "bicubic_psnr", "ssim")
     measured = "psnr"
-    beside = ("psnr_gain", "ssim")
+    beside = ("psnr_gain", "ssim", "mse")
 
     def __init__(
         self, classes=(), scale=(0.0, 1.0), *, factor: int = 2, width: int = 32, blocks: int = 4, **_: Any

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from raylens import checkpoint, config, grid
-from raylens.cluster.compare import compare, draws
+from raylens.cluster.compare import _ask, compare, draws
 from raylens.data.shards import read_split
 from raylens.errors import ConfigError
 from raylens.grid import Cell
@@ -87,6 +87,18 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
         assert trial["target/auroc"] == Said.read((folder / "outputs" / f"{name}.npz").read_bytes()).auroc
     with pytest.raises(ConfigError, match=r"is a benchmark with seeds \[0, 1\], and \[0, 2\] was given"):
         compare(planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 2], **{"search.trials": 3}))
+
+
+def test_validators_are_told_the_prior_that_a_trial_was(toy_sets, tiny, tmp_path):
+    data, scores = tiny.resident(), {}
+    for told in (None, 0.01, 0.3):
+        run = tiny.run("adda", method={"target_prior": told}).replace(**toy_sets)
+        checkpoint.save(tmp_path / "model", run, tiny.facts(), tiny.method(run).result, {})
+        _ask(str(tmp_path / "model"), run, data, out := str(tmp_path / "said.npz"))
+        scores[told] = Said.read(Path(out).read_bytes()).scores
+    by_prior = {told: one.pop("information_maximisation") for told, one in scores.items()}
+    assert len({*by_prior.values()}) == 3
+    assert scores[None] == scores[0.01] == scores[0.3], "no other validator wants to know"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from raylens import checkpoint, config
-from raylens.cluster.finetune import Plan, Said, Start, compared
+from raylens.cluster.finetune import Plan, Said, Start, compared, entries
 from raylens.cluster.search import search
 from raylens.cluster.training import check, fits, started, training
 from raylens.cluster.worker import validate
@@ -128,7 +128,7 @@ def test_an_encoder_is_finetuned_on_few_labels_and_many(ray_cluster, folder, sky
     written = {path: path.stat().st_mtime for path in (folder / "fine" / "trials").glob("*/checkpoint_*/*")}
     assert verb(words) == best
     assert written == {path: path.stat().st_mtime for path in written}, "nothing is trained twice"
-    with pytest.raises(ConfigError, match="is a finetuning with other --labels"):
+    with pytest.raises(ConfigError, match="or with other --labels"):
         verb([word if word != "20%" else "30%" for word in words])
     out = evaluate([best, "--data", sky, "--resamples", "50"])
     assert (Path(out) / "confusion.png").exists()
@@ -295,43 +295,70 @@ def test_pretrainings_are_compared_with_the_network_of_theirs_from_scratch(tiny)
     assert table["over_low"][0] == -0.5, "two seeds that differ"
 
 
-def test_words_tell_pretrainings_apart(tiny):
+def test_words_tell_pretrainings_apart(tiny, monkeypatch):
+    monkeypatch.setattr(checkpoint.Checkpoint, "weights", property(lambda held: held.address.strip("/")))
+
     def held(address, by="twin", transform="minmax", **settings):
         run = tiny.run(by, data={"transform": transform}, **settings)
         return checkpoint.Checkpoint(Path(address), address, run, tiny.facts(), {})
 
     def words(*found):
-        return [(start.network, start.name, [*start.checkpoints]) for start in starts(found)]
+        return [(start.network, start.word, [*start.checkpoints]) for start in starts(found)]
 
-    first = held("a")
-    wide = held("c", encoder={"name": "small", "width": 8})
-    assert words(first) == [("", "", ["a"])]
-    assert words(first, held("b", seed=4)) == [("", "", ["a", "b"])], "they differ in their seed alone"
-    assert words(first, held("b", "byol")) == [("", "twin", ["a"]), ("", "byol", ["b"])]
-    simsiam = held("b", method={"kind": "simsiam"})
-    assert [name for _, name, _ in words(first, simsiam)] == ["twin (kind barlow)", "twin (kind simsiam)"]
-    told = words(first, wide, held("d", "byol"))
-    assert [name for _, name, _ in told] == [
-        f"small (width {first.run.encoder.width}) twin",
-        "small (width 8) twin",
-        f"small (width {first.run.encoder.width}) byol",
+    first = held("/a")
+    wide = held("/c", encoder={"name": "small", "width": 8})
+    assert words(first) == [("", "", ["/a"])]
+    aside = {"fit": {"report_every": 1}, "scale": {"cpus": 0.5}}
+    assert words(first, held("/b", seed=4, **aside)) == [("", "", ["/a", "/b"])], (
+        "they differ in their seed alone"
+    )
+    assert words(first, held("/b", "byol")) == [("", "twin", ["/a"]), ("", "byol", ["/b"])]
+    simsiam = held("/b", method={"kind": "simsiam"})
+    assert [word for _, word, _ in words(first, simsiam)] == ["twin (kind barlow)", "twin (kind simsiam)"]
+    batches = held("/b", scale={"workers": 2}), held("/e", optimizer={"lr": 0.00123456})
+    assert [word for _, word, _ in words(*batches)] == [
+        "twin (lr 0.001, workers 2)",
+        "twin (lr 0.00123, workers 1)",
     ]
-    with pytest.raises(ConfigError, match=r"pretrained on images by asinh.*one by one"):
-        starts([first, held("b", transform="asinh")])
-    with pytest.raises(ConfigError, match="must differ from each other"):
-        starts([first, first])
+    width = first.run.encoder.width
+    told = words(first, wide, held("/d", "byol"))
+    assert [word for _, word, _ in told] == [
+        f"small (width {width}) twin",
+        "small (width 8) twin",
+        f"small (width {width}) byol",
+    ]
+    tuned = held("/d", encoder={"name": "small", "width": 8}, optimizer={"lr": 2e-3})
+    assert [word for _, word, _ in words(first, tuned)] == [
+        f"small (width {width}) twin",
+        "small (width 8) twin",
+    ]
+    for others, said in (
+        ([held("/b", transform="asinh")], r"pretrained on images by asinh.*one by one"),
+        ([held("/a/")], "/a and /a/ are the same encoder"),
+        ([held("/b")], "/a and /b were pretrained alike, both with the seed"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            starts([first, *others])
+
+
+def test_a_network_from_scratch_has_no_weights_of_imagenet(tiny):
+    start = Start("", "", {"encoder.name": "resnet18", "encoder.pretrained": True}, ["/a"])
+    finetuned, scratch = entries(Plan(tiny.run(), [start], [None], [0], False, True))
+    assert finetuned.encoder["encoder.pretrained"] is True
+    assert scratch.encoder == {"encoder.name": "resnet18", "encoder.pretrained": False}
 
 
 @pytest.mark.slow
-def test_several_pretrainings_share_one_table(ray_cluster, folder, sky, pretrained, capsys):
+def test_several_pretrainings_share_one_table(ray_cluster, folder, sky, pretrained, monkeypatch):
+    monkeypatch.chdir(folder)  # of relative paths too: trainings run in folders of their own
     run = config.build(
         {"method.name": "twin", "data.source": sky, "storage": str(folder), "name": "beside"}, TINY
     )
     other, again = training(run), training(run.replace(name="beside-again", seed=1))
-    words = [pretrained, other, again, "classification", "--labels", "30", "--seeds", "0", "1", "--frozen"]
-    words += ["--fit.steps", "10", "--fit.report_every", "10", "--storage", str(folder), "--name", "table"]
-    words += ["--data.batch", "16", "--scale.gpus", "0"]
-    best = verb(words)
+    asked = ["classification", "--labels", "30", "--seeds", "0", "1", "--frozen"]
+    asked += ["--fit.steps", "10", "--fit.report_every", "10", "--storage", str(folder), "--name", "table"]
+    asked += ["--data.batch", "16", "--scale.gpus", "0"]
+    best = verb(["pretrained/last", other, again, *asked])
     table = pd.read_csv(folder / "table" / "finetuned.csv")
     assert table["encoder"].tolist() == [
         "contrastive finetuned",
@@ -349,20 +376,16 @@ def test_several_pretrainings_share_one_table(ray_cluster, folder, sky, pretrain
     }
     assert starts_of["twin-finetuned-30-seed1-start1"] == again
     assert starts_of["from-scratch-30-seed1"] is None
-    assert verb(words) == best
+    assert verb([pretrained, other, again, *asked]) == best
     with pytest.raises(ConfigError, match="is a finetuning of other checkpoints"):
-        verb([pretrained, other, *words[3:]])
-    coarse = config.build(
-        {"method.name": "twin", "storage": str(folder), "name": "coarse"},
-        {
-            "data.source": simulate_substructure(
-                "model-i", rows=60, seed=3, out=str(folder / "coarse-sky"), size=32
-            )
-        },
-        TINY,
-    )
-    with pytest.raises(ConfigError, match=r"knows 1 channel\(s\) of 32 x 32"):
-        verb([pretrained, training(coarse), "classification", "--storage", str(folder), "--name", "misfit"])
+        verb([pretrained, other, *asked])
+    half = simulate_substructure("model-i", rows=60, seed=3, out=str(folder / "coarse-sky"), size=16)
+    coarse = training(run.replace(**{"data.source": half, "name": "coarse"}))
+    misfit = ["classification", "--data.source", sky, "--storage", str(folder), "--name", "misfit"]
+    with pytest.raises(ConfigError, match=r"knows 1 channel\(s\) of 16 x 16"):
+        verb([pretrained, coarse, *misfit])
+    with pytest.raises(ConfigError, match=r"was pretrained on .* set data\.source"):
+        verb([pretrained, coarse, "classification", "--storage", str(folder)])
     assert not (folder / "misfit").exists()
 
 

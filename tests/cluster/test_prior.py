@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from raylens import checkpoint, cli
-from raylens.cluster.prior import SETTING, informed
+from raylens import checkpoint, cli, config, find, grid
+from raylens.cluster import compare, training
+from raylens.cluster.prior import SETTING, asks, informed, remarks
 from raylens.data.stream import Split
 from raylens.errors import ConfigError
-from raylens.priors import mlls
+from raylens.priors import Prior, bbse, mlls
 from raylens.records import Outputs
 
 
@@ -55,9 +57,24 @@ def test_the_share_is_estimated_from_the_start_and_said(tiny, here, said, tmp_pa
     wanted = mlls(made["source"], data.validation["source"].labels, made["target"])[1]
     assert run.method.target_prior == pytest.approx(wanted)
     assert run.method.target_prior == pytest.approx(0.05, abs=0.02)
-    line = capsys.readouterr().out
-    assert f"{wanted:.4f} [" in line
-    assert "(BBSE)" in line
+    (line,) = capsys.readouterr().out.splitlines()
+    other = bbse(made["source"], data.validation["source"].labels, made["target"])[1]
+    assert f"{wanted:.4f} (MLLS), {other:.4f} (BBSE), between 0.0" in line
+
+
+@pytest.mark.parametrize(("other", "ends"), [(0.2, "0.0100 and 0.2000"), (0.001, "0.0010 and 0.0300")])
+def test_that_bbse_says_otherwise_is_told_and_changes_nothing(
+    tiny, here, monkeypatch, tmp_path, capsys, other, ends
+):
+    shares = (np.array([1 - share, share]) for share in (0.02, 0.01, 0.03))
+    monkeypatch.setattr("raylens.cluster.prior._estimate", lambda run, data: (Prior(*shares), other))
+    assert informed(asking(tiny, tmp_path), None).method.target_prior == pytest.approx(0.02)
+    said, warning = capsys.readouterr().out.splitlines()
+    assert said.endswith(f"0.0200 (MLLS), {other:.4f} (BBSE), between {ends}")
+    assert warning.startswith(
+        f"  warning: BBSE's {other:.4f} lies outside of the interval of MLLS, [0.0100, 0.0300]"
+    )
+    assert warning.endswith("if you know better, give --target-prior VALUE")
 
 
 def test_a_share_of_none_is_told_as_almost_none(tiny, here, said, tmp_path):
@@ -72,6 +89,80 @@ def test_nothing_is_estimated_that_is_not_asked_for(tiny, tmp_path):
     unaware = asking(tiny, tmp_path, "mcc")
     assert SETTING == "method.target_prior"
     assert informed(unaware, None) is unaware
+
+
+BALANCED, IDLE = {"balance": 0.1}, ", since method.balance is 0"
+
+
+@pytest.mark.parametrize(
+    ("method", "sections", "said"),
+    [
+        (
+            "self_ensembling",
+            {"method": {"target_prior": 0.05}},
+            f"method.target_prior 0.05 changes nothing that self_ensembling learns{IDLE}: give --method.balance 0.1 "
+            "with it, or leave it out",
+        ),
+        (
+            "self_ensembling",
+            {"data": {"prior": "estimate"}},
+            f"data.prior estimate changes nothing that self_ensembling learns{IDLE}, and none is estimated: give "
+            "--method.balance 0.1 with it, or leave it out",
+        ),
+        (
+            "mcc",
+            {"data": {"prior": "estimate"}},
+            "mcc has no method.target_prior, so none is estimated for it (data.prior)",
+        ),
+        ("self_ensembling", {}, None),
+        ("self_ensembling", {"method": {**BALANCED, "target_prior": 0.05}}, None),
+        ("self_ensembling", {"method": BALANCED, "data": {"prior": "estimate"}}, None),
+        (
+            "self_ensembling",
+            {
+                "method": {"target_prior": 0.05},
+                "search": {"space": {"method.balance": {"uniform": [0.0, 0.1]}}},
+            },
+            None,
+        ),
+        ("adda", {}, None),
+        ("adda", {"data": {"prior": "estimate"}}, None),
+        ("mcc", {}, None),
+        ("supervised", {"data": {"prior": "estimate"}}, None),
+    ],
+)
+def test_a_prior_that_changes_nothing_is_told_and_not_estimated(tiny, method, sections, said):
+    run = tiny.run(method, **sections)
+    assert remarks(run) == ([] if said is None else [said])
+    if said:
+        assert not asks(run)
+        assert informed(run, None) is run
+
+
+def test_a_benchmark_of_priors_estimates_for_all_that_it_asks():
+    path = Path(__file__).parents[2] / "jobs" / "priors.yaml"
+    runs = grid.build((config.written(path), str(path))).cells()
+    assert not [remark for run in runs.values() for remark in remarks(run)]
+    assert {cell.method for cell, run in runs.items() if asks(run)} == {
+        f"{name}-estimate" for name in ("adda", "adamatch", "self_ensembling")
+    }
+
+
+def test_a_prior_that_changes_nothing_is_told_before_a_run_begins(
+    tiny, toy_sets, tmp_path, monkeypatch, capsys
+):
+    """By raylens.train and raylens.tune, and once by raylens.benchmark; Ray is not there."""
+    for module in ("training", "compare"):
+        monkeypatch.setattr(f"raylens.cluster.{module}.placed", lambda run: run)
+    monkeypatch.setattr("raylens.cluster.launch.connect", lambda **told: None)
+    monkeypatch.setattr("raylens.data.sets.prepare", lambda run, streams: run)
+    given = {**toy_sets, "storage": str(tmp_path), "method.target_prior": 0.05}
+    run = tiny.run("self_ensembling").replace(**given)
+    training.ready(run, find.method("self_ensembling"), ("source", "target"))
+    once = capsys.readouterr().out
+    assert once.count("method.target_prior 0.05 changes nothing") == 1
+    compare.ready(grid.build(({"methods": ["self_ensembling"], "seeds": [0, 1], **given}, "a test")))
+    assert capsys.readouterr().out.count("method.target_prior 0.05 changes nothing") == 1
 
 
 def test_without_a_model_nothing_can_be_estimated(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raylens import checkpoint
 from raylens.errors import ConfigError
@@ -66,3 +68,8 @@ def test_a_stopped_run_says_so_leaves_no_process_and_goes_on(toy_sets, tmp_path,
         assert int(first.split(" step ")[1].split("/")[0]) > 50, (
             "it went on, though reports of the last moment may be lost"
         )
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        assert {"loss/supervised", "source/auroc", "objective", "time/step"} <= {*events.Tags()["scalars"]}
+        reported = (folder / "workers" / "reports.jsonl").read_text().splitlines()
+        drawn = [point.step for point in events.Scalars("loss/supervised")]
+        assert drawn == [json.loads(line)["step"] for line in reported]

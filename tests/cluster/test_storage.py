@@ -16,10 +16,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from raylens import checkpoint, config
+from raylens.cluster import tensorboard
 from raylens.cluster.launch import _free_port
 from raylens.data import formats, sets
 from raylens.data.formats import Options, Unit, Unreached, Unreadable
 from raylens.data.shards import filesystem, read_manifest, read_split, verify
+from raylens.data.stream import Resident
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -84,6 +86,18 @@ def test_a_search_lives_in_object_storage(bucket, tmp_path):
     assert len(read_split(source, "train")["pixels"]) == read_manifest(source).splits["train"].rows == 160
     assert checkpoint.read(f"{bucket}/runs/far/best").metrics["step"] == 20
     assert "going on with" in tune("--resume", f"{bucket}/runs/far")
+
+
+def test_curves_in_object_storage_are_there_once(bucket, tiny, tmp_path):
+    run, out = tiny.run(), f"{bucket}/runs/near/tensorboard"
+    checkpoint.save(tmp_path / "model", run, tiny.facts(), tiny.method(run).result, {}, step=2)
+    (tmp_path / "reports.jsonl").write_text('{"loss/supervised": 0.5, "step": 2}\n')
+    fs, inner = filesystem(out)
+    for _ in range(2):
+        data = Resident({}, tiny.resident().validation)
+        tensorboard._write(str(tmp_path / "model"), data, out, str(tmp_path / "reports.jsonl"))
+        held = fs.get_file_info(pyarrow.fs.FileSelector(inner))
+        assert sum("tfevents" in info.base_name for info in held) == 1
 
 
 def test_files_in_object_storage_are_converted(bucket):

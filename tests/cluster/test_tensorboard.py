@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raylens import checkpoint, optim
 from raylens.cluster import tensorboard, worker
+from raylens.cluster.training import training
 from raylens.data.stream import Resident
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,8 +60,6 @@ def test_features_name_domain_and_the_label_of_the_source_alone(tiny, tmp_path):
 
 
 def test_tensorboard_reads_what_is_written(tiny, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     found, out = saved(tiny, tmp_path / "model", "adda"), tmp_path / "out"
     tensorboard._write(str(found.folder), Resident({}, tiny.resident().validation), str(out))
     events = EventAccumulator(str(out)).Reload()
@@ -67,3 +68,47 @@ def test_tensorboard_reads_what_is_written(tiny, tmp_path):
     (table,) = out.rglob("metadata.tsv")
     assert next(csv.reader(table.open(), delimiter="\t")) == ["domain", "label", "probability"]
     assert (out / "projector_config.pbtxt").exists()
+
+
+def reports(path, *steps: int) -> str:
+    """A training's reports at these steps."""
+    lines = [
+        {"loss/supervised": 1 / step, "warnings": "it is cold", "source/auroc": None, "step": step}
+        for step in steps
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return str(path)
+
+
+def test_curves_are_those_of_the_reports_and_there_once_when_a_training_has_gone_on(tiny, tmp_path):
+    found, out = saved(tiny, tmp_path / "model", "adda"), str(tmp_path / "out")
+    given = str(found.folder), Resident({}, tiny.resident().validation), out
+    for steps in ((2, 4), (2, 4, 6)):
+        tensorboard._write(*given, reports(tmp_path / "reports.jsonl", *steps))
+        events = EventAccumulator(out).Reload()
+        assert events.Tags()["scalars"] == ["loss/supervised"]
+        drawn = [(point.step, point.value) for point in events.Scalars("loss/supervised")]
+        assert drawn == [(step, pytest.approx(1 / step)) for step in steps]
+
+
+def test_a_training_shows_its_reports(tiny, monkeypatch):
+    """All but the training itself, which tests/cluster/test_stop.py has."""
+    shown = []
+    stubs = {
+        "ready": lambda run, *given: (run, "facts"),
+        "loaded": lambda *given: "data",
+        "copy": lambda *given: None,
+        "launch.train": lambda *given: "checkpoint",
+        "tensorboard.write": lambda run, *given: shown.append(given),
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(f"raylens.cluster.training.{name}", stub)
+    training(tiny.run("supervised", storage="/runs", name="first"))
+    assert shown == [
+        (
+            "/runs/first/last",
+            "data",
+            "/runs/first/tensorboard",
+            "/runs/first/workers/reports.jsonl",
+        )
+    ]

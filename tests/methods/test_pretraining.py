@@ -8,11 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from raylens import find, losses
+from raylens.cluster import worker
 from raylens.config import build
 from raylens.errors import ConfigError
 from raylens.health import COLLAPSED
+from raylens.loop import collect
 from raylens.methods.byol import momentum
 from raylens.methods.mae import patches, standardised
+from raylens.models import adapt_batch_norm, batch_norms
+from raylens.tasks.pretraining import Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PRETRAINING = [name for name in find.names("methods") if "pretraining" in find.method(name).tasks]
@@ -28,16 +32,37 @@ def unit(values):
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
+def algorithm_1(one, two, temperature):
+    """NT-Xent: Chen et al. 2020."""
+    both, rows, total = unit(np.concatenate([one, two])), len(one), 0.0
+    similarity = both @ both.T / temperature
+    for i in range(2 * rows):
+        j = (i + rows) % (2 * rows)
+        others = [similarity[i, k] for k in range(2 * rows) if k != i]
+        total += np.log(np.exp(others).sum()) - similarity[i, j]
+    return total / (2 * rows)
+
+
 def test_nt_xent_by_algorithm_1():
     one, two = views()
-    both, total = unit(np.concatenate([one, two])), 0.0
-    similarity = both @ both.T / 0.3
-    for i in range(12):
-        j = (i + 6) % 12
-        others = [similarity[i, k] for k in range(12) if k != i]
-        total += np.log(np.exp(others).sum()) - similarity[i, j]
     found = losses.nt_xent(*map(torch.tensor, (one, two)), 0.3)
-    assert found.item() == pytest.approx(total / 12)
+    assert found.item() == pytest.approx(algorithm_1(one, two, 0.3))
+
+
+def test_contrast_is_of_the_two_views_projections(tiny):
+    method = tiny.method("contrastive", method={"temperature": 0.3})
+    batch = tiny.batch(method)
+    one, two = projections(method, batch)
+    assert method(batch, 0.5).total.item() == pytest.approx(algorithm_1(one, two, 0.3), rel=1e-4)
+
+
+def projections(method, batch):
+    """Of each view by itself, in double precision."""
+    with torch.no_grad():
+        return [
+            method.projector(method.model.encoder(batch["source"].views[view])).double().numpy()
+            for view in ("one", "two")
+        ]
 
 
 def test_nt_xent_at_its_ends():
@@ -62,26 +87,41 @@ def test_cosine_distance_by_eq_2():
     assert losses.cosine_distance(given[0], -given[0]).item() == pytest.approx(4)
 
 
+def eqs_1_and_2(one, two, weight):
+    """Barlow Twins over the number of dimensions: Zbontar et al. 2021."""
+    dims = one.shape[1]
+    correlation = np.corrcoef(one.T, two.T)[:dims, dims:]
+    total = sum((1 - correlation[i, i]) ** 2 for i in range(dims))
+    total += weight * sum(correlation[i, j] ** 2 for i in range(dims) for j in range(dims) if i != j)
+    return total / dims
+
+
 def test_redundancy_by_eq_1_and_2():
     one, two = views(rows=40)
-    correlation = np.corrcoef(one.T, two.T)[:5, 5:]
-    expected = sum((1 - correlation[i, i]) ** 2 for i in range(5))
-    expected += 0.1 * sum(correlation[i, j] ** 2 for i in range(5) for j in range(5) if i != j)
-    assert losses.redundancy(*map(torch.tensor, (one, two)), 0.1).item() == pytest.approx(
-        expected / 5, rel=1e-4
-    )
+    found = losses.redundancy(*map(torch.tensor, (one, two)), 0.1)
+    assert found.item() == pytest.approx(eqs_1_and_2(one, two, 0.1), rel=1e-4)
+
+
+def test_redundancy_is_of_the_two_views_projections(tiny):
+    method = tiny.method("twin", method={"redundancy": 0.1, "projection": 16})
+    batch = tiny.batch(method)
+    one, two = projections(method, batch)
+    assert method(batch, 0.5).total.item() == pytest.approx(eqs_1_and_2(one, two, 0.1), rel=1e-3)
+
+
+def eq_2(student, teacher, student_temperature, teacher_temperature):
+    """DINO's cross-entropy of the teacher's probabilities: Caron et al. 2021."""
+    p = np.exp(teacher / teacher_temperature - np.max(teacher / teacher_temperature, 1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    q = np.exp(student / student_temperature)
+    q /= q.sum(1, keepdims=True)
+    return -np.mean(np.sum(p * np.log(q), axis=1))
 
 
 def test_distillation_by_eq_2():
     student, teacher = views()
-    p = np.exp(teacher / 0.04 - np.max(teacher / 0.04, 1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    q = np.exp(student / 0.1)
-    q /= q.sum(1, keepdims=True)
-    expected = -np.mean(np.sum(p * np.log(q), axis=1))
-    assert losses.distillation(*map(torch.tensor, (student, teacher)), 0.1, 0.04).item() == pytest.approx(
-        expected
-    )
+    found = losses.distillation(*map(torch.tensor, (student, teacher)), 0.1, 0.04)
+    assert found.item() == pytest.approx(eq_2(student, teacher, 0.1, 0.04))
 
 
 def test_alignment_and_uniformity_by_their_formulas():
@@ -139,6 +179,77 @@ def test_simsiam_stops_the_gradient_of_what_is_predicted(tiny):
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(torch.autograd.grad(found, [*method.model.parameters()]), gradient, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def cosine(one, two):
+    return ((one * two).sum(1) / (one.norm(dim=1) * two.norm(dim=1))).mean()
+
+
+def apart_(slow):
+    """Moves a slow network away from what it follows."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in slow.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+
+
+def test_byol_predicts_of_each_view_what_the_target_makes_of_the_other(tiny):
+    method = tiny.method("byol")
+    apart_(method.target)
+    batch = tiny.batch(method)
+    one, two = (batch["source"].views[view] for view in ("one", "two"))
+    p1, p2 = (method.predictor(method.projector(method.model.encoder(view))) for view in (one, two))
+    with torch.no_grad():
+        t1, t2 = (method.target[1](method.target[0].encoder(view)) for view in (one, two))
+    # eq. 2 and its reverse
+    expected = 2 - 2 * cosine(p1, t2) + 2 - 2 * cosine(p2, t1)
+    trained = [weight for part in method.groups() for weight in part["params"]]
+    gradient = torch.autograd.grad(expected, trained)
+    found = method(batch, 0.5).total
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found, trained), gradient, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_dino_says_of_each_view_what_the_teacher_says_of_the_other(tiny):
+    temperatures = {"student_temperature": 0.2, "teacher_temperature": 0.05}
+    method = tiny.method("dino", method={**temperatures, "prototypes": 8})
+    apart_(method.teacher)
+    method.centre.copy_(torch.linspace(-0.5, 0.5, 8))
+    batch, centre = tiny.batch(method), method.centre.double().numpy().copy()
+    one, two = (batch["source"].views[view] for view in ("one", "two"))
+    with torch.no_grad():
+        s1, s2 = (method.head(method.model.encoder(view)).double().numpy() for view in (one, two))
+        t1, t2 = (
+            method.teacher[1](method.teacher[0].encoder(view)).double().numpy() - centre
+            for view in (one, two)
+        )
+    # algorithm 1: the centre of before this batch
+    expected = (eq_2(s1, t2, 0.2, 0.05) + eq_2(s2, t1, 0.2, 0.05)) / 2
+    assert method(batch, 0.5).total.item() == pytest.approx(expected, rel=1e-4)
+    assert np.abs(method.centre.numpy() - centre).max() > 0.01, "it has moved since"
+
+
+@pytest.mark.parametrize(("name", "slow"), [("byol", "target"), ("dino", "teacher")])
+def test_the_slow_network_drops_nothing_and_has_the_batchs_statistics(tiny, name, slow):
+    method = tiny.method(name, encoder={"dropout": 0.5}).train()
+    held, pixels = getattr(method, slow)[0], torch.rand(8, 1, 32, 32)
+    assert not torch.equal(method.model.features(pixels), method.model.features(pixels))
+    assert torch.equal(held.features(pixels), held.features(pixels))
+    before = [layer.running_mean.clone() for layer in batch_norms(held)]
+    assert before
+    held.features(pixels)
+    for was, layer in zip(before, batch_norms(held), strict=True):
+        assert layer.training
+        assert not torch.equal(was, layer.running_mean)
+
+
+def test_encoders_drop_nothing_in_pretraining_unless_they_are_told_to():
+    for name in PAIRS:
+        assert build({"method": name, "encoder": "resnet18"}).encoder.dropout == 0
+        assert build({"method": name, "encoder": "resnet18", "encoder.dropout": 0.3}).encoder.dropout == 0.3
+        assert not hasattr(build({"method": name, "encoder": "ecnn"}).encoder, "dropout")
+    assert build({"method": "supervised", "encoder": "resnet18"}).encoder.dropout == 0.5
 
 
 def test_dinos_centre_is_the_teachers_mean_and_prototypes_wait(tiny):
@@ -216,9 +327,29 @@ def find_images(pixels):
     return Images({"view": pixels})
 
 
-def test_visible_patches_count_when_asked_to(tiny):
-    method = tiny.method("mae", method={"visible": 0.3})
-    assert set(method(tiny.batch(method), 0.5).terms) == {"masked", "visible"}
+@pytest.mark.parametrize("normalised", [False, True])
+def test_visible_patches_count_by_their_weight_and_patches_as_they_are_or_standardised(tiny, normalised):
+    method = tiny.method("mae", method={"visible": 0.3, "normalised": normalised})
+    batch = tiny.batch(method)
+    pixels, side = batch["source"].views["view"], method.model.encoder.patch
+    torch.manual_seed(5)
+    hidden = method.masked(len(pixels), torch.device("cpu"))
+    with torch.no_grad():
+        painted = method.reconstruct(pixels, hidden)[1].double().numpy()
+    expected = {"masked": [], "visible": []}
+    for row, image in enumerate(pixels[:, 0].double().numpy()):
+        for patch in range(16):
+            down, right = side * (patch // 4), side * (patch % 4)
+            wanted = image[down : down + side, right : right + side].ravel()
+            if normalised:
+                wanted = (wanted - wanted.mean()) / np.sqrt(wanted.var(ddof=1) + 1e-6)
+            error = np.mean((painted[row, patch] - wanted) ** 2)
+            expected["masked" if hidden[row, patch] else "visible"].append(error)
+    torch.manual_seed(5)
+    terms = method(batch, 0.5).terms
+    assert set(terms) == {"masked", "visible"}
+    assert terms["masked"].item() == pytest.approx(np.mean(expected["masked"]), rel=1e-4)
+    assert terms["visible"].item() == pytest.approx(0.3 * np.mean(expected["visible"]), rel=1e-4)
 
 
 def test_the_class_token_is_trained(tiny):
@@ -252,6 +383,46 @@ def test_a_label_is_never_looked_at(tiny, name):
 def test_a_collapse_is_said_at_once(tiny, name):
     found = tiny.method(name).symptoms({"monitor/spread": 1e-4})
     assert any(warning.startswith(COLLAPSED) for warning in found)
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_features_on_a_line_are_a_collapse_though_they_are_spread(tiny, name):
+    rng = np.random.default_rng(0)
+    line, all_over = rng.normal(size=(100, 1)) * rng.normal(size=16), rng.normal(size=(100, 16))
+    measured = [Task().metrics(features, None) for features in (line, all_over)]
+    assert measured[0]["spread"] > 0.5
+    warnings = [
+        tiny.method(name).symptoms({f"source/{metric}": value for metric, value in one.items()})
+        for one in measured
+    ]
+    assert warnings == [[f"{COLLAPSED}the features fill one dimension"], []]
+
+
+def test_a_report_says_that_features_fill_one_dimension(tiny, monkeypatch):
+    """All dimensions of the encoder's last layer are multiples of one, which is 0 on average."""
+    build_method, data = worker.build, tiny.resident()
+
+    def flattened(run, facts):
+        method = build_method(run, facts)
+        _, linear, slope = method.model.encoder.project
+        pixels = data.validation["source"].pixels
+        adapt_batch_norm(method.model, pixels)
+        with torch.no_grad():
+            linear.weight.copy_(torch.linspace(-1, 1, 16)[:, None] * linear.weight[:1])
+            linear.bias.zero_()
+            slope.weight.fill_(1.0)
+            mean = collect(method.model, pixels, None).features.mean(0)
+            linear.bias.copy_(-torch.from_numpy(mean))
+        for layer in batch_norms(method.model):
+            layer.momentum = 0.0  # statistics stay, and so does the average
+        return method
+
+    monkeypatch.setattr(worker, "build", flattened)
+    run = tiny.run("contrastive", optimizer={"lr": 0.0})
+    (*_, last) = worker.work(run, tiny.facts(), data)
+    assert last.metrics["source/spread"] > 0.5
+    assert last.metrics["source/rankme"] == pytest.approx(1, abs=0.01)
+    assert f"{COLLAPSED}the features fill one dimension" in last.metrics["warnings"]
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -38,11 +38,11 @@ def test_consistency_is_the_squared_difference_of_probabilities(tiny, progress, 
 
 
 def test_only_images_of_a_confident_teacher_count(tiny):
-    method = apart(tiny, threshold=0.5)
+    method = apart(tiny, threshold=0.5, weight=3.0)
     batch = tiny.batch(method)
     student, teacher = predictions(method, batch)
     threshold = teacher.amax(1).median().item()
-    method = apart(tiny, threshold=threshold)
+    method = apart(tiny, threshold=threshold, weight=3.0)
     counts = (teacher.amax(1) > threshold).float()
     assert 0 < counts.mean() < 1
     wanted = 3.0 * (counts * (student - teacher).square().mean(1)).mean()

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 from raylens import find
 from raylens.config import TaskConfig
 from raylens.errors import ConfigError
 from raylens.methods.supervised import Supervised
+from raylens.metrics import PAINTING
 from raylens.models import Painter
 from raylens.records import Images
 from raylens.tasks.super_resolution import Task, bicubic
@@ -59,6 +60,18 @@ def test_it_is_judged_as_scikit_image_judges():
             assert found[row, columns[1]] == pytest.approx(above, abs=2e-4)
     said = Task(factor=2).metrics(found)
     assert said["psnr"] - said["bicubic_psnr"] == pytest.approx(said["psnr_gain"])
+    spans = np.ptp(high.numpy(), axis=(1, 2, 3))
+    for name, image in (("mse", painted.numpy()), ("bicubic_mse", enlarged)):
+        errors = [mean_squared_error(*pair) for pair in zip(high.numpy(), image, strict=True)]
+        assert said[name] == pytest.approx(np.mean(errors / spans**2), rel=1e-4)
+    assert {f"bicubic_{name}" for name in ("mse", "psnr", "ssim")} < {
+        *Task(factor=2).report(found)["metrics"]
+    }
+
+
+def test_finetuned_models_are_compared_by_what_is_known_of_bicubic_too():
+    for name in (Task.measured, *Task.beside):
+        assert name == "psnr_gain" or {name, f"bicubic_{name}"} <= {*PAINTING}
 
 
 def test_units_do_not_matter():

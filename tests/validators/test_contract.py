@@ -110,10 +110,30 @@ def test_information_maximisation_by_hand():
     mean = (np.array([1.1, 0.9]) + 0.5) / 3
     entropy = -np.mean([0.9 * np.log(0.9) + 0.1 * np.log(0.1), 0.2 * np.log(0.2) + 0.8 * np.log(0.8)])
     expected = -np.sum(0.5 * np.log(0.5 / mean)) - entropy
-    assert information_maximisation.score(SOURCE, target, prior=(0.5, 0.5)) == pytest.approx(expected)
+    equal = dataclasses.replace(target, prior=np.array([0.5, 0.5]))
+    assert information_maximisation.score(SOURCE, equal) == pytest.approx(expected)
     assert information_maximisation.score(SOURCE, unlabelled(ONE_CLASS)) < information_maximisation.score(
         SOURCE, unlabelled(TARGET)
     )
+
+
+def test_information_maximisation_prefers_the_share_of_lenses_that_is_expected():
+    """Two models as sure as each other: one calls 3 in 10 lens, as of the source, the other 1 in 100."""
+    many, few = (np.arange(1000) < count for count in (300, 10))
+    called = {
+        name: Outputs(np.zeros((1000, 1)), 5.0 * np.eye(2)[lenses.astype(int)], None, np.arange(1000))
+        for name, lenses in (("many", many), ("few", few))
+    }
+
+    def best(prior):
+        scores = {
+            name: information_maximisation.score(SOURCE, dataclasses.replace(one, prior=prior))
+            for name, one in called.items()
+        }
+        return max(scores, key=scores.__getitem__)
+
+    assert best(None) == "many"
+    assert best(np.array([0.99, 0.01])) == "few"
 
 
 def test_soft_neighbourhood_density_by_the_paper():

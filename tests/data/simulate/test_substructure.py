@@ -167,6 +167,15 @@ def test_published_faults_come_only_when_asked_for():
     assert shares == pytest.approx([0.01, 0.01 / 25])
 
 
+def test_published_pairs_have_half_the_field():
+    for published, pixel in ((False, 0.1), (True, 0.05)):
+        made = recipe("sr-pairs", as_published=published)
+        assert (made.size, made.finer, made.pixel) == (75, 2, pixel)
+        assert recipe("sr-pairs", as_published=published, size=25).pixel == pytest.approx(3 * pixel)
+        assert recipe("sr-pairs", as_published=published, pixel=0.2).pixel == 0.2
+    assert recipe("model-i", as_published=True).pixel == 0.05
+
+
 @pytest.mark.parametrize("name", sorted(substructure.RECIPES))
 def test_other_pixels_see_the_same_light(name):
     """Photons of arcs, lens and sky are as many, in whatever pixels of the same field."""

@@ -1,0 +1,70 @@
+"""Two data-parallel workers train MAE as one does on their batches together, if all images hide the same patches."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+
+from raylens import config
+from raylens.cluster.worker import build, work
+from raylens.config import Run
+from raylens.methods.mae import MAE
+from tests.conftest import Tiny
+from tests.methods.test_workers import farthest
+
+WORLD, BATCH = 2, 32
+"""Workers, and the batch of all of them together."""
+
+
+def settings(batch: int) -> Run:
+    """Plain gradient descent, views that are the images; no dropout."""
+    return config.build(
+        {"method": {"name": "mae", "decoder": 16, "depth": 1, "visible": 0.3}},
+        {"encoder": {"name": "vit", "features": 16, "depth": 1, "heads": 2}},
+        {"data": {"batch": batch, "views": "none"}},
+        {"optimizer": {"name": "sgd", "lr": 0.05, "betas": (0.0, 0.0), "weight_decay": 0.0}},
+        {"fit": {"steps": 3, "report_every": 3}},
+    )
+
+
+def every_fourth(method: MAE, rows: int, device: torch.device) -> torch.Tensor:
+    """All patches but every fourth are hidden, of each image."""
+    places = torch.arange(method.model.encoder.patches, device=device)
+    return (places % 4 != 0).expand(rows, -1)
+
+
+def trained(run: Run, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+    """All weights of the method, encoder and decoder."""
+    tiny = Tiny()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MAE, "masked", every_fourth)
+        (report,) = work(run, tiny.facts(), tiny.resident(rows=80), rank=rank, world=world)
+    return {key: value.contiguous() for key, value in report.method.state_dict().items()}
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    weights = trained(settings(BATCH // WORLD), rank, WORLD)
+    safetensors.torch.save_file(weights, f"{folder}/{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def test_two_workers_learn_what_one_learns_from_their_batches_together(tmp_path, one_thread):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes.spawn(worker, (port, str(tmp_path)), nprocs=WORLD)
+    run = settings(BATCH)
+    alone, before = trained(run), build(run, Tiny().facts()).state_dict()
+    for rank in range(WORLD):
+        found = safetensors.torch.load_file(tmp_path / f"{rank}.safetensors")
+        apart, moved = farthest(alone, found), farthest(alone, before)
+        assert apart < 1e-3 * moved, f"{apart:.2g} apart after {moved:.2g}"
