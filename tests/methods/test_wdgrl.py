@@ -79,7 +79,7 @@ def test_critic_and_encoder_have_opposite_aims_and_leave_each_other_alone(tiny):
 
 
 def test_the_prior_weighs_the_source(tiny):
-    method = tiny.method("wdgrl", method={"target_prior": 0.1, "penalty": 0})
+    method = tiny.method("wdgrl", method={"target_prior": 0.1, "penalty": 0, "weight": 0.1})
     batch = tiny.batch(method)
     labels = torch.tensor([1, 0, 0, 0, 0, 0, 0, 1])
     batch["source"] = Images(batch["source"].views, labels)
