@@ -60,7 +60,7 @@ def test_the_critic_widens_the_gap_and_pays_for_its_steepness(tiny):
 
 
 def test_critic_and_encoder_have_opposite_aims_and_leave_each_other_alone(tiny):
-    method = tiny.method("wdgrl", method={"target_prior": None, "penalty": 0})
+    method = tiny.method("wdgrl", method={"target_prior": None, "penalty": 0, "weight": 0.1})
     batch = tiny.batch(method)
     losses = method(batch, progress=0.5)
     # Shen et al. 2018, eq. 2: mean critic of the source minus that of the target.
@@ -79,7 +79,7 @@ def test_critic_and_encoder_have_opposite_aims_and_leave_each_other_alone(tiny):
 
 
 def test_the_prior_weighs_the_source(tiny):
-    method = tiny.method("wdgrl", method={"target_prior": 0.1, "penalty": 0})
+    method = tiny.method("wdgrl", method={"target_prior": 0.1, "penalty": 0, "weight": 0.1})
     batch = tiny.batch(method)
     labels = torch.tensor([1, 0, 0, 0, 0, 0, 0, 1])
     batch["source"] = Images(batch["source"].views, labels)
