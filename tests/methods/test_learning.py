@@ -133,7 +133,7 @@ def test_it_reads_the_target_better_than_the_source_alone(toys, worth, name):
 @pytest.mark.parametrize("name", [name for name in ADAPTATIONS if name != "adabn"])
 def test_it_does_more_than_batch_norm(toys, worth, name):
     gains = worth(name) - [toy.batch_norm for toy in toys]
-    # AdaMatch's strong views cost it most of what it gains here: without pseudo-labels it is worth less than batch norm.
+    # AdaMatch's strong views cost it most of what it gains: without pseudo-labels it is worth less than batch norm.
     assert gains.mean() > (0 if name == "adamatch" else 0.03), gains
 
 
