@@ -239,12 +239,12 @@ def _check_same(plan: Plan, folder: str) -> None:
 
 def _check_starts(run: Run, lines: Sequence[Entry]) -> None:
     """Raises ConfigError when a checkpoint was pretrained on other images; of the first, `ready` sees to it."""
-    run = run.replace(**sets.given(run))
-    facts = sets.facts(run, ("source",), test=True)
-    for entry in lines:
-        for path in filter(None, entry.checkpoints):
-            if entry.kind == FINETUNED and path != run.start:
-                fits(_settings(run, entry, path, None, 0), facts)
+    run = run.replace(**sets.given(run), storage=launch.storage(run))
+    tuned = [entry for entry in lines if entry.kind == FINETUNED]
+    others = [(entry, path) for entry in tuned for path in entry.checkpoints if path != run.start]
+    facts = sets.facts(run, ("source",), test=True) if others else None
+    for entry, path in others:
+        fits(_settings(run, entry, path, None, 0), facts)
 
 
 def _settings(run: Run, entry: Entry, start: str | None, amount: float | None, seed: int) -> Run:
