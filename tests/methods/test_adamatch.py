@@ -36,6 +36,19 @@ def test_pseudo_labels_are_those_of_the_paper(tiny, prior):
     assert 0 < keep.mean() < 1
 
 
+def test_the_threshold_is_relative_to_the_confidence_of_all_workers(tiny, monkeypatch):
+    method = tiny.method("adamatch", method={"target_prior": 0.5, "threshold": 0.9})
+    monkeypatch.setattr("raylens.methods.adamatch.over_workers", lambda ours: ours - 0.1)
+    source, target = torch.randn(10, 2), torch.randn(30, 2)
+    _, keep = method.pseudo_labels(source, target)
+    guess = target.softmax(1)
+    aligned = guess / guess.mean(0)
+    confidence = (aligned / aligned.sum(1, keepdim=True)).amax(1)
+    usual = source.softmax(1).amax(1).mean()
+    assert torch.equal(keep.bool(), confidence >= 0.9 * (usual - 0.1))
+    assert not torch.equal(keep.bool(), confidence >= 0.9 * usual)
+
+
 def test_classes_that_agree_leave_pseudo_labels_alone_and_a_threshold_of_0_keeps_all(tiny):
     method = tiny.method("adamatch", method={"target_prior": None, "threshold": 0.0})
     logits = torch.randn(20, 2)
