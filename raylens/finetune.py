@@ -13,17 +13,8 @@ if TYPE_CHECKING:
     from raylens.cluster.finetune import Start
 
 METHOD = "supervised"
-ASIDE = (
-    "name",
-    "seed",
-    "storage",
-    "search",
-    "scale.cpus",
-    "scale.gpus",
-    "scale.min_workers",
-    "fit.report_every",
-)
-ASIDE += ("data.mode", "data.resident_limit", "data.cpus", "data.validation_rows")
+ASIDE = ("name", "seed", "storage", "search", "fit.report_every", "scale.cpus", "scale.gpus")
+ASIDE += ("scale.min_workers", "data.mode", "data.resident_limit", "data.cpus", "data.validation_rows")
 """Settings, or sections of them, that change nothing of what a pretraining learns but by chance."""
 
 

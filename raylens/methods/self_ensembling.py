@@ -80,9 +80,8 @@ class SelfEnsembling(Adaptation):
             "consistency": self.config.weight * (counts * difference).mean(),
         }
         if self.config.balance:
-            mean = (
-                gathered(said.float()).mean(0).clamp(1e-6, 1 - 1e-6)
-            )  # of all workers: it is no sum over images
+            # Of all workers, because it is no sum over images.
+            mean = gathered(said.float()).mean(0).clamp(1e-6, 1 - 1e-6)
             counted = over_workers(counts.mean())
             # Written out, because automatic mixed precision refuses binary_cross_entropy.
             entropy = -(self.shares * mean.log() + (1 - self.shares) * (1 - mean).log()).mean()

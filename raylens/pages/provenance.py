@@ -81,13 +81,8 @@ def of_finetuning(run: Run, asked: Mapping[str, Any]) -> str:
     amounts = [
         "100%" if one is None else f"{100 * one:g}%" if one < 1 else f"{one:g}" for one in asked["labels"]
     ]
-    words = [
-        "python",
-        "-m",
-        "raylens.finetune",
-        *asked.get("starts", [run.start]),
-        run.task.name.replace("_", "-"),
-    ]
+    words = ["python", "-m", "raylens.finetune", *asked.get("starts", [run.start])]
+    words += [run.task.name.replace("_", "-")]
     words += ["--labels", *amounts, "--seeds", *map(str, asked["seeds"])]
     words += ["--frozen"] * asked["frozen"] + ["--no-scratch"] * (not asked["scratch"])
     taken = ("start", "task.name", "data.labels", "seed")

@@ -93,9 +93,8 @@ def test_workers_learn_what_one_learns_from_their_batches_together(together, one
     size = farthest(alone, {key: torch.zeros_like(value) for key, value in alone.items()})
     moved = farthest(alone, before)
     if issubclass(find.method(CASES[name]["name"]), Pretraining):
-        moved = dict.fromkeys(
-            moved, max(moved.values())
-        )  # its gradients cancel in some tensors but for rounding
+        # Its gradients cancel in some tensors but for rounding.
+        moved = dict.fromkeys(moved, max(moved.values()))
     for weights in found(folder, name, world):
         for key, apart in farthest(alone, weights).items():
             most = 3e-5 * moved[key] + ROUNDING * size[key]
