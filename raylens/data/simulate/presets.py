@@ -18,8 +18,10 @@ ZERO_POINT = 27.0
 BANDS = "gri"
 MARGIN = 4
 """Pixels drawn beyond each edge, from where light is blurred into the image."""
-RED, BLUE, YELLOW = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35)
-"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs; where a preset has ranges, their middle."""
+RED, BLUE, YELLOW, ARMS = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35), (0.9, 0.3)
+"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs and of arms of spirals and their like at a
+lens's own redshift, as Scd and Im galaxies have at 0.1 to 0.6 (Fukugita et al. 1995); where a preset has ranges, their
+middle."""
 
 Span = tuple[float, float]
 """Ends of a uniform distribution."""
@@ -57,6 +59,8 @@ class Preset:
 
     theta_e: Span
     """Einstein radius, arcsec."""
+    theta_e_faint: float | None = None
+    """The largest about the faintest lens, which is the lightest; in between it falls with the magnitude."""
     shear: float
     """Standard deviation of each component of external shear."""
     offset: Span
@@ -66,6 +70,8 @@ class Preset:
     """Half-light radius, arcsec."""
     contrast: Span
     """Magnitudes by which the source, before it is lensed, is fainter than the lens."""
+    source_magnitude: Span | None = None
+    """Of the source before it is lensed, whatever the lens has, in place of `contrast`."""
     faintest: float
     """Magnitude that no source is fainter than: nobody would have found it."""
     source_radius: Span
@@ -82,7 +88,7 @@ class Preset:
     colour_scatter: float
     """Relative to the colour itself."""
     colours: Mapping[tuple[float, float], Span] = field(default_factory=dict)
-    """Ranges of g - i for some of RED, BLUE and YELLOW, r - i in proportion; as of galaxies at many redshifts."""
+    """Ranges of g - i for some of the colours above, r - i in proportion; as of galaxies at many redshifts."""
 
     fwhm: Mapping[str, Span]
     """Seeing in each band, arcsec."""
@@ -181,33 +187,33 @@ SPACEWARPS = replace(
     prior=1 / 3,
     splits={"train": 0.8, "val": 0.1, "test": 0.1},
     kinds={
-        "elliptical": 0.18,
-        "spiral": 0.14,
+        "elliptical": 0.22,
+        "spiral": 0.18,
         "armed": 0.13,
         "merger": 0.14,
         "ring": 0.08,
         "ringed": 0.06,
         "aligned": 0.12,
         "star": 0.03,
-        "faint": 0.12,
+        "faint": 0.04,
     },
     theta_e=(0.8, 5.0),
+    theta_e_faint=1.8,
     offset=(0.0, 0.6),
-    lens_magnitude=(17.0, 21.5),
-    lens_radius=(0.5, 2.5),
-    contrast=(1.5, 4.5),
-    faintest=24.2,
-    source_radius=(0.1, 0.45),
-    neighbours=5.0,
-    groups=0.3,
-    bright=0.08,
-    offcentre=1.5,
-    colours={RED: (1.4, 2.9), BLUE: (-0.2, 0.9), YELLOW: (0.3, 1.6)},
+    lens_magnitude=(17.0, 20.5),
+    lens_radius=(0.4, 1.6),
+    source_magnitude=(21.3, 24.2),
+    source_radius=(0.08, 0.35),
+    neighbours=3.5,
+    groups=0.2,
+    bright=0.12,
+    offcentre=0.8,
+    colours={RED: (1.2, 2.7), BLUE: (0.0, 0.9), YELLOW: (0.3, 1.6), ARMS: (0.4, 1.4)},
     colour_scatter=0.05,
     fwhm={"g": (0.7, 1.0), "r": (0.65, 0.95), "i": (0.55, 0.85)},
-    noise=(0.083, 0.13, 0.16),
+    noise=(0.075, 0.135, 0.16),
     depth=(0.7, 1.5),
-    gain=20.0,
+    gain=60.0,
     correlation=0.6,
     gradient=0.2,
     bad_columns=0.0,

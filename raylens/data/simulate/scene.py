@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raylens.data.simulate import physics
-from raylens.data.simulate.presets import BANDS, BLUE, RED, YELLOW, ZERO_POINT, Preset
+from raylens.data.simulate.presets import ARMS, BANDS, BLUE, RED, YELLOW, ZERO_POINT, Preset
 
 CHUNK = 16
 """Components drawn at a time, so that they stay in the processor's cache."""
@@ -192,7 +192,11 @@ def _lens(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
     preset, count = scene.preset, len(rows)
-    theta_e = scene.uniform(preset.theta_e, count)
+    smallest, largest = preset.theta_e
+    if preset.theta_e_faint is not None:
+        bright, faint = preset.lens_magnitude
+        largest = np.interp(magnitude, (bright, faint), (largest, preset.theta_e_faint))
+    theta_e = scene.rng.uniform(smallest, largest, count)
     light = scene.target(rows, x, y, magnitude)
     shear = scene.rng.normal(0, preset.shear, (2, count))
     mass = {
@@ -207,7 +211,10 @@ def _lens(
     away = theta_e * preset.offset[1] * np.sqrt(scene.uniform((0, 1), count))
     turn = scene.uniform((0, 2 * np.pi), count)
     sx, sy = x + away * np.cos(turn), y + away * np.sin(turn)
-    source = np.minimum(magnitude + scene.uniform(preset.contrast, count), preset.faintest)
+    if preset.source_magnitude:
+        source = scene.uniform(preset.source_magnitude, count)
+    else:
+        source = np.minimum(magnitude + scene.uniform(preset.contrast, count), preset.faintest)
     radius = scene.uniform(preset.source_radius, count)
     disc = {
         "q": scene.uniform((0.4, 1), count),
@@ -256,14 +263,14 @@ def _spiral(
 def _armed(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
-    """A large spiral, its arms blue and clear: each of them looks like an arc."""
-    scene.spiral(rows, x, y, magnitude, 1.6, colour=BLUE, strength=(0.8, 1.0))
+    """A large spiral, its arms bluer than its bulge, and clear: each of them looks like an arc."""
+    scene.spiral(rows, x, y, magnitude, 1.6, colour=ARMS, strength=(0.8, 1.0))
 
 
 def _aligned(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
-    """A red galaxy with narrow blue ones beside it by chance: as an arc, and on one side as well as on all."""
+    """A red galaxy with narrow, bluer ones beside it by chance: as an arc, and on one side as well as on all."""
     scene.target(rows, x, y, magnitude)
     near = np.repeat(rows, scene.rng.integers(1, 4, len(rows)))
     at = np.searchsorted(rows, near)
@@ -271,7 +278,7 @@ def _aligned(
     scene.add(
         "sersic",
         near,
-        scene.fluxes(magnitude[at] + scene.uniform((1.0, 4.0), len(near)), BLUE),
+        scene.fluxes(magnitude[at] + scene.uniform((1.0, 4.0), len(near)), ARMS),
         x=x[at] + away * np.cos(turn),
         y=y[at] + away * np.sin(turn),
         q=scene.uniform((0.15, 0.5), len(near)),

@@ -93,6 +93,20 @@ def test_every_kind_is_drawn_and_lenses_alone_have_their_truth():
     np.testing.assert_array_equal(np.isfinite(truth["theta_e"]), kinds == "lens")
 
 
+def test_a_faint_lens_is_a_light_one_and_sources_have_magnitudes_of_their_own():
+    """Einstein radii up to 5 arcsec about the brightest lenses, 1.8 about the faintest; a line between them."""
+    _, truth = render(WARPS, np.array(["lens"] * 400), ("test", "mass"), bands=GRI)
+    bright, faint = WARPS.lens_magnitude
+    place = (truth["magnitude"] - bright) / (faint - bright)
+    largest = WARPS.theta_e[1] + place * (WARPS.theta_e_faint - WARPS.theta_e[1])
+    share = (truth["theta_e"] - WARPS.theta_e[0]) / (largest - WARPS.theta_e[0])
+    assert 0 <= share.min() < 0.02 and 0.98 < share.max() <= 1
+    assert abs(np.corrcoef(share, place)[0, 1]) < 0.15  # within its range it is uniform
+    low, high = WARPS.source_magnitude
+    assert low <= truth["source_magnitude"].min() < truth["source_magnitude"].max() <= high
+    assert abs(np.corrcoef(truth["source_magnitude"], truth["magnitude"])[0, 1]) < 0.15
+
+
 def test_groups_and_bright_galaxies_are_as_frequent_as_asked():
     from raylens.data.simulate.scene import Scene
 
