@@ -1,4 +1,4 @@
-"""What a set holds, as a table and two pictures."""
+"""What a set holds, as a table and pictures."""
 
 import os
 from collections.abc import Iterator
@@ -18,6 +18,8 @@ from raylens.errors import ConfigError
 COLUMNS = 10
 PER_CLASS = 400
 FILES = 3
+RINGS = 12
+"""At most, about the middle of an image and up to its edge; none is narrower than four pixels."""
 COLOURS = ("#0b5fa5", "#d1495b", "#2e933c", "#8a4fbf", "#e08e1b", "#3fa7a3")
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 130}
 
@@ -94,6 +96,7 @@ def describe(
     with matplotlib.rc_context(STYLE):
         draw_samples(groups, manifests, names, transform).savefig(folder / "samples.png")
         draw_histograms(groups, names, transform).savefig(folder / "histograms.png")
+        draw_profiles(groups, manifests, names, transform).savefig(folder / "profiles.png")
         if views:
             draw_views(groups, manifests, names, views, transform, seed).savefig(
                 folder / f"views-{views}.png"
@@ -206,6 +209,56 @@ def draw_histograms(groups: dict, names: dict[str, str], transform: str) -> Figu
         axis.set(yscale="log", ylabel="density")
         axis.legend(frameon=False, fontsize=8)
     return figure
+
+
+def draw_profiles(
+    groups: dict, manifests: dict[str, Manifest], names: dict[str, str], transform: str
+) -> Figure:
+    """Brightness in rings about the middle, and its scatter within a ring: where a simulation is unlike a survey.
+
+    Set beside set, the median of the images and 80 % of them, each class as often as the set has it.
+    """
+    channels = {path: held.bands or tuple(map(str, range(held.channels))) for path, held in manifests.items()}
+    bands = list(dict.fromkeys(band for mine in channels.values() for band in mine))
+    scaled = all(held.arcsec_per_pixel for held in manifests.values())
+    figure = Figure(figsize=(3.6 * len(bands) + 1, 5.6), layout="constrained")
+    axes = figure.subplots(2, len(bands), squeeze=False, sharex=True)
+    for colour, (path, held) in zip(_colours(), manifests.items(), strict=False):
+        some = as_frequent(held, {label: pixels for (of, label), pixels in groups.items() if of == path})
+        for line, values in zip(axes, profiles(preprocess(some, transform)), strict=True):
+            rings = values.shape[-1]
+            away = (np.arange(rings) + 0.5) / rings * held.size / 2 * (held.arcsec_per_pixel if scaled else 1)
+            for band, each in zip(channels[path], np.moveaxis(values, 1, 0), strict=True):
+                low, middle, high = np.quantile(each, [0.1, 0.5, 0.9], axis=0)
+                axis = line[bands.index(band)]
+                axis.plot(away, middle, color=colour, label=names[path])
+                axis.fill_between(away, low, high, color=colour, alpha=0.15, linewidth=0)
+    for band, axis in zip(bands, axes[0], strict=True):
+        axis.set(title=band)
+    for axis in axes[1]:
+        axis.set(xlabel=f"distance from the middle, {'arcsec' if scaled else 'pixels'}")
+    axes[0, 0].set(ylabel="mean of a ring")
+    axes[1, 0].set(ylabel="scatter within a ring")
+    axes[0, 0].legend(frameon=False)
+    figure.suptitle(f"rings about the middle, pixels by {transform}: median, and 80 % of the images")
+    return figure
+
+
+def as_frequent(held: Manifest, found: dict[str, np.ndarray]) -> np.ndarray:
+    """Of the images of each class, as many as keep the shares that the set has; no class is left out."""
+    counts = {label: sum(split.labels.get(label, 0) for split in held.splits.values()) for label in found}
+    share = min(len(pixels) / counts[label] for label, pixels in found.items())
+    return np.concatenate([pixels[: max(1, round(share * counts[label]))] for label, pixels in found.items()])
+
+
+def profiles(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, (N, C, R) each, in rings about the middle of images (N, C, H, H)."""
+    size = pixels.shape[-1]
+    rings = max(1, min(RINGS, size // 8))
+    away = np.abs(np.arange(size) - (size - 1) / 2)
+    ring = (np.hypot(away[:, None], away) * 2 * rings / size).astype(int)
+    within = [pixels[..., ring == number] for number in range(rings)]
+    return np.stack([one.mean(-1) for one in within], -1), np.stack([one.std(-1) for one in within], -1)
 
 
 def _line(axis, values: np.ndarray, edges, **style) -> None:

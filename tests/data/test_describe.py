@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from raylens.data.__main__ import main
-from raylens.data.describe import describe, some_of_each
+from raylens.data.describe import as_frequent, describe, profiles, some_of_each
 from raylens.data.shards import ShardWriter, read_manifest
 
 
@@ -28,7 +28,7 @@ def test_pictures_are_drawn_and_numbers_printed(sets, tmp_path, capsys):
     for word in ("sphere", "vort", "lens", "unlabelled", "train", "test"):
         assert word in printed
     assert printed.strip().splitlines()[-1] == str(tmp_path / "pictures")
-    for name in ("samples.png", "histograms.png"):
+    for name in ("samples.png", "histograms.png", "profiles.png"):
         with Image.open(tmp_path / "pictures" / name) as picture:
             assert min(picture.size) > 300
 
@@ -41,6 +41,29 @@ def test_some_of_each_class_are_taken(sets):
         "vort": 5,
         "unlabelled": 2,
     }
+
+
+def test_rings_are_told_by_their_mean_and_their_scatter():
+    """Of a disc 20 times as bright as the sky only the rings within are bright; a half of it scatters by 10."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    disc = np.where(np.hypot(x, y) < 16, 20.0, 0.0)
+    mean, scatter = profiles(np.stack([disc, disc * (x > 0)])[:, None])
+    np.testing.assert_allclose(mean[0, 0], [20] * 4 + [0] * 4)
+    np.testing.assert_allclose(scatter[0, 0], 0)
+    np.testing.assert_allclose(mean[1, 0], [10] * 4 + [0] * 4)
+    np.testing.assert_allclose(scatter[1, 0], [10] * 4 + [0] * 4)
+    assert profiles(np.ones((2, 3, 5, 5)))[0].shape == (2, 3, 1)
+
+
+def test_profiles_take_classes_as_often_as_the_set_has_them(sets):
+    held = read_manifest(sets[1])
+    counts = {
+        label: sum(split.labels.get(label, 0) for split in held.splits.values()) for label in held.classes
+    }
+    found = {label: np.full((10, 1), number) for number, label in enumerate(held.classes)}
+    taken = np.bincount(as_frequent(held, found).ravel())
+    assert taken.max() == 10
+    assert taken[0] / taken[1] == pytest.approx(counts["nonlens"] / counts["lens"], rel=0.06)
 
 
 @pytest.mark.parametrize("transform", ["asinh", "log", "none"])
