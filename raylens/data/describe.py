@@ -221,24 +221,24 @@ def draw_profiles(
     channels = {path: held.bands or tuple(map(str, range(held.channels))) for path, held in manifests.items()}
     bands = list(dict.fromkeys(band for mine in channels.values() for band in mine))
     scaled = all(held.arcsec_per_pixel for held in manifests.values())
-    figure = Figure(figsize=(3.6 * len(bands) + 1, 5.6), layout="constrained")
-    axes = figure.subplots(2, len(bands), squeeze=False, sharex=True)
+    figure = Figure(figsize=(8.4, 2.6 * len(bands) + 0.6), layout="constrained")
+    axes = figure.subplots(len(bands), 2, squeeze=False, sharex=True)
     for colour, (path, held) in zip(_colours(), manifests.items(), strict=False):
         some = as_frequent(held, {label: pixels for (of, label), pixels in groups.items() if of == path})
-        for line, values in zip(axes, profiles(preprocess(some, transform)), strict=True):
+        for column, values in zip(axes.T, profiles(preprocess(some, transform)), strict=True):
             rings = values.shape[-1]
             away = (np.arange(rings) + 0.5) / rings * held.size / 2 * (held.arcsec_per_pixel if scaled else 1)
             for band, each in zip(channels[path], np.moveaxis(values, 1, 0), strict=True):
                 low, middle, high = np.quantile(each, [0.1, 0.5, 0.9], axis=0)
-                axis = line[bands.index(band)]
+                axis = column[bands.index(band)]
                 axis.plot(away, middle, color=colour, label=names[path])
                 axis.fill_between(away, low, high, color=colour, alpha=0.15, linewidth=0)
-    for band, axis in zip(bands, axes[0], strict=True):
-        axis.set(title=band)
-    for axis in axes[1]:
+    for band, axis in zip(bands, axes[:, 0], strict=True):
+        axis.set(ylabel=band)
+    for axis, title in zip(axes[0], ("mean of a ring", "scatter within it"), strict=True):
+        axis.set(title=title)
+    for axis in axes[-1]:
         axis.set(xlabel=f"distance from the middle, {'arcsec' if scaled else 'pixels'}")
-    axes[0, 0].set(ylabel="mean of a ring")
-    axes[1, 0].set(ylabel="scatter within a ring")
     axes[0, 0].legend(frameon=False)
     figure.suptitle(f"rings about the middle, pixels by {transform}: median, and 80 % of the images")
     return figure
