@@ -264,7 +264,7 @@ def _armed(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
     """A large spiral, its arms bluer than its bulge, and clear: each of them looks like an arc."""
-    scene.spiral(rows, x, y, magnitude, 1.6, colour=ARMS, strength=(0.8, 1.0))
+    scene.spiral(rows, x, y, magnitude, 1.3, colour=ARMS, strength=(0.8, 1.0))
 
 
 def _aligned(
