@@ -54,7 +54,15 @@ def lenstronomys(made: substructure.Recipe, light: dict[str, float]) -> tuple[Le
     return LensModel(models), settings
 
 
-@pytest.mark.parametrize(("name", "kind", "discrete"), [("model-ii", "cdm", None), ("model-i", "axion", 100)])
+@pytest.mark.parametrize(
+    ("name", "kind", "discrete"),
+    [
+        ("model-ii", "cdm", None),
+        ("model-i", "axion", 100),
+        ("common", "sphere", None),
+        ("common", "vort", 25),
+    ],
+)
 def test_images_before_noise_are_lenstronomys(name, kind, discrete):
     """The surface brightness behind the same masses, at the same points."""
     made = recipe(name, discrete=discrete)
@@ -105,11 +113,9 @@ def test_an_image_follows_from_its_key(name):
         assert (truth["log10_mass"][4:] <= -22).all()
 
 
-def test_without_substructure_classes_are_alike(monkeypatch):
+def test_without_substructure_classes_are_alike():
     """What tells classes apart is their substructure and nothing else."""
-    monkeypatch.setattr(substructure, "SUBHALOES", 0)
-    made = recipe("model-ii", size=32)
-    made = substructure.replace(made, share=1e-12)
+    made = replace(recipe("model-ii", size=32), subhaloes=0, share=(1e-12, 1e-12))
     none, subhaloes, vortex = (render(made, np.array([kind] * 4), ("same",))[0] for kind in made.classes)
     assert np.corrcoef(none[0].ravel(), vortex[0].ravel())[0, 1] > 0.98
     assert np.corrcoef(none[0].ravel(), subhaloes[0].ravel())[0, 1] > 0.98
@@ -155,16 +161,72 @@ def test_published_faults_come_only_when_asked_for():
     assert truth["theta_e"][0] == pytest.approx(1.2815, abs=1e-4)
     noisy, _ = render(recipe("model-ii"), np.array(["cdm"]), ("k",))
     assert noisy.min() < 0
-    right, wrong = (recipe("common", discrete=25, as_published=published) for published in (False, True))
-    shares = [
-        (
-            substructure.populate(made, np.array(["sphere"]), np.random.default_rng(0))[1]["sub_theta_e"][0]
-            ** 2
-        ).sum()
-        / 1.44
-        for made in (right, wrong)
-    ]
-    assert shares == pytest.approx([0.01, 0.01 / 25])
+
+
+def test_the_masses_of_common_are_those_measured_of_published_images():
+    """3 to 5.5 % of each halo, in ten equal subhaloes, in a rod, or in 25 points of one."""
+    kinds = np.array(["sphere", "vort"] * 200)
+    lights, truth = substructure.populate(recipe("common"), kinds, np.random.default_rng(0))
+    halo = truth["theta_e"] ** 2
+    assert [len(places) for places in truth["sub_x"][:2]] == [10, 0]
+    shares = {
+        "sphere": [(truth["sub_theta_e"][row] ** 2).sum() / halo[row] for row in range(0, 400, 2)],
+        "vort": [lights[row]["rod_theta_e"] ** 2 / halo[row] for row in range(1, 400, 2)],
+    }
+    _, drawn = substructure.populate(recipe("common", discrete=25), kinds, np.random.default_rng(0))
+    shares["points"] = [(drawn["sub_theta_e"][row] ** 2).sum() / drawn["theta_e"][row] ** 2 for row in (1, 3)]
+    for found in shares.values():
+        assert 0.03 <= min(found) < max(found) <= 0.055
+    assert np.ptp(shares["sphere"]) > 0.02
+    assert len(np.unique([len(places) for places in drawn["sub_x"][1::2]])) == 1
+    assert truth["theta_e"].min() == pytest.approx(0.95, abs=0.02)
+    assert truth["theta_e"].max() == pytest.approx(1.6, abs=0.02)
+    assert np.std([light["rod_x"] for light in lights[1::2]]) == pytest.approx(0.5, rel=0.15)
+
+
+def test_a_rod_acts_from_where_it_lies():
+    """The same light seen from the rod's own middle, halo and source moved the other way."""
+    (light,), _ = substructure.populate(recipe("common"), np.array(["vort"]), np.random.default_rng(2))
+    given = {key: torch.tensor([value], dtype=torch.float64) for key, value in light.items()}
+    given["k"] = physics.func.k_sersic(given["n"])
+    moved = dict(given)
+    for axis in "xy":
+        for name in (axis, f"lens_{axis}", f"rod_{axis}"):
+            moved[name] = given[name] - given[f"rod_{axis}"]
+    x, y = torch.tensor(np.random.default_rng(1).uniform(-2, 2, (2, 1, 20, 20)))
+    # shear acts about the coordinates' middle: without it
+    given, moved = (
+        one | dict.fromkeys(("lens_gamma1", "lens_gamma2"), 0 * given["x"]) for one in (given, moved)
+    )
+    there = substructure.arcs(moved, x - given["rod_x"], y - given["rod_y"])
+    torch.testing.assert_close(substructure.arcs(given, x, y), there)
+    assert given["rod_x"].abs() > 0.05
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_common_leans_by_degrees_as_published_and_by_any_angle_else(published):
+    made = recipe("common", as_published=published)
+    lights, _ = substructure.populate(made, np.array(["no"] * 200), np.random.default_rng(0))
+    shear = [math.degrees(math.atan2(one["lens_gamma2"], one["lens_gamma1"])) / 2 for one in lights]
+    source = [math.degrees(one["phi"]) for one in lights]
+    if published:
+        assert 0 <= min(shear + source) < 0.5
+        assert 5.8 < max(shear + source) < 6.4
+    else:
+        assert max(shear) > 85
+        assert max(source) > 340
+
+
+def test_common_is_counted_once_as_published_too():
+    """100 counts a pixel at the source's half-light radius, 10 of sky, and the noise of both."""
+    for published in (False, True):
+        made = recipe("common", as_published=published)
+        dark = np.zeros((50, 1, 30, 30), np.float32)
+        counts = substructure.record(made, dark, np.full((50, 1, 1, 1), 100.0), np.random.default_rng(0))
+        np.testing.assert_allclose(counts, np.rint(counts), atol=1e-4)
+        assert counts.mean() == pytest.approx(0, abs=0.1)
+        assert counts.var() == pytest.approx(10, rel=0.03)
+    assert made.level[0] * made.pixel**2 * made.camera.exposure[0] == pytest.approx(100)
 
 
 def test_published_pairs_have_half_the_field():
