@@ -14,8 +14,9 @@ published code departs from its own physics, so does `as_published` alone:
 - `sr-pairs` are of 0.05 and 0.025 arcsec a pixel, half of Model I's field; here they show all of it.
 
 No code is known that makes the published `common`: PyLensing's (DeepLense-Unsupervised) draws the lens's light, one
-Einstein radius, and a hundredth of the substructure's mass. Ranges here are of fits to 30 published images, which
-describe the ten without substructure to the noise; what they did not tell is said at COMMON.
+Einstein radius, and a hundredth of the substructure's mass. Ranges here are of fits to 30 published images
+(benchmarks/common.py), which describe the ten without substructure to the noise; what they did not tell is said at
+COMMON.
 """
 
 from __future__ import annotations
