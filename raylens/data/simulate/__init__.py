@@ -85,7 +85,7 @@ def simulate(
     if theta_e is not None:
         if len(theta_e) != 2 or not 0 < theta_e[0] < theta_e[1]:
             raise ConfigError(f"theta_e {theta_e} is no range of Einstein radii; give two, such as 0.7,3")
-        recipe = replace(recipe, theta_e=theta_e)
+        recipe = replace(recipe, theta_e=theta_e, theta_e_faint=None)
     chosen = channels(bands)
     check_device(device)
     if size < 16 or rows < 1:

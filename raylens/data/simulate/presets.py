@@ -19,9 +19,8 @@ BANDS = "gri"
 MARGIN = 4
 """Pixels drawn beyond each edge, from where light is blurred into the image."""
 RED, BLUE, YELLOW, ARMS = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35), (0.9, 0.3)
-"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs and of arms of spirals and their like at a
-lens's own redshift, as Scd and Im galaxies have at 0.1 to 0.6 (Fukugita et al. 1995); where a preset has ranges, their
-middle."""
+"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs, and of arms of spirals and their like at a
+lens's own redshift; where a preset has ranges, their middle."""
 
 Span = tuple[float, float]
 """Ends of a uniform distribution."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raylens.data.shards import read_manifest
+from raylens.data.shards import read_manifest, read_split
 from raylens.data.simulate import render, simulate
 from raylens.data.simulate.picture import composite
 from raylens.data.simulate.presets import RED, preset
@@ -106,6 +106,13 @@ def test_a_faint_lens_is_a_light_one_and_sources_have_magnitudes_of_their_own():
     low, high = WARPS.source_magnitude
     assert low <= truth["source_magnitude"].min() < truth["source_magnitude"].max() <= high
     assert abs(np.corrcoef(truth["source_magnitude"], truth["magnitude"])[0, 1]) < 0.15
+
+
+def test_radii_that_are_given_are_those_of_every_lens(ray_cluster, tmp_path):
+    out = simulate("spacewarps", rows=60, seed=0, theta_e=(3.0, 4.0), out=str(tmp_path / "set"))
+    found = read_split(out, "train", ("theta_e", "label"))
+    radii = found["theta_e"][found["label"] == 1]
+    assert 3 <= radii.min() < radii.max() <= 4
 
 
 def test_groups_and_bright_galaxies_are_as_frequent_as_asked():
