@@ -131,6 +131,23 @@ def arms(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     return 1 + strength * torch.cos(count * (angle - torch.log(radius) / torch.tan(pitch)))
 
 
+def young(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """Young stars of a disc, in narrow arms that begin outside the bulge, at half the disc's radius or so.
+
+    Along a circle they are as bright as a von Mises distribution of concentration `sharp` about each arm.
+    """
+    x0, y0, q, phi, count, pitch, turn, sharp, radius = column(
+        light, "x", "y", "q", "phi", "arms", "pitch", "turn", "sharp", "radius"
+    )
+    dx, dy = x - x0, y - y0
+    across = torch.cos(phi) * dx + torch.sin(phi) * dy
+    along = (torch.cos(phi) * dy - torch.sin(phi) * dx) / q
+    away = torch.sqrt(across**2 + along**2 + 1e-4)
+    angle = count * (torch.atan2(along, across) + turn - torch.log(away) / torch.tan(pitch))
+    narrow = torch.exp(sharp * (torch.cos(angle) - 1)) / torch.special.i0e(sharp)
+    return sersic(light, x, y) * narrow * (1 - torch.exp(-((2 * away / radius) ** 4)))
+
+
 def annulus(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """A ring, or a part of one, that no lens made: (N, H, W) of total `flux` if it were whole and round.
 
@@ -160,5 +177,5 @@ def lensed(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     return sersic(light, *deflect(lens, x, y))
 
 
-SHAPES = {"sersic": sersic, "spiral": spiral, "annulus": annulus, "lensed": lensed}
+SHAPES = {"sersic": sersic, "spiral": spiral, "young": young, "annulus": annulus, "lensed": lensed}
 """Surface brightness by name, of unit or given `flux`."""

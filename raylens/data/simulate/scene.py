@@ -263,8 +263,18 @@ def _spiral(
 def _armed(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
-    """A large spiral, its arms bluer than its bulge, and clear: each of them looks like an arc."""
-    scene.spiral(rows, x, y, magnitude, 1.3, colour=ARMS, strength=(0.8, 1.0))
+    """A spiral with a red bulge and bluer arms, narrow and knotty: each of them looks like an arc."""
+    rng, count = scene.rng, len(rows)
+    disc, light = _bulge_and_disc(scene, rows, x, y, magnitude)
+    arms = rng.integers(1, 4, count)
+    pitch = scene.uniform((0.2, 0.6), count) * rng.choice([-1, 1], count)
+    turn, sharp = scene.uniform((0, 2 * np.pi), count), scene.uniform((1.0, 8.0), count)
+    scene.add("young", rows, light, **disc, n=np.ones(count), arms=arms, pitch=pitch, turn=turn, sharp=sharp)
+    at, fluxes = _knots(scene, light)
+    away = disc["radius"][at] * scene.uniform((0.5, 1.8), len(at))
+    angle = np.log(away) / np.tan(pitch[at]) - turn[at] + rng.normal(0, 0.15, len(at))
+    angle += 2 * np.pi * rng.integers(0, arms[at]) / arms[at]
+    _put(scene, rows, disc, at, fluxes, away * np.cos(angle), disc["q"][at] * away * np.sin(angle))
 
 
 def _aligned(
@@ -326,9 +336,67 @@ def _ring(
 def _ringed(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
-    """A disc galaxy with a ring of its own colour, complete."""
-    scene.spiral(rows, x, y, magnitude, strength=(0.0, 0.3))
-    _arc(scene, rows, x, y, magnitude + 1.5, extent=(20.0, 20.0), colour=YELLOW)
+    """A disc galaxy with a red bulge and a bluer, knotty ring, most of it or all: as of an Einstein ring."""
+    count = len(rows)
+    disc, light = _bulge_and_disc(scene, rows, x, y, magnitude)
+    extent = np.where(scene.rng.random(count) < 0.7, 20.0, scene.uniform((1.0, 3.0), count))
+    width = disc["radius"] * scene.uniform((0.1, 0.3), count)
+    turn = scene.uniform((-np.pi, np.pi), count)
+    scene.add("annulus", rows, light, **disc, width=width, extent=extent, turn=turn)
+    at, fluxes = _knots(scene, light)
+    away, angle = (
+        scene.rng.normal(disc["radius"][at], width[at] / 2),
+        scene.uniform((0, 2 * np.pi), len(at)),
+    )
+    wide = np.sqrt(disc["q"][at])
+    _put(scene, rows, disc, at, fluxes, away * np.cos(angle) / wide, away * np.sin(angle) * wide)
+
+
+def _bulge_and_disc(
+    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray
+) -> tuple[dict, np.ndarray]:
+    """A red bulge in a yellow disc; returns the disc's shape, and the fluxes (N, 3) of young stars yet to be drawn."""
+    count = len(rows)
+    bulge, young = scene.uniform((0.25, 0.75), count), scene.uniform((0.2, 0.7), count)
+    disc = {"x": x, "y": y, "q": scene.uniform((0.45, 1.0), count), "phi": scene.angle(count)}
+    disc["radius"] = scene.uniform((0.8, 2.6), count)
+    size = {**disc, "q": np.sqrt(disc["q"]), "radius": scene.uniform((0.25, 0.7), count)}
+    light = scene.fluxes(magnitude - 2.5 * np.log10(bulge), RED)
+    scene.add("sersic", rows, light, **size, n=scene.uniform((1.5, 4.0), count))
+    light = scene.fluxes(magnitude - 2.5 * np.log10((1 - bulge) * (1 - young)), YELLOW)
+    scene.add("sersic", rows, light, **disc, n=np.ones(count))
+    return disc, scene.fluxes(magnitude - 2.5 * np.log10((1 - bulge) * young), ARMS)
+
+
+def _knots(scene: Scene, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Star-forming knots, together about 0.3 of `light` (N, 3): of which galaxy each is, and its fluxes (M, 3)."""
+    count = scene.rng.poisson(5, len(light))
+    at = np.repeat(np.arange(len(light)), count)
+    return at, light[at] * (scene.rng.exponential(0.3, len(at)) / np.maximum(count[at], 1))[:, None]
+
+
+def _put(
+    scene: Scene,
+    rows: np.ndarray,
+    disc: dict,
+    at: np.ndarray,
+    fluxes: np.ndarray,
+    across: np.ndarray,
+    along: np.ndarray,
+) -> None:
+    """Add knots at places along the axes of the discs that they belong to."""
+    cos, sin = np.cos(disc["phi"][at]), np.sin(disc["phi"][at])
+    scene.add(
+        "sersic",
+        rows[at],
+        fluxes,
+        x=disc["x"][at] + cos * across - sin * along,
+        y=disc["y"][at] + sin * across + cos * along,
+        q=np.ones(len(at)),
+        phi=np.zeros(len(at)),
+        n=np.ones(len(at)),
+        radius=scene.uniform((0.05, 0.25), len(at)),
+    )
 
 
 def _arc(

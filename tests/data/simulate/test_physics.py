@@ -189,9 +189,27 @@ def test_components_of_the_survey_are_as_exact_as_a_plain_sum(shape, monkeypatch
 
     physics_integrate = physics.integrate
     monkeypatch.setattr(physics, "integrate", integrate)
-    kinds = np.array(["lens", "spiral", "merger", "ring"] * 6)
+    kinds = np.array(["lens", "spiral", "merger", "ring", "armed"] * 6)
     render(preset("survey"), kinds, ("exact", shape), bands=[2])
     assert len(seen) >= 4
-    # A de Vaucouleurs cusp needs more than 27 points itself.
-    assert np.median(seen) < 1e-3
+    # A de Vaucouleurs cusp needs more than 27 points itself; arms are wound more tightly than pixels are wide.
+    assert np.median(seen) < (2e-3 if shape in ("spiral", "young") else 1e-3)
     assert max(seen) < (2e-2 if shape == "sersic" else 4e-3)
+
+
+def test_young_stars_have_a_disc_s_light_on_every_circle_and_most_of_it_on_the_arms():
+    """Outside the bulge; an arm is where m (angle + turn) = m ln r / tan pitch, modulo 2 pi, as of `arms`."""
+    shape = {"arms": 2.0, "pitch": 0.4, "turn": 0.7, "sharp": 6.0}
+    disc = LIGHT | {"x": 0.0, "y": 0.0, "q": 1.0, "phi": 0.0, "n": 1.0}
+    light = profiles(disc | shape)
+    angle = torch.linspace(-np.pi, np.pi, 721)[:-1][None]
+    for radius in (0.9, 1.5):
+        x, y = radius * torch.cos(angle), radius * torch.sin(angle)
+        found, smooth = physics.young(light, x, y)[0, 0], physics.sersic(light, x, y)[0, 0]
+        hole = 1 - np.exp(-((2 * radius / disc["radius"]) ** 4))
+        assert found.mean() == pytest.approx(hole * smooth.mean().item(), rel=1e-3)
+        brightest = angle[0, found.argmax()].item()
+        place = brightest + shape["turn"] - np.log(radius) / np.tan(shape["pitch"])
+        assert np.cos(shape["arms"] * place) > 0.99
+        assert (found > smooth).float().mean() < 0.4
+    assert physics.young(light, torch.zeros(1, 1), torch.zeros(1, 1)).item() < 1e-2 * light["level"].item()

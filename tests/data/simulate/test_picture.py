@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from raylens.data.shards import read_manifest, read_split
 from raylens.data.simulate import render, simulate
@@ -122,3 +123,29 @@ def test_groups_and_bright_galaxies_are_as_frequent_as_asked():
     scene.crowd(2000, 64)
     rows = np.unique(np.concatenate([part["row"] for part in scene.parts["sersic"]]))
     assert len(rows) / 2000 == pytest.approx(0.3 * (1 - np.exp(-4)), abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["armed", "ringed"])
+def test_knots_lie_where_the_young_stars_are_and_have_their_colour(kind):
+    """Where knots are, the young stars of their galaxy are brighter than the mean of its field."""
+    from raylens.data.simulate import physics
+    from raylens.data.simulate.scene import Scene, populate
+
+    scene = Scene(replace(WARPS, neighbours=0, groups=0, bright=0), np.random.default_rng(0), GRI)
+    populate(scene, np.array([kind] * 60), 64)
+    [(shape, [young])] = [(shape, parts) for shape, parts in scene.parts.items() if shape != "sersic"]
+    bulges, discs, knots = scene.parts["sersic"]
+    light = {name: torch.as_tensor(value) for name, value in young.items() if name not in ("row", "fluxes")}
+    light |= {"flux": torch.ones(60)}
+    light = physics.normalised(light) if "n" in light else light
+    at = knots["row"]
+    of = {name: value[at] for name, value in light.items()}
+    there = physics.SHAPES[shape](of, *(torch.as_tensor(knots[name])[:, None, None] for name in ("x", "y")))
+    axis = torch.linspace(-3, 3, 121)
+    everywhere = physics.SHAPES[shape](light, *torch.meshgrid(axis, axis, indexing="xy"))
+    assert (there[:, 0, 0] > everywhere.mean((1, 2))[at]).float().mean() > 0.9
+    assert 0.15 < knots["fluxes"].sum() / young["fluxes"].sum() < 0.45
+    ratio = knots["fluxes"] / knots["fluxes"][:, 2:]
+    np.testing.assert_allclose(ratio, (young["fluxes"] / young["fluxes"][:, 2:])[at], rtol=1e-4)
+    assert (bulges["fluxes"][:, 0] / bulges["fluxes"][:, 2]).mean() < ratio[:, 0].mean()  # redder
+    assert len(discs["row"]) == 60
