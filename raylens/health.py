@@ -16,8 +16,10 @@ MANY, TIMES = 0.5, 10
 """Share of the target called lens, and its ratio to the prior that was told, beyond both of which it surprises."""
 ALIKE = 0.02
 """Spread of the target's features, in that of the source's, below which they are all alike."""
+RARE = 0.1
+"""Share of lenses, as told, from which on a target that is hardly called lens at all has collapsed."""
 FLAT = 1.5
-"""RankMe below which features fill one dimension; of a line that passes 0 the spread may well be large."""
+"""Dimensions that features fill about their mean, below which these lie on a line; spread may well be large then."""
 
 
 def watched(source: Outputs, target: Outputs) -> dict[str, float]:
@@ -38,11 +40,12 @@ def watched(source: Outputs, target: Outputs) -> dict[str, float]:
 def collapses(metrics: Mapping[str, float], classes: Sequence[str]) -> list[str]:
     """What has collapsed by the monitors of `watched`, a sentence each.
 
-    Of two classes the first may well be nearly all there is: of a survey's galaxies the non-lenses are.
+    Of two classes the first may well be nearly all there is, as of a survey's galaxies the non-lenses are, unless the
+    method was told of more lenses than that.
     """
     found = []
     for index, name in enumerate(classes):
-        common = len(classes) == 2 and index == 0
+        common = len(classes) == 2 and index == 0 and metrics.get("monitor/target_prior", 0.0) < RARE
         if not common and metrics.get(f"monitor/target_called_{index}", 0.0) > NEARLY_ALL:
             found.append(f"{COLLAPSED}all of the target is called {name}")
     if metrics.get("monitor/target_spread", 1.0) < ALIKE:

@@ -62,8 +62,9 @@ def nt_xent(one: Tensor, two: Tensor, temperature: float) -> Tensor:
 
     Chen et al. 2020 (arXiv 2002.05709), eq. 1 and algorithm 1, NT-Xent: cosine similarity over `temperature`.
     """
-    both = F.normalize(torch.cat([one, two]), dim=1)
-    similarity = both @ both.T / temperature
+    both = F.normalize(_single(torch.cat([one, two])), dim=1)
+    with _whole_precision(both):
+        similarity = both @ both.T / temperature
     similarity = similarity.masked_fill(torch.eye(len(both), dtype=torch.bool, device=both.device), -math.inf)
     other = torch.arange(len(both), device=both.device).roll(len(one))
     return F.cross_entropy(similarity, other)
@@ -82,9 +83,11 @@ def redundancy(one: Tensor, two: Tensor, weight: float) -> Tensor:
 
     Zbontar et al. 2021 (arXiv 2103.03230), eqs. 1 and 2; `weight` is that of all pairs of dimensions, their lambda.
     """
-    one, two = (view.float() if view.dtype.itemsize < 4 else view for view in (one, two))
-    one, two = ((view - view.mean(0)) / (view.std(0, correction=0) + 1e-6) for view in (one, two))
-    correlation = one.T @ two / len(one)
+    one, two = (
+        (view - view.mean(0)) / (view.std(0, correction=0) + 1e-6) for view in map(_single, (one, two))
+    )
+    with _whole_precision(one):
+        correlation = one.T @ two / len(one)
     same = correlation.diagonal()
     pairs = correlation.square().sum() - same.square().sum()
     return ((1 - same).square().sum() + weight * pairs) / len(same)
@@ -111,9 +114,18 @@ def uniformity(features: Tensor) -> Tensor:
 
     Wang & Isola 2020 (arXiv 2005.10242), eq. 4, t = 2.
     """
-    if features.dtype.itemsize < 4:
-        features = features.float()  # half precision has no such distances
+    features = _single(features)  # half precision has no such distances
     return torch.pdist(F.normalize(features, dim=1)).square().mul(-2).exp().mean().log()
+
+
+def _single(values: Tensor) -> Tensor:
+    """In single precision at least."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
+def _whole_precision(values: Tensor) -> torch.autocast:
+    """Products of the precision of what is multiplied, which automatic mixed precision would halve."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def reversed_gradient(value: Tensor, strength: float) -> Tensor:

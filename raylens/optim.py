@@ -12,13 +12,13 @@ from raylens.config import Optimizer
 
 
 def build(config: Optimizer, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
-    """An optimizer over parameter groups; a group's own `lr` replaces the section's.
+    """An optimizer over parameter groups; a group's own `lr` replaces the section's, its `scale` multiplies it.
 
     Fused, all parameters in one pass, where torch has that.
     """
     groups = [{"lr": config.lr, **group} for group in groups]
     for group in groups:
-        group["peak"] = group["lr"]
+        group["lr"] = group["peak"] = group["lr"] * group.pop("scale", 1.0)
     fused = all(weight.device.type in ("cpu", "cuda") for group in groups for weight in group["params"])
     shared = {"weight_decay": config.weight_decay, "fused": fused}
     if config.name == "sgd":

@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import NearestNDInterpolator, griddata
 from torch import Tensor
 
-from raylens.methods.mae import EPSILON, MAE, patches
+from raylens.methods.mae import EPSILON, MAE, patches, seen_mean
 from raylens.seeds import seed as seeded
 
 IMAGES = 256
@@ -50,7 +50,7 @@ def reconstruction(
     painted = _painted(method, images, hidden, device) * _width(true, normalised) + _level(true, normalised)
     on_noise = _painted(method, noise, hidden, device) * _width(noisy, normalised) + _level(noisy, normalised)
     between = patches(_interpolated(images, hidden, side), side)
-    visible = true[~hidden].view(len(true), -1, true.shape[-1]).mean((1, 2))[:, None, None].expand_as(true)
+    visible = seen_mean(true, hidden, images.shape[1]).expand_as(true)
 
     def error(guess: Tensor, wanted: Tensor) -> np.ndarray:
         each = ((guess - wanted) / _width(wanted, normalised)).square().mean(-1) * hidden

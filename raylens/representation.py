@@ -15,6 +15,11 @@ ROWS = 2000
 NEIGHBOURS = 20
 
 
+def some(rows: int, most: int = ROWS) -> np.ndarray:
+    """At most so many rows, by a fixed seed: the same is said of the same features."""
+    return np.sort(np.random.default_rng(0).permutation(rows)[:most])
+
+
 def rankme(features: np.ndarray) -> float:
     """The effective number of dimensions that features (N, D) fill, 1 to min(N, D).
 
@@ -29,6 +34,11 @@ def rankme(features: np.ndarray) -> float:
         return 1.0
     shares = values / total + 1e-7
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def dimensions(features: np.ndarray) -> float:
+    """`rankme` of features (N, D) minus their mean, so that a line anywhere is one dimension; 1 if all are alike."""
+    return rankme(features - features.mean(0))
 
 
 def spread(features: np.ndarray) -> float:
@@ -77,7 +87,7 @@ def measurable(labels: np.ndarray | None) -> bool:
 
 def _some(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most ROWS rows, by a fixed seed, with classes numbered from 0."""
-    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:ROWS])
+    rows = some(len(labels))
     if not measurable(labels[rows]):
         rows = np.arange(len(labels))
     return features[rows].astype(np.float64), np.unique(labels[rows], return_inverse=True)[1]

@@ -98,7 +98,7 @@ def test_far_more_lenses_than_were_expected_are_a_warning_and_no_collapse():
 @pytest.mark.parametrize(
     ("share", "told"),
     [
-        (0.42, 0.01),  # the most that a healthy training called of a survey of 1 in 100: docs/results.md
+        (0.42, 0.01),
         (0.9, None),
         (0.55, 0.06),
         (0.9, 0.1),
@@ -143,3 +143,10 @@ def test_a_training_and_an_average_warn_of_more_lenses_than_they_were_told(tiny,
     report.save(tmp_path / "trial")
     averaged = _average([("trial", str(tmp_path / "trial"))], tiny.facts(), data, str(tmp_path / "average"))
     assert "more than 50% of the target is called lens" in averaged["warnings"]
+
+
+@pytest.mark.parametrize(("told", "wanted"), [(None, []), (0.01, []), (0.3, ["nonlens"])])
+def test_a_target_without_lenses_has_collapsed_where_many_were_expected(told, wanted):
+    prior = None if told is None else np.array([1 - told, told])
+    found = watched(outputs([0.6, 0.4]), replace(outputs([1.0, 0.0]), prior=prior))
+    assert collapses(found, LENSES) == [f"collapsed: all of the target is called {name}" for name in wanted]

@@ -64,3 +64,12 @@ def test_a_groups_own_rate_replaces_the_sections(name):
 )
 def test_the_name_says_which_optimizer(name, cls):
     assert type(build(Optimizer(name=name), [{"params": [nn.Parameter(torch.ones(1))]}])) is cls
+
+
+def test_an_encoder_learns_at_its_share_of_the_head_s_rate(tiny):
+    method = tiny.method("supervised", method={"encoder_rate": 0.1})
+    made = build(Optimizer(lr=0.01), method.groups())
+    assert {group["name"]: group["peak"] for group in made.param_groups} == {"head": 0.01, "encoder": 0.001}
+    assert sum(len(group["params"]) for group in made.param_groups) == len([*method.parameters()])
+    (whole,) = build(Optimizer(lr=0.01), tiny.method("supervised").groups()).param_groups
+    assert whole["peak"] == 0.01

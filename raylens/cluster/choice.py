@@ -41,10 +41,11 @@ Logits = Callable[[list["Found"]], list[np.ndarray]]
 class Gate:
     """What keeps a model from being released: that it collapsed, or lost the source.
 
-    Of the latter it knows the source AUROC before the model was trained, and how much may be lost.
+    Of the latter it knows the source AUROC before the model was trained, None where there is none to be lost, and how
+    much may be lost.
     """
 
-    start: float
+    start: float | None
     may_lose: float
     adapted: float | None = None
     """Of the start with the target's batch norm."""
@@ -54,7 +55,7 @@ class Gate:
         if health.COLLAPSED in (trial.metrics.get("warnings") or ""):
             return replace(trial, refused="not released: it collapsed")
         held = trial.metrics.get("source/auroc")
-        if held is None or held >= self.start - self.may_lose:
+        if held is None or self.start is None or held >= self.start - self.may_lose:
             return trial
         least = self.start if self.adapted is None else min(self.start, self.adapted)
         alone = "" if self.adapted is None else f", {self.adapted:.3f} by batch norm alone"
@@ -66,11 +67,14 @@ class Gate:
 
 
 def gate(run: Run, data: Any) -> Gate | None:
-    """The gate of a search that starts from a model; none by the oracle, or without search.may_lose. Needs Ray."""
-    if run.start is None or run.search.may_lose is None or run.search.oracle:
+    """The gate of a search; none by the oracle, or without search.may_lose.
+
+    Of a search that starts from no classifier it knows collapses alone; of others it needs Ray.
+    """
+    if run.search.may_lose is None or run.search.oracle:
         return None
-    if run.task.name != "classification":
-        return None
+    if run.start is None or run.task.name != "classification":
+        return Gate(None, run.search.may_lose)
     import ray
 
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_source_aurocs)

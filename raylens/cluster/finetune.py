@@ -106,7 +106,8 @@ def entries(plan: Plan) -> list[Entry]:
             for kind in (FINETUNED, *([FROZEN] if plan.frozen else [])):
                 made.append(Entry(kind, network, start.word, start.encoder, start.checkpoints))
         if plan.scratch:
-            bare = {"encoder.pretrained": False} if "encoder.pretrained" in ours[0].encoder else {}
+            bare: dict[str, Any] = {"method.encoder_rate": 1.0}  # there is nothing to be kept
+            bare |= {"encoder.pretrained": False} if "encoder.pretrained" in ours[0].encoder else {}
             made.append(Entry(SCRATCH, network, network, {**ours[0].encoder, **bare}, (None,)))
     return made
 

@@ -40,7 +40,7 @@ from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data import sets
 from raylens.errors import ConfigError
-from raylens.health import COLLAPSED
+from raylens.health import COLLAPSED, counted
 from raylens.methods.base import Method
 from raylens.space import Choice, LogUniform, Range, holds
 
@@ -122,13 +122,18 @@ def search(run: Run) -> str:
     kept = {trial.trial: _keep(trial, folder, rank) for rank, trial in enumerate(released[: run.search.keep])}
     found = [replace(trial, kept=kept.get(trial.trial)) for trial in found]
     best = f"{folder}/best"
-    if not released:
+    if not released and run.start:
         copy(run.start, best)
         print(f"no trial is released; {best} is the model that they started from", flush=True)
     measured = {} if pretrains else measure(run, facts, data, [*kept.values()], start)
     board = Board(run, found, measured, gate)
     board.write(folder)
     board.show()
+    if not released and not run.start:
+        raise RuntimeError(
+            f"no trial of {len(found)} is released, and there is no model that they started from: "
+            f"{counted([trial.metrics.get('warnings') or '' for trial in found])}; lower optimizer.lr"
+        )
     tensorboard.write(run, best, data, f"{folder}/tensorboard")
     oracle = {"oracle": ORACLE} if run.search.oracle else {}
     objective = f"{released[0].objective:.4f}" if released else "none released"

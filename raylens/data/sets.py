@@ -15,7 +15,7 @@ from raylens.data import bands
 from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, Manifest, filesystem, read_manifest, read_split, split_files
 from raylens.data.simulate import BANDS, digest, foreseen, simulate
-from raylens.data.stream import Resident, Split
+from raylens.data.stream import Resident, Split, few
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
 from raylens.methods.base import Method
@@ -154,7 +154,10 @@ def _factor(run: Run, manifests: Mapping[str, Manifest], *, test: bool) -> int:
 
 
 def _scale(run: Run) -> tuple[float, float]:
-    """Mean and deviation of the number that is predicted, over the train split. Raises DataError when it has none."""
+    """Mean and deviation of the number that is predicted, over what data.labels leaves of the train split.
+
+    Raises DataError when it has none.
+    """
     column, path = target_of(run), run.data.source
     if column is None or column == HIGH:
         return 0.0, 1.0
@@ -169,6 +172,8 @@ def _scale(run: Run) -> tuple[float, float]:
             f"{', '.join(held.columns) or 'none'}); set task.target, or data.source to a set that has it"
         )
     values = values[np.isfinite(values)].astype(np.float64)
+    if (kept := few(Split(values, values), run)) is not None:
+        values = values[kept]
     if len(values) < 2 or values.std() == 0:
         raise DataError(
             f"the column {column!r} of {path} has {len(values)} numbers that differ nowhere; set another"

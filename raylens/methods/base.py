@@ -40,6 +40,8 @@ class Method(nn.Module):
     """Whether the source must have labels."""
     encoders: ClassVar[tuple[str, ...]] = ()
     """Encoders that it can train, the first its default; any without a name here."""
+    multiple: ClassVar[bool] = False
+    """Whether a target batch must be a multiple of the source's."""
     start: ClassVar[str | None] = None
     """Method whose trained model this one starts from."""
     suggests: ClassVar[Mapping[str, Any]] = {}
@@ -64,7 +66,7 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define result")
 
     def groups(self) -> Sequence[dict[str, Any]]:
-        """Parameter groups, each with a `name` and its `lr` where that differs from the optimizer section's."""
+        """Parameter groups: each has a `name`, and an `lr` of its own, or a `scale` of the optimizer section's."""
         return [group("model", self)]
 
     def after_step(self, progress: float) -> None:
@@ -153,7 +155,7 @@ class Pretraining(Method):
         found = super().symptoms(metrics)
         if metrics.get("monitor/spread", 1.0) < ALIKE:
             found.append(f"{COLLAPSED}all images have the same features")
-        elif metrics.get("source/rankme", FLAT) < FLAT:
+        elif metrics.get("source/dimensions", FLAT) < FLAT:
             found.append(f"{COLLAPSED}the features fill one dimension")
         return found
 
@@ -177,10 +179,10 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-def group(name: str, net: nn.Module, lr: float | None = None) -> dict[str, Any]:
-    """The parameter group of all that is trained in `net`; without `lr` at the optimizer section's."""
-    trained = {"name": name, "params": [p for p in net.parameters() if p.requires_grad]}
-    return trained if lr is None else {**trained, "lr": lr}
+def group(name: str, net: nn.Module, lr: float | None = None, scale: float | None = None) -> dict[str, Any]:
+    """The parameter group of all that is trained in `net`, at an `lr` of its own or `scale` times the section's."""
+    own = {key: value for key, value in (("lr", lr), ("scale", scale)) if value is not None}
+    return {"name": name, "params": [p for p in net.parameters() if p.requires_grad], **own}
 
 
 def opponent(inputs: int, *hidden: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:

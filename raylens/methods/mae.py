@@ -79,8 +79,7 @@ class MAE(Pretraining):
         if self.config.visible:
             terms["visible"] = self.config.visible * error[~hidden].mean()
         with torch.no_grad():
-            seen = wanted[~hidden].view(len(pixels), -1, wanted.shape[-1]).mean((1, 2))
-            guess = (wanted - seen[:, None, None]).square().mean(-1)[hidden].mean()
+            guess = (wanted - seen_mean(wanted, hidden, pixels.shape[1])).square().mean(-1)[hidden].mean()
             features = tokens[:, 1:].mean(1)
             deviation = (
                 nn.functional.normalize(features, dim=1).std(0, correction=0).mean()
@@ -120,6 +119,13 @@ def patches(pixels: Tensor, side: int) -> Tensor:
     """Images (B, C, H, W) as patches (B, N, C side^2), in rows."""
     cut = pixels.unfold(2, side, side).unfold(3, side, side)
     return cut.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+
+def seen_mean(wanted: Tensor, hidden: Tensor, bands: int) -> Tensor:
+    """The mean of each band over what is not `hidden` (B, N) of patches (B, N, C side^2): a patch (B, 1, C side^2)."""
+    each = wanted.shape[-1] // bands
+    seen = wanted[~hidden].view(len(wanted), -1, bands, each).mean((1, 3))
+    return seen.repeat_interleave(each, 1)[:, None]
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from raylens.augment import DIHEDRAL
 from raylens.config import section
-from raylens.methods.base import Method
+from raylens.methods.base import Method, group
 from raylens.models import Model
 from raylens.records import Images, Losses
 from raylens.space import LogUniform
@@ -29,6 +29,8 @@ class Supervised(Method):
         """supervised"""
         label_smoothing: Annotated[float, Field(ge=0, lt=1), LogUniform(1e-3, 0.1)] = 0.01
         """Share of each label that is spread over all classes."""
+        encoder_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
+        """Learning rate of the encoder, in that of the head: less than 1 keeps more of what it was pretrained to."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
         super().__init__()
@@ -37,6 +39,14 @@ class Supervised(Method):
     @property
     def result(self) -> Model:
         return self.model
+
+    def groups(self) -> list[dict]:
+        if self.config.encoder_rate == 1:
+            return super().groups()
+        return [
+            group("head", self.model.head),
+            group("encoder", self.model.encoder, scale=self.config.encoder_rate),
+        ]
 
     def losses(self, source: Images, progress: float) -> Losses:
         logits = self.model(source.views["view"])

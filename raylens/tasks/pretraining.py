@@ -26,11 +26,13 @@ class Task(base.Task):
         return logits
 
     def metrics(self, logits: np.ndarray, labels: np.ndarray | None) -> Mapping[str, float]:
-        """`rankme` and `spread` of features (N, dim); with labels (N,) `probe` and `knn`."""
+        """`rankme`, `dimensions` and `spread` of features (N, dim); with labels (N,) `probe` and `knn`."""
         if not np.isfinite(logits).all():
-            return {"rankme": float("nan"), "spread": float("nan")}
+            return dict.fromkeys(("rankme", "dimensions", "spread"), float("nan"))
+        some = logits[representation.some(len(logits))]
         found = {
-            "rankme": representation.rankme(logits[: representation.ROWS]),
+            "rankme": representation.rankme(some),
+            "dimensions": representation.dimensions(some),
             "spread": representation.spread(logits),
         }
         if representation.measurable(labels):

@@ -7,11 +7,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 
-def some(rows: int, most: int) -> np.ndarray:
-    """At most so many rows, by a fixed seed: a validator says the same of the same outputs."""
-    return np.sort(np.random.default_rng(0).permutation(rows)[:most])
-
-
 def target_probability(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Probability that a row is the target's, from a classifier that has not seen it; source rows first."""
     features = np.concatenate([source, target]).astype(np.float64)

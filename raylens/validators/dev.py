@@ -10,7 +10,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from raylens.records import Outputs
-from raylens.validators._domains import some, target_probability
+from raylens.representation import some
+from raylens.validators._domains import target_probability
 
 
 def score(source: Outputs, target: Outputs) -> float:

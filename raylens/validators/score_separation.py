@@ -17,7 +17,7 @@ from sklearn.mixture import GaussianMixture
 
 from raylens import metrics
 from raylens.records import Outputs
-from raylens.validators._domains import some
+from raylens.representation import some
 
 
 def score(source: Outputs, target: Outputs) -> float:

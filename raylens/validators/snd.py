@@ -10,7 +10,7 @@ from scipy.special import entr, softmax
 
 from raylens.metrics import softmax64
 from raylens.records import Outputs
-from raylens.validators._domains import some
+from raylens.representation import some
 
 
 def score(source: Outputs, target: Outputs, *, temperature: float = 0.05) -> float:

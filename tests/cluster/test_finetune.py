@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from raylens import checkpoint, config
-from raylens.cluster.finetune import Plan, Said, Start, compared, entries
+from raylens.cluster.finetune import Plan, Said, Start, _settings, compared, entries
 from raylens.cluster.search import search
 from raylens.cluster.training import check, fits, started, training
 from raylens.cluster.worker import validate
@@ -345,7 +345,16 @@ def test_a_network_from_scratch_has_no_weights_of_imagenet(tiny):
     start = Start("", "", {"encoder.name": "resnet18", "encoder.pretrained": True}, ["/a"])
     finetuned, scratch = entries(Plan(tiny.run(), [start], [None], [0], False, True))
     assert finetuned.encoder["encoder.pretrained"] is True
-    assert scratch.encoder == {"encoder.name": "resnet18", "encoder.pretrained": False}
+    bare = {"encoder.name": "resnet18", "encoder.pretrained": False}
+    assert scratch.encoder == {**bare, "method.encoder_rate": 1.0}
+
+
+def test_what_is_pretrained_may_learn_more_slowly_and_what_is_not_does_not(tiny):
+    run = tiny.run(method={"encoder_rate": 0.1})
+    start = Start("", "", {"encoder.name": "small", "encoder.width": 4}, ["/a"])
+    finetuned, scratch = entries(Plan(run, [start], [None], [0], False, True))
+    rates = [_settings(run, entry, None, None, 0).method.encoder_rate for entry in (finetuned, scratch)]
+    assert rates == [0.1, 1.0]
 
 
 @pytest.mark.slow

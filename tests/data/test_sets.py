@@ -7,6 +7,7 @@ import pytest
 
 from raylens.data import sets
 from raylens.data.shards import LENS_CLASSES, ShardWriter
+from raylens.data.stream import Split, few
 from raylens.errors import DataError
 
 
@@ -42,3 +43,19 @@ def test_named_bands_are_simulated_in_their_order(tiny, tmp_path):
     with pytest.raises(DataError, match=r"set data\.bands to ig"):
         sets.facts(run, ("source", "target"))
     assert sets.facts(run.replace(**{"data.bands": "ig"}), ("source", "target")).bands == ("i", "g")
+
+
+def test_a_number_s_scale_is_of_the_labels_that_are_left(tiny, tmp_path):
+    """Else what is not to be known is: of ten numbers four are, by the run's seed."""
+    masses = np.random.default_rng(0).normal(3, 2, 10)
+    with ShardWriter(str(tmp_path / "sky"), classes=("no", "vort")) as writer:
+        for split in ("train", "val", "test"):
+            images, ids = np.zeros((10, 1, 32, 32), np.float32), [f"{split}{row}" for row in range(10)]
+            writer.add(split, images, np.ones(10, int), ids, {"log10_mass": masses})
+    source = {"source": str(tmp_path / "sky")}
+    run = tiny.run(task={"name": "regression"}, data=source)
+    assert sets.facts(run, ("source",)).scale == pytest.approx((masses.mean(), masses.std()))
+    less = run.replace(**{"data.labels": 4.0})
+    left = few(Split(masses, masses), less)
+    assert len(left) == 4
+    assert sets.facts(less, ("source",)).scale == pytest.approx((masses[left].mean(), masses[left].std()))

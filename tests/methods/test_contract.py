@@ -9,7 +9,7 @@ import torch
 from raylens import augment, find
 from raylens.config import build
 from raylens.methods.base import Method
-from raylens.models import Model
+from raylens.models import Model, batch_norms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +70,7 @@ def test_groups_cover_exactly_the_trainable_parameters_and_each_once(name, tiny)
     assert len(grouped) == len(trainable)
     assert {id(parameter) for parameter in grouped} == trainable
     assert len({group["name"] for group in groups}) == len(groups)
-    assert {path for group in groups for path in group} <= {"name", "params", "lr"}
+    assert {path for group in groups for path in group} <= {"name", "params", "lr", "scale"}
 
 
 @every_method
@@ -171,3 +171,22 @@ def test_an_unfinished_method_says_what_it_misses():
         Unfinished()({"source": None}, 0.0)
     with pytest.raises(NotImplementedError, match="Unfinished must define result"):
         _ = Unfinished().result
+
+
+@pytest.mark.parametrize(
+    ("name", "views"), [("cdan", "view"), ("wdgrl", "view"), ("mcc", "view"), ("adamatch", "both")]
+)
+def test_running_statistics_of_batch_norm_are_the_targets(tiny, name, views):
+    """The source leaves them alone; an average has those of what it is the average of."""
+    method, twin = (tiny.method(name).train() for _ in range(2))
+    batch = tiny.batch(method)
+    method(batch, 0.5)
+    method.after_step(0.5)
+    target = batch["target"].views
+    with torch.no_grad():
+        twin.model(target["view"] if views == "view" else torch.cat([target["weak"], target["strong"]]))
+    layers = [*batch_norms(twin.model)]
+    assert layers
+    for ours, theirs in zip(batch_norms(method.result), layers, strict=True):
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+        torch.testing.assert_close(ours.running_var, theirs.running_var)

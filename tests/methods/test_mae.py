@@ -14,7 +14,7 @@ import torch.multiprocessing as processes
 from raylens import config
 from raylens.cluster.worker import build, work
 from raylens.config import Run
-from raylens.methods.mae import MAE
+from raylens.methods.mae import MAE, patches, seen_mean
 from tests.conftest import Tiny
 from tests.methods.test_workers import farthest
 
@@ -68,3 +68,16 @@ def test_two_workers_learn_what_one_learns_from_their_batches_together(tmp_path,
         found = safetensors.torch.load_file(tmp_path / f"{rank}.safetensors")
         apart, moved = (max(farthest(alone, other).values()) for other in (found, before))
         assert apart < 1e-3 * moved, f"{apart:.2g} apart after {moved:.2g}"
+
+
+def test_the_mean_of_what_is_seen_is_each_bands_own():
+    pixels = torch.rand(2, 3, 8, 8)
+    hidden = torch.tensor([[True, False, False, True], [False, True, True, False]])
+    found = seen_mean(patches(pixels, 4), hidden, 3)
+    for image in range(2):
+        seen = [pixels[image, :, y : y + 4, x : x + 4] for y in (0, 4) for x in (0, 4)]
+        for band in range(3):
+            wanted = torch.stack(
+                [one[band] for one, away in zip(seen, hidden[image], strict=True) if not away]
+            ).mean()
+            torch.testing.assert_close(found[image, 0, 16 * band : 16 * (band + 1)], wanted.expand(16))

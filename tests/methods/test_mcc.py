@@ -42,3 +42,16 @@ def test_sure_images_count_more_and_weights_carry_no_gradient():
     assert weights.mean().item() == pytest.approx(1)
     assert (weights[0] / weights[1]).item() == pytest.approx(2 / 1.5, rel=1e-3)
     assert not weights.requires_grad
+
+
+def test_confusion_is_counted_on_the_target_and_the_source_has_labels(tiny):
+    """The method's own terms: eq. 8 of target logits at its temperature, times its weight; and cross-entropy."""
+    method, twin = (tiny.method("mcc", method={"weight": 0.4, "temperature": 3.0}).train() for _ in range(2))
+    batch = tiny.batch(method)
+    with torch.no_grad():
+        of_source, of_target = (twin.model(batch[name].views["view"]) for name in ("source", "target"))
+    terms = method(batch, 0.5).terms
+    torch.testing.assert_close(terms["confusion"], 0.4 * class_confusion(of_target, 3.0))
+    wanted = torch.nn.functional.cross_entropy(of_source, batch["source"].labels)
+    torch.testing.assert_close(terms["supervised"], wanted)
+    assert not torch.isclose(terms["confusion"], 0.4 * class_confusion(of_source, 3.0))

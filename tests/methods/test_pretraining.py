@@ -398,8 +398,9 @@ def test_features_on_a_line_are_a_collapse_though_they_are_spread(tiny, name):
     assert warnings == [[f"{COLLAPSED}the features fill one dimension"], []]
 
 
-def test_a_report_says_that_features_fill_one_dimension(tiny, monkeypatch):
-    """All dimensions of the encoder's last layer are multiples of one, which is 0 on average."""
+@pytest.mark.parametrize("away", [0.0, 1.0])
+def test_a_report_says_that_features_fill_one_dimension(tiny, monkeypatch, away):
+    """All dimensions of the encoder's last layer are multiples of one, and their line passes 0, or passes it by."""
     build_method, data = worker.build, tiny.resident()
 
     def flattened(run, facts):
@@ -411,8 +412,9 @@ def test_a_report_says_that_features_fill_one_dimension(tiny, monkeypatch):
             linear.weight.copy_(torch.linspace(-1, 1, 16)[:, None] * linear.weight[:1])
             linear.bias.zero_()
             slope.weight.fill_(1.0)
-            mean = collect(method.model, pixels, None).features.mean(0)
-            linear.bias.copy_(-torch.from_numpy(mean))
+            features = collect(method.model, pixels, None).features
+            aside = torch.where(torch.arange(16) % 2 == 0, 1.0, -1.0) * away * features.std()
+            linear.bias.copy_(aside - torch.from_numpy(features.mean(0)))
         for layer in batch_norms(method.model):
             layer.momentum = 0.0  # statistics stay, and so does the average
         return method
@@ -420,8 +422,9 @@ def test_a_report_says_that_features_fill_one_dimension(tiny, monkeypatch):
     monkeypatch.setattr(worker, "build", flattened)
     run = tiny.run("contrastive", optimizer={"lr": 0.0})
     (*_, last) = worker.work(run, tiny.facts(), data)
-    assert last.metrics["source/spread"] > 0.5
-    assert last.metrics["source/rankme"] == pytest.approx(1, abs=0.01)
+    assert last.metrics["source/spread"] > 0.3
+    assert (last.metrics["source/rankme"] > 1.5) == (away > 0)
+    assert last.metrics["source/dimensions"] == pytest.approx(1, abs=0.01)
     assert f"{COLLAPSED}the features fill one dimension" in last.metrics["warnings"]
 
 
@@ -445,3 +448,16 @@ def test_half_precision_is_taken(tiny, name):
     losses.total.backward()
     assert losses.total.isfinite()
     assert all(monitor.isfinite() for monitor in losses.monitors.values())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda one, two: losses.nt_xent(one, two, 0.1), lambda one, two: losses.redundancy(one, two, 0.1)],
+)
+def test_similarities_and_correlations_are_of_single_precision_whatever_the_heads_give(loss):
+    rng = torch.Generator().manual_seed(0)
+    one, two = (torch.randn(64, 16, generator=rng).bfloat16() for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(one, two)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, loss(one.float(), two.float()))

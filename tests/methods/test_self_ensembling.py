@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,8 @@ def test_balance_is_least_at_the_prior_and_off_unless_asked_for(tiny):
     mean, shares = student.mean(0), torch.tensor([0.9, 0.1])
     wanted = -(shares * mean.log() + (1 - shares) * (1 - mean).log()).mean()
     torch.testing.assert_close(method(batch, 0.5).terms["balance"], 0.005 * wanted)
+    rise = math.exp(-5 * 0.75**2)  # it counts as far as the images do
+    torch.testing.assert_close(method(batch, 0.0625).terms["balance"], 0.005 * rise * wanted)
 
 
 def test_the_teacher_follows_the_student_and_has_no_gradient(tiny):
@@ -85,3 +88,14 @@ def test_running_statistics_are_the_targets(tiny):
 
 def test_a_threshold_that_nothing_passes_is_said(tiny):
     assert "lower method.threshold" in " ".join(apart(tiny).symptoms({"monitor/counted": 0.0}))
+
+
+def test_the_student_learns_the_source_from_its_strong_view(tiny):
+    """Cross-entropy by hand, the source by its own batch norm."""
+    method = apart(tiny)
+    batch = tiny.batch(method)
+    with torch.no_grad():
+        logits = apart(tiny).model(batch["source"].views["strong"]).double().numpy()
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wanted = -np.log(chances[np.arange(len(logits)), batch["source"].labels.numpy()]).mean()
+    assert method(batch, 0.5).terms["supervised"].item() == pytest.approx(wanted, rel=1e-5)

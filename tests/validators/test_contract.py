@@ -104,6 +104,17 @@ def test_score_separation_sees_rare_lenses_and_invents_none():
     assert validator("score_separation")(SOURCE, unlabelled(none)) == 0.5
 
 
+def test_source_and_entropy_by_hand():
+    """The default: three of the source's four pairs in order, and the mean entropy of two target images in nats."""
+    said = np.log(np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]]))
+    source = Outputs(np.zeros((4, 1)), said, np.array([0, 0, 1, 1]), np.arange(4))
+    target = Outputs(np.zeros((2, 1)), np.log(np.array([[0.9, 0.1], [0.2, 0.8]])), None, np.arange(2))
+    mean = -np.mean([0.9 * np.log(0.9) + 0.1 * np.log(0.1), 0.2 * np.log(0.2) + 0.8 * np.log(0.8)])
+    assert validator("source_auroc")(source, target) == pytest.approx(0.75)
+    assert validator("entropy")(source, target) == pytest.approx(-mean)
+    assert validator("source_and_entropy")(source, target) == pytest.approx(0.75 - 0.2 * mean)
+
+
 def test_information_maximisation_by_hand():
     logits = np.log(np.array([[0.9, 0.1], [0.2, 0.8]]))
     target = Outputs(np.zeros((2, 1)), logits, None, np.arange(2))

@@ -383,17 +383,17 @@ def populate(
         }
         for name, value in row.items():
             truth[name].append(value)
-    if most := max(sum(key.endswith("_theta_e") and key[0] == "m" for key in light) for light in lights):
-        for kind, light in zip(kinds, lights, strict=True):
-            if kind == made.classes[1]:  # as many for all of a class; what is added has no mass
-                light |= {
-                    f"m{k}_{name}": 0.0
-                    for k in range(most)
-                    for name in ("x", "y", "theta_e")
-                    if f"m{k}_x" not in light
-                }
+    with_subhaloes = [light for kind, light in zip(kinds, lights, strict=True) if kind == made.classes[1]]
+    most = max(map(_points, with_subhaloes), default=0)
+    for light in with_subhaloes:  # as many for all of a class; what is added has no mass
+        light |= {f"m{k}_{name}": 0.0 for k in range(_points(light), most) for name in ("x", "y", "theta_e")}
     single = ("log10_mass", "theta_e", "source_x", "source_y", "vortex_angle")
     return lights, {name: np.array(values) if name in single else values for name, values in truth.items()}
+
+
+def _points(light: dict[str, float]) -> int:
+    """How many points of mass there are behind the parameters of an image."""
+    return sum(key.startswith("m") and key.endswith("_theta_e") for key in light)
 
 
 def _source(made: Recipe, rng: np.random.Generator) -> dict[str, float]:

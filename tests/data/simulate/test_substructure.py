@@ -334,3 +334,10 @@ def test_the_pixels_of_another_camera_show_another_field(tmp_path):
 def test_what_cannot_be_drawn_is_refused(tmp_path, capsys, words, said):
     assert main(["simulate", *words.split(), "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_subhaloes_are_as_many_beside_a_vortex_of_points_as_without_one():
+    made = recipe("model-i", as_published=True)
+    lights, _ = substructure.populate(made, np.array(["cdm", "axion", "cdm"]), np.random.default_rng(0))
+    counts = [sum(key[0] == "m" and key.endswith("_x") for key in light) for light in lights]
+    assert counts == [25, 100, 25]
