@@ -6,7 +6,8 @@ Berthelot et al., AdaMatch: A Unified Approach to Semi-Supervised Learning and D
 Differs from the authors' code: both averages of predicted classes are plain means at first and decay by 0.99 from the
 hundredth step on, where theirs begin uniform, the target's over a window of 128 steps; the target's classes may be
 aligned to the prior that is expected, where theirs are always aligned to the source's; each domain goes through batch
-norm by its own batch, unless asked for otherwise; and it starts from a model trained on the source.
+norm by its own batch, unless asked for otherwise; and it starts from a model trained on the source. The average's
+parameters are averaged, its batch norm has the running statistics of the network that learns.
 """
 
 from __future__ import annotations

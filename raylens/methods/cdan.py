@@ -4,9 +4,9 @@ Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018 (arXiv 1705
 (CDAN+E).
 
 Differs from the authors' code: the full outer product of features and probabilities, never a random projection of it;
-each domain goes through batch norm by its own batch; it starts from a model trained on the source; and the
-discriminator's source images may be weighed to the target's prior, because matching unequal priors forces errors (Zhao
-et al. 2019, arXiv 1901.09453).
+weights of sure images have no gradient, where theirs let a reversed one through; each domain goes through batch norm by
+its own batch; it starts from a model trained on the source; and the discriminator's source images may be weighed to the
+target's prior, because matching unequal priors forces errors (Zhao et al. 2019, arXiv 1901.09453).
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ French et al., Self-ensembling for visual domain adaptation, ICLR 2018 (arXiv 17
 
 Each domain goes through the student by itself, so that each has its own batch-norm statistics. The teacher's parameters
 follow the student's; its batch norm is in training mode, as in the authors' code, and its running statistics are its
-own, those of the target. Differs from the authors' code: student and teacher see views of different strength; it starts
-from a model trained on the source; and the classes are balanced towards the prior that is expected, not towards equal
-shares, which is wrong where one image in a hundred is a lens, and only if asked to.
+own, those of the target. Differs from the authors' code: the agreement has the weight 0.3, not 3 (docs/results.md);
+student and teacher see views of different strength; it starts from a model trained on the source; and the classes are
+balanced towards the prior that is expected, not towards equal shares, which is wrong where one image in a hundred is a
+lens, and only if asked to, by `balance` alone: theirs is times the number of classes and the agreement's weight.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class SelfEnsembling(Adaptation):
         """Confidence of the teacher above which an image counts, 0.968 in the paper; without one all count, with a
         weight that rises over the first quarter of the run."""
         balance: Annotated[float, Field(ge=0)] = 0.0
-        """Weight of the cross-entropy between target_prior and the student's mean prediction; 0.005 in the paper."""
+        """Weight of the cross-entropy between target_prior and the student's mean prediction; 0.005 in the paper,
+        whose code makes 0.03 of it for two classes."""
         target_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
         """Share of lenses expected in the target, for balance; null for equal shares, as in the paper."""
 

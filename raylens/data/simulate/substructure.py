@@ -13,6 +13,9 @@ published code departs from its own physics, so does `as_published` alone:
 - In `common` shear and source lean by at most 6.3 degrees, as 0 to 2 pi taken for degrees do; here by any angle.
 - `sr-pairs` are of 0.05 and 0.025 arcsec a pixel, half of Model I's field; here they show all of it.
 
+Masses of subhaloes follow dN/dm ~ m^-0.9 either way, which the published code draws; its comment has m^-1.9, for which
+there is `slope`.
+
 No code is known that makes the published `common`: PyLensing's (DeepLense-Unsupervised) draws the lens's light, one
 Einstein radius, and a hundredth of the substructure's mass. Ranges here are of fits to 30 published images
 (benchmarks/common.py), which describe the ten without substructure to the noise; what they did not tell is said at
