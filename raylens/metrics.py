@@ -141,6 +141,9 @@ METRICS = {
     "rankme": Metric(
         "dimensions that the features fill", "exp of the entropy of singular values; Garrido et al. 2023"
     ),
+    "dimensions": Metric(
+        "the same about the features' mean: 1 where they lie on a line", "rankme of features minus their mean"
+    ),
     "spread": Metric(
         "deviation of normalised features, in that of isotropic ones; 0 is collapsed",
         "Chen & He 2021, section 4.1",
@@ -159,7 +162,8 @@ METRICS = {
     ),
     "masked": Metric("squared error of masked patches as they are painted", "He et al. 2022, section 3"),
     "mean_of_visible": Metric(
-        "squared error of masked patches, if the mean of the others is guessed", "mean (p - y)^2"
+        "squared error of masked patches, if the mean of the others is guessed, band by band",
+        "mean (p - y)^2",
     ),
     "interpolated": Metric(
         "squared error of masked patches, linearly interpolated", "on Delaunay triangles of pixels"
