@@ -101,6 +101,7 @@ RUNS = [
     *((name, VIEWS) for name in ("cdan", "wdgrl", "mcc")),
     ("adabn", {"data": {"views": "strong"}}),
     *((name, {}) for name in ("contrastive", "byol", "twin", "dino", "mae")),
+    ("twin", {"method": {"kind": "simsiam"}}),
 ]
 
 
