@@ -67,14 +67,16 @@ class Gate:
 
 
 def gate(run: Run, data: Any) -> Gate | None:
-    """The gate of a search; none by the oracle, or without search.may_lose.
+    """The gate of a search that starts from a classifier, which needs Ray, or of pretrainings, which only collapse.
 
-    Of a search that starts from no classifier it knows collapses alone; of others it needs Ray.
+    None by the oracle, or without search.may_lose.
     """
     if run.search.may_lose is None or run.search.oracle:
         return None
-    if run.start is None or run.task.name != "classification":
+    if run.task.name == "pretraining":
         return Gate(None, run.search.may_lose)
+    if run.start is None or run.task.name != "classification":
+        return None
     import ray
 
     task = ray.remote(num_cpus=run.scale.cpus, num_gpus=run.scale.gpus, max_retries=2)(_source_aurocs)

@@ -212,13 +212,13 @@ def test_the_objective_decides_where_agreement_is_not_asked(tiny, said, method, 
 
 @pytest.mark.parametrize(
     ("settings", "start"),
-    [({"search": {"may_lose": None}}, "x"), ({"search": {"oracle": True}}, None)],
+    [({}, None), ({"search": {"may_lose": None}}, "x"), ({"search": {"oracle": True}}, "x")],
 )
-def test_there_is_no_gate_without_a_limit_or_by_the_oracle(tiny, settings, start):
+def test_there_is_no_gate_without_a_start_or_a_limit_or_by_the_oracle(tiny, settings, start):
     assert choice.gate(tiny.run("adda", **settings, start=start), None) is None
 
 
-def test_of_a_search_that_starts_from_nothing_a_collapsed_trial_is_not_released_either(tiny):
+def test_a_collapsed_pretraining_is_not_released(tiny):
     run = tiny.run("dino", scale={"gpus": 0})
     gate = choice.gate(run, None)
     best = trial("near", objective=40.0, metrics={"warnings": COLLAPSED + "all alike"})

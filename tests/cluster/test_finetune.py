@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from raylens import checkpoint, config
+from raylens.cluster import choice
 from raylens.cluster.finetune import Plan, Said, Start, _settings, compared, entries
 from raylens.cluster.search import search
 from raylens.cluster.training import check, fits, started, training
@@ -21,6 +23,7 @@ from raylens.errors import ConfigError, DataError
 from raylens.evaluate import evaluate
 from raylens.finetune import amount, starts
 from raylens.finetune import finetune as verb
+from raylens.health import COLLAPSED
 from raylens.pretrain import pretrain
 from raylens.tasks.classification import Task as Classification
 from tests.conftest import toy_domain
@@ -355,6 +358,29 @@ def test_what_is_pretrained_may_learn_more_slowly_and_what_is_not_does_not(tiny)
     finetuned, scratch = entries(Plan(run, [start], [None], [0], False, True))
     rates = [_settings(run, entry, None, None, 0).method.encoder_rate for entry in (finetuned, scratch)]
     assert rates == [0.1, 1.0]
+
+
+@pytest.mark.slow
+def test_a_search_of_pretrainings_that_all_collapsed_releases_none_and_says_so(
+    ray_cluster, folder, sky, monkeypatch
+):
+    ordered = choice.ordered
+
+    def collapsed(run, found, *more):
+        warned = {"warnings": f"{COLLAPSED}all images have the same features"}
+        return ordered(run, [replace(one, metrics={**one.metrics, **warned}) for one in found], *more)
+
+    monkeypatch.setattr(choice, "ordered", collapsed)
+    run = config.build(
+        {"method.name": "byol", "data.source": sky, "storage": str(folder), "name": "collapsed"},
+        {"search.trials": 2, "search.scheduler": "none"},
+        TINY,
+    )
+    with pytest.raises(RuntimeError, match=r"no trial of 2 is released.*2 of 2 trials collapsed: all images"):
+        search(run)
+    assert not (folder / "collapsed" / "best").exists()
+    board = pd.read_csv(folder / "collapsed" / "leaderboard.csv")
+    assert board["warnings"].str.contains("not released: it collapsed").all()
 
 
 @pytest.mark.slow
