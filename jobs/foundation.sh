@@ -21,7 +21,8 @@ for method in "$@"; do
       $run -m raylens.pretrain "$verb" --name "$name" $settings
       found+=("runs/$name/last")
     else
-      $run -m raylens.tune "$verb" --name "$name" --search.trials "$trials" $settings
+      # Of a search whose trials all collapsed none is released: the others go on without it.
+      $run -m raylens.tune "$verb" --name "$name" --search.trials "$trials" $settings || continue
       found+=("runs/$name/best")
     fi
     # What it paints behind the masked patches, beside interpolation, and on pure noise.

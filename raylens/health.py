@@ -16,8 +16,9 @@ MANY, TIMES = 0.5, 10
 """Share of the target called lens, and its ratio to the prior that was told, beyond both of which it surprises."""
 ALIKE = 0.02
 """Spread of the target's features, in that of the source's, below which they are all alike."""
-RARE = 0.1
-"""Share of lenses, as told, from which on a target that is hardly called lens at all has collapsed."""
+RARE = 0.2
+"""Share of lenses, as told, from which on a target that is not called lens at all has collapsed; estimates of one in a
+hundred have been 0.1 (docs/results.md)."""
 FLAT = 1.5
 """Dimensions that features fill about their mean, below which these lie on a line; spread may well be large then."""
 

@@ -62,8 +62,8 @@ def nt_xent(one: Tensor, two: Tensor, temperature: float) -> Tensor:
 
     Chen et al. 2020 (arXiv 2002.05709), eq. 1 and algorithm 1, NT-Xent: cosine similarity over `temperature`.
     """
-    both = F.normalize(_single(torch.cat([one, two])), dim=1)
-    with _whole_precision(both):
+    both = F.normalize(single(torch.cat([one, two])), dim=1)
+    with whole_precision(both):
         similarity = both @ both.T / temperature
     similarity = similarity.masked_fill(torch.eye(len(both), dtype=torch.bool, device=both.device), -math.inf)
     other = torch.arange(len(both), device=both.device).roll(len(one))
@@ -75,7 +75,7 @@ def cosine_distance(predicted: Tensor, wanted: Tensor) -> Tensor:
 
     Grill et al. 2020 (arXiv 2006.07733), eq. 2.
     """
-    return 2 - 2 * F.cosine_similarity(predicted, wanted.detach(), dim=1).mean()
+    return 2 - 2 * F.cosine_similarity(single(predicted), single(wanted.detach()), dim=1).mean()
 
 
 def redundancy(one: Tensor, two: Tensor, weight: float) -> Tensor:
@@ -84,9 +84,9 @@ def redundancy(one: Tensor, two: Tensor, weight: float) -> Tensor:
     Zbontar et al. 2021 (arXiv 2103.03230), eqs. 1 and 2; `weight` is that of all pairs of dimensions, their lambda.
     """
     one, two = (
-        (view - view.mean(0)) / (view.std(0, correction=0) + 1e-6) for view in map(_single, (one, two))
+        (view - view.mean(0)) / (view.std(0, correction=0) + 1e-6) for view in map(single, (one, two))
     )
-    with _whole_precision(one):
+    with whole_precision(one):
         correlation = one.T @ two / len(one)
     same = correlation.diagonal()
     pairs = correlation.square().sum() - same.square().sum()
@@ -100,8 +100,8 @@ def distillation(
 
     Caron et al. 2021 (arXiv 2104.14294), eq. 2; the teacher's logits come centred.
     """
-    wanted = (teacher.detach() / teacher_temperature).softmax(-1)
-    return -(wanted * (student / student_temperature).log_softmax(-1)).sum(-1).mean()
+    wanted = (single(teacher.detach()) / teacher_temperature).softmax(-1)
+    return -(wanted * (single(student) / student_temperature).log_softmax(-1)).sum(-1).mean()
 
 
 def alignment(one: Tensor, two: Tensor) -> Tensor:
@@ -114,16 +114,16 @@ def uniformity(features: Tensor) -> Tensor:
 
     Wang & Isola 2020 (arXiv 2005.10242), eq. 4, t = 2.
     """
-    features = _single(features)  # half precision has no such distances
+    features = single(features)  # half precision has no such distances
     return torch.pdist(F.normalize(features, dim=1)).square().mul(-2).exp().mean().log()
 
 
-def _single(values: Tensor) -> Tensor:
+def single(values: Tensor) -> Tensor:
     """In single precision at least."""
     return values.float() if values.dtype.itemsize < 4 else values
 
 
-def _whole_precision(values: Tensor) -> torch.autocast:
+def whole_precision(values: Tensor) -> torch.autocast:
     """Products of the precision of what is multiplied, which automatic mixed precision would halve."""
     return torch.autocast(values.device.type, enabled=False)
 

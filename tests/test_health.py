@@ -145,7 +145,7 @@ def test_a_training_and_an_average_warn_of_more_lenses_than_they_were_told(tiny,
     assert "more than 50% of the target is called lens" in averaged["warnings"]
 
 
-@pytest.mark.parametrize(("told", "wanted"), [(None, []), (0.01, []), (0.3, ["nonlens"])])
+@pytest.mark.parametrize(("told", "wanted"), [(None, []), (0.01, []), (0.11, []), (0.3, ["nonlens"])])
 def test_a_target_without_lenses_has_collapsed_where_many_were_expected(told, wanted):
     prior = None if told is None else np.array([1 - told, told])
     found = watched(outputs([0.6, 0.4]), replace(outputs([1.0, 0.0]), prior=prior))

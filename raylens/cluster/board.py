@@ -125,8 +125,7 @@ class Board:
                     "checkpoint": trial.checkpoint,
                 }
             )
-        started = gate is not None and gate.start is not None
-        source = {SOURCE_ONLY: gate.start, BATCH_NORM_ONLY: gate.adapted} if started else {}
+        source = {SOURCE_ONLY: gate.start, BATCH_NORM_ONLY: gate.adapted} if gate else {}
         for name in (SOURCE_ONLY, BATCH_NORM_ONLY):
             if name in measured:
                 held = {"source/auroc": source[name]} if source else {}

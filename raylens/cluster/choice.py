@@ -4,9 +4,9 @@ Trials that took the most steps come first: what was stopped on the way was stop
 does not compare with a whole one. All of them started from one model, and a model with the average of their weights
 comes before them, if they are two at least. They follow in the order in which they agree with all of them together, if
 they are three at least (raylens/ensemble.py). A model that lost more of the source than search.may_lose has come to
-harm, whatever else is said of it, and is not released; if that holds for all, the start is. What it lost is told
-against the start with the target's batch norm: that costs some of the source by itself, more with some encoders than
-with others, and does no harm. What all this gives away is measured in docs/results.md.
+harm, whatever else is said of it, and is not released; if that holds for all, the start is, if there is one. What it
+lost is told against the start with the target's batch norm: that costs some of the source by itself, more with some
+encoders than with others, and does no harm. What all this gives away is measured in docs/results.md.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Gate:
 
 
 def gate(run: Run, data: Any) -> Gate | None:
-    """The gate of a search that starts from a classifier, which needs Ray, or of pretrainings, which only collapse.
+    """The gate of a search that starts from a classifier, which needs Ray; of pretrainings only collapses count.
 
     None by the oracle, or without search.may_lose.
     """

@@ -10,7 +10,8 @@ repeated, what was running goes on from its last checkpoint.
                        has copies of its record
     average-of-N/      the average of the trials that took the most steps, unless the search had a part of the data
     whole-TRIAL/       the chosen trial's training on all of the data, where it had
-    best/              the checkpoint that was chosen, or the start if none is released; the runners-up are in kept/
+    best/              the checkpoint that was chosen, or the start if none is released (of a pretraining, which has no
+                       start, nothing, and the search fails); the runners-up are in kept/
     leaderboard.csv    every trial, and the baselines
     test.json          every metric on the target's test split of those that were measured there
     tensorboard/       images and features of best/, for TensorBoard

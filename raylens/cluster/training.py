@@ -11,7 +11,6 @@ A training lives in `<storage>/<name>/`, and the same command goes on from its l
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from raylens import augment, checkpoint, config, find
@@ -111,12 +110,6 @@ def check(run: Run, *, search: bool = False) -> None:
             )
     if pretrains and run.search.oracle:
         raise ConfigError("--oracle reads labels of a target, and pretraining has none; leave it out")
-    source, target = run.data.batch, run.data.target_batch
-    if find.method(run.method.name).multiple and target and target % source:
-        raise ConfigError(
-            f"data.target_batch is {target}, and {run.method.name} takes a multiple of data.batch, {source}; set it to "
-            f"{source * math.ceil(target / source)}"
-        )
     learned = run.task.name.replace("_", "-")
     if (predicted := sets.target_of(run)) and run.data.balance is not None:
         raise ConfigError(f"data.balance is of classes, and {learned} learns none; set it to null")

@@ -175,8 +175,10 @@ def _scale(run: Run) -> tuple[float, float]:
     if (kept := few(Split(values, values), run)) is not None:
         values = values[kept]
     if len(values) < 2 or values.std() == 0:
+        left = "" if run.data.labels is None else f" left by data.labels {run.data.labels:g}"
+        wanted = "another" if run.data.labels is None else "more"
         raise DataError(
-            f"the column {column!r} of {path} has {len(values)} numbers that differ nowhere; set another"
+            f"the column {column!r} of {path} has {len(values)} numbers{left} that differ nowhere; set {wanted}"
         )
     return float(values.mean()), float(values.std())
 

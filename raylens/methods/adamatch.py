@@ -35,7 +35,6 @@ class AdaMatch(Adaptation):
     """Learns from the target images it is confident about, relative to the source."""
 
     views = {"weak": WEAK, "strong": STRONG}
-    multiple = True
     suggests = {"optimizer.lr": 1e-4, "data.batch": 32, "data.target_batch": 96}
 
     @section

@@ -40,8 +40,6 @@ class Method(nn.Module):
     """Whether the source must have labels."""
     encoders: ClassVar[tuple[str, ...]] = ()
     """Encoders that it can train, the first its default; any without a name here."""
-    multiple: ClassVar[bool] = False
-    """Whether a target batch must be a multiple of the source's."""
     start: ClassVar[str | None] = None
     """Method whose trained model this one starts from."""
     suggests: ClassVar[Mapping[str, Any]] = {}

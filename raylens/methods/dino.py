@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from raylens.config import section
 from raylens.ema import follow_, frozen_copy, without_dropout
 from raylens.health import COLLAPSED
-from raylens.losses import distillation
+from raylens.losses import distillation, single, whole_precision
 from raylens.methods.base import Pretraining, group, mlp, spreading
 from raylens.methods.byol import momentum
 from raylens.models import Model
@@ -43,7 +43,9 @@ class Prototypes(nn.Module):
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
         held = self.prototypes.detach() + 0 * self.prototypes if frozen else self.prototypes
-        return F.linear(F.normalize(self.mlp(features), dim=1), F.normalize(held, dim=1))
+        directions = F.normalize(single(self.mlp(features)), dim=1)
+        with whole_precision(directions):
+            return F.linear(directions, F.normalize(held, dim=1))
 
 
 class DINO(Pretraining):

@@ -29,7 +29,7 @@ class Supervised(Method):
         """supervised"""
         label_smoothing: Annotated[float, Field(ge=0, lt=1), LogUniform(1e-3, 0.1)] = 0.01
         """Share of each label that is spread over all classes."""
-        encoder_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
+        encoder_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
         """Learning rate of the encoder, in that of the head: less than 1 keeps more of what it was pretrained to."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:

@@ -24,6 +24,7 @@ HEALTH = (
     "source/probe",
     "source/knn",
     "source/rankme",
+    "source/dimensions",
     "source/spread",
     "monitor/alignment",
     "monitor/uniformity",
@@ -147,10 +148,13 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
             Words("Chosen by target labels (search.oracle): these figures are cheating.", warning=True)
         )
     if found is None:
-        return [
-            *blocks,
-            Words("The run has not ended: there is no checkpoint of its best model yet.", warning=True),
-        ]
+        ended = folder.kind == "search" and folder.table is not None
+        said = (
+            "No trial may be released, and there is no model that they started from."
+            if ended
+            else "The run has not ended: there is no checkpoint of its best model yet."
+        )
+        return [*blocks, Words(said, warning=True)]
     if folder.kind == "finetuning":
         return [*blocks, *_finetuned(folder)]
     if warnings := found.metrics.get("warnings"):
@@ -187,11 +191,16 @@ def _pretrained(folder: Folder, found: Checkpoint) -> list[Block]:
     """How far the training is, and what its features tell, if they were measured."""
     said, held = [], found.metrics
     if folder.kind == "search" and folder.table is not None:
-        said.append(f"Released: {folder.table.iloc[0]['trial']}.")
+        released = _released(folder.table)
+        said.append(
+            "No trial may be released; the model is the one that all started from."
+            if released is None
+            else f"Released: {released['trial']}."
+        )
     said.append(f"The encoder is that of step {int(held.get('step', 0))} of {found.run.fit.steps}.")
     if "source/rankme" in held:
         said.append(
-            f"Its features fill {held['source/rankme']:.1f} dimensions (RankMe; 1 where they have collapsed)."
+            f"Its features fill {held['source/rankme']:.1f} dimensions (RankMe), their mean counted as one of them."
         )
     if "source/probe" in held:
         said.append(f"A linear probe of them has an AUROC of {held['source/probe']:.3f}.")
@@ -306,7 +315,10 @@ def _course(folder: Folder) -> list[Block]:
     blocks: list[Block] = []
     health = [name for name in HEALTH if any(name in trial.reports for trial in folder.trials)]
     if folder.run.task.name == "pretraining" and health:
-        told = "Probe and kNN read labels to watch, and are not trained on; RankMe falls to 1 when features collapse."
+        told = (
+            "Probe and kNN read labels to watch, and are not trained on; dimensions are RankMe about the features' "
+            "mean, and fall to 1 when these collapse."
+        )
         blocks.append(Row([Chart(charts.line(folder.trials, name), name) for name in health], told))
     blocks.append(
         Chart(

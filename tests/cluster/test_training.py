@@ -216,14 +216,3 @@ def test_a_start_that_is_not_there_is_refused(tiny, tmp_path):
 def test_too_many_workers_or_a_search_cannot_do_with_fewer(tiny, scale, search, said):
     with pytest.raises(ConfigError, match=said):
         training.check(tiny.run("supervised", scale=scale), search=search)
-
-
-def test_adamatch_takes_a_multiple_of_the_source_batch(tiny):
-    data = {"batch": 64, "target_batch": 96}
-    with pytest.raises(
-        ConfigError,
-        match=r"data\.target_batch is 96, and adamatch takes a multiple of data\.batch, 64; set it to 128",
-    ):
-        training.check(tiny.run("adamatch", data=data))
-    training.check(tiny.run("adamatch", data={"batch": 32, "target_batch": 96}))
-    training.check(tiny.run("adda", data=data))

@@ -59,3 +59,5 @@ def test_a_number_s_scale_is_of_the_labels_that_are_left(tiny, tmp_path):
     left = few(Split(masses, masses), less)
     assert len(left) == 4
     assert sets.facts(less, ("source",)).scale == pytest.approx((masses[left].mean(), masses[left].std()))
+    with pytest.raises(DataError, match=r"1 numbers left by data\.labels 0\.01 .* set more"):
+        sets.facts(run.replace(**{"data.labels": 0.01}), ("source",))

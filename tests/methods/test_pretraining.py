@@ -453,7 +453,12 @@ def test_half_precision_is_taken(tiny, name):
 
 @pytest.mark.parametrize(
     "loss",
-    [lambda one, two: losses.nt_xent(one, two, 0.1), lambda one, two: losses.redundancy(one, two, 0.1)],
+    [
+        lambda one, two: losses.nt_xent(one, two, 0.1),
+        lambda one, two: losses.redundancy(one, two, 0.1),
+        lambda one, two: losses.distillation(one, two, 0.1, 0.04),
+        losses.cosine_distance,
+    ],
 )
 def test_similarities_and_correlations_are_of_single_precision_whatever_the_heads_give(loss):
     rng = torch.Generator().manual_seed(0)

@@ -134,7 +134,8 @@ def arms(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
 def young(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """Young stars of a disc, in narrow arms that begin outside the bulge, at half the disc's radius or so.
 
-    Along a circle they are as bright as a von Mises distribution of concentration `sharp` about each arm.
+    Along a circle they are as bright as a von Mises distribution of concentration `sharp` about each arm. Of the disc's
+    flux about a fifth, in the middle, is left away.
     """
     x0, y0, q, phi, count, pitch, turn, sharp, radius = column(
         light, "x", "y", "q", "phi", "arms", "pitch", "turn", "sharp", "radius"

@@ -82,9 +82,6 @@ class Scene:
         y: np.ndarray,
         magnitude: np.ndarray,
         scale: float = 1.0,
-        *,
-        colour: tuple[float, float] = YELLOW,
-        strength: tuple[float, float] = (0.3, 0.95),
     ) -> None:
         """A red bulge in a bluer exponential disc with arms."""
         count = len(rows)
@@ -96,7 +93,7 @@ class Scene:
         self.add(
             "sersic", rows, bulge, **place, q=np.sqrt(q), n=self.uniform((2, 4), count), radius=radius * 0.3
         )
-        disc = self.fluxes(magnitude - 2.5 * np.log10(1 - share), colour)
+        disc = self.fluxes(magnitude - 2.5 * np.log10(1 - share), YELLOW)
         self.add(
             "spiral",
             rows,
@@ -107,7 +104,7 @@ class Scene:
             radius=radius,
             arms=self.rng.integers(2, 4, count),
             pitch=self.uniform((0.25, 0.6), count) * self.rng.choice([-1, 1], count),
-            strength=self.uniform(strength, count),
+            strength=self.uniform((0.3, 0.95), count),
             turn=self.uniform((0, 2 * np.pi), count),
         )
 
