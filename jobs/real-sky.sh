@@ -28,7 +28,7 @@ for source in $sources; do
   [ -e $data/$source ] || $run -m raylens.data ${made[$source]} --out $data/$source
 done
 
-# Of the labelled pictures about 3 in 10 are lenses, as in the source: no prior to correct for.
+# These pictures were chosen because they may be lenses: not as rare as in a survey, so no prior is told.
 measured="--data.target $data/adapt --data.test $data/labelled --where source=graded source=gallery,field"
 for source in $sources; do
   if [ "$source" = spacewarps ]; then

@@ -28,6 +28,7 @@ def killed_once(command: list[str], there: Callable[[], T], log: Path) -> T:
         driver = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
         while not (found := there()) and driver.poll() is None:
             time.sleep(0.2)
+        assert driver.poll() is None, f"it ended before it was killed: {log.read_text()}"
         children = psutil.Process(driver.pid).children(recursive=True)
         agents = {child for child in children if child.name().endswith("Agent")}
         os.kill(driver.pid, signal.SIGKILL)
