@@ -119,12 +119,12 @@ def uniformity(features: Tensor) -> Tensor:
 
 
 def single(values: Tensor) -> Tensor:
-    """In single precision at least."""
+    """`values`, of any shape, in single precision at least."""
     return values.float() if values.dtype.itemsize < 4 else values
 
 
 def whole_precision(values: Tensor) -> torch.autocast:
-    """Products of the precision of what is multiplied, which automatic mixed precision would halve."""
+    """Products as precise as `values`, of any shape: automatic mixed precision would halve them."""
     return torch.autocast(values.device.type, enabled=False)
 
 
