@@ -21,8 +21,11 @@ for method in "$@"; do
       $run -m raylens.pretrain "$verb" --name "$name" $settings
       found+=("runs/$name/last")
     else
-      # Of a search whose trials all collapsed none is released: the others go on without it.
-      $run -m raylens.tune "$verb" --name "$name" --search.trials "$trials" $settings || continue
+      # Of a search whose trials all collapsed there is a leaderboard, and nothing to finetune: the others go on.
+      if ! $run -m raylens.tune "$verb" --name "$name" --search.trials "$trials" $settings; then
+        [ -e "runs/$name/leaderboard.csv" ] || exit 1
+        continue
+      fi
       found+=("runs/$name/best")
     fi
     # What it paints behind the masked patches, beside interpolation, and on pure noise.
