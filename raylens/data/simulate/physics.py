@@ -118,17 +118,24 @@ def sersic(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     return func.brightness_sersic(x0, y0, q, phi, n, radius, level, x, y, k)
 
 
-def arms(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
-    """Factor (N, H, W) that draws logarithmic spiral arms on a disc: 1 + a cos(m (angle - ln r / tan pitch))."""
-    x0, y0, q, phi, count, pitch, strength, turn = column(
-        light, "x", "y", "q", "phi", "arms", "pitch", "strength", "turn"
-    )
+def winding(light: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance from a disc's middle, in its plane, and the phase of its logarithmic spiral arms, (N, H, W) each.
+
+    m (angle - ln r / tan pitch), which is a multiple of 2 pi along each of m arms.
+    """
+    x0, y0, q, phi, count, pitch, turn = column(light, "x", "y", "q", "phi", "arms", "pitch", "turn")
     dx, dy = x - x0, y - y0
     across = torch.cos(phi) * dx + torch.sin(phi) * dy
     along = (torch.cos(phi) * dy - torch.sin(phi) * dx) / q
-    radius = torch.sqrt(across**2 + along**2 + 1e-4)
+    away = torch.sqrt(across**2 + along**2 + 1e-4)
     angle = torch.atan2(along, across) + turn
-    return 1 + strength * torch.cos(count * (angle - torch.log(radius) / torch.tan(pitch)))
+    return away, count * (angle - torch.log(away) / torch.tan(pitch))
+
+
+def spiral(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """A disc with arms: its light times 1 + `strength` cos(phase)."""
+    (strength,), (_, phase) = column(light, "strength"), winding(light, x, y)
+    return sersic(light, x, y) * (1 + strength * torch.cos(phase))
 
 
 def young(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
@@ -137,15 +144,8 @@ def young(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     Along a circle they are as bright as a von Mises distribution of concentration `sharp` about each arm. Of the disc's
     flux about a fifth, in the middle, is left away.
     """
-    x0, y0, q, phi, count, pitch, turn, sharp, radius = column(
-        light, "x", "y", "q", "phi", "arms", "pitch", "turn", "sharp", "radius"
-    )
-    dx, dy = x - x0, y - y0
-    across = torch.cos(phi) * dx + torch.sin(phi) * dy
-    along = (torch.cos(phi) * dy - torch.sin(phi) * dx) / q
-    away = torch.sqrt(across**2 + along**2 + 1e-4)
-    angle = count * (torch.atan2(along, across) + turn - torch.log(away) / torch.tan(pitch))
-    narrow = torch.exp(sharp * (torch.cos(angle) - 1)) / torch.special.i0e(sharp)
+    (sharp, radius), (away, phase) = column(light, "sharp", "radius"), winding(light, x, y)
+    narrow = torch.exp(sharp * (torch.cos(phase) - 1)) / torch.special.i0e(sharp)
     return sersic(light, x, y) * narrow * (1 - torch.exp(-((2 * away / radius) ** 4)))
 
 
@@ -165,11 +165,6 @@ def annulus(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
     off = torch.atan2(torch.sin(off), torch.cos(off)) / extent
     bright = flux / ((2 * math.pi) ** 1.5 * radius * width)
     return bright * torch.exp(-0.5 * (away**2 + off**2))
-
-
-def spiral(light: Parameters, x: Tensor, y: Tensor) -> Tensor:
-    """A disc with arms."""
-    return sersic(light, x, y) * arms(light, x, y)
 
 
 def lensed(light: Parameters, x: Tensor, y: Tensor) -> Tensor:

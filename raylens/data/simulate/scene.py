@@ -333,7 +333,7 @@ def _ring(
 def _ringed(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
-    """A disc galaxy with a red bulge and a bluer, knotty ring, most of it or all: as of an Einstein ring."""
+    """A disc galaxy with a red bulge and a bluer, knotty ring, most of it or all: as an Einstein ring."""
     count = len(rows)
     disc, light = _bulge_and_disc(scene, rows, x, y, magnitude)
     extent = np.where(scene.rng.random(count) < 0.7, 20.0, scene.uniform((1.0, 3.0), count))
@@ -341,10 +341,8 @@ def _ringed(
     turn = scene.uniform((-np.pi, np.pi), count)
     scene.add("annulus", rows, light, **disc, width=width, extent=extent, turn=turn)
     at, fluxes = _knots(scene, light)
-    away, angle = (
-        scene.rng.normal(disc["radius"][at], width[at] / 2),
-        scene.uniform((0, 2 * np.pi), len(at)),
-    )
+    away = scene.rng.normal(disc["radius"][at], width[at] / 2)
+    angle = scene.uniform((0, 2 * np.pi), len(at))
     wide = np.sqrt(disc["q"][at])
     _put(scene, rows, disc, at, fluxes, away * np.cos(angle) / wide, away * np.sin(angle) * wide)
 

@@ -198,7 +198,7 @@ def test_components_of_the_survey_are_as_exact_as_a_plain_sum(shape, monkeypatch
 
 
 def test_young_stars_have_a_disc_s_light_on_every_circle_and_most_of_it_on_the_arms():
-    """Outside the bulge; an arm is where m (angle + turn) = m ln r / tan pitch, modulo 2 pi, as of `arms`."""
+    """Outside the bulge; an arm is where m (angle + turn) = m ln r / tan pitch, modulo 2 pi."""
     shape = {"arms": 2.0, "pitch": 0.4, "turn": 0.7, "sharp": 6.0}
     disc = LIGHT | {"x": 0.0, "y": 0.0, "q": 1.0, "phi": 0.0, "n": 1.0}
     light = profiles(disc | shape)
