@@ -273,6 +273,24 @@ def test_a_collapse_is_told_first(trained, tmp_path):
     assert '<p class="warning">The training warned: collapsed: all alike.</p>' in text
 
 
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        (True, "the model is the one that all started from"),
+        (False, "No trial may be released, and there is no model that they started from"),
+    ],
+)
+def test_a_search_that_released_nothing_is_told_from_one_that_goes_on(searched, tmp_path, best, said):
+    copied = Path(shutil.copytree(searched, tmp_path / "found"))
+    table = pd.read_csv(copied / "leaderboard.csv").assign(warnings="not released: it collapsed")
+    table.to_csv(copied / "leaderboard.csv", index=False)
+    if not best:
+        shutil.rmtree(copied / "best")
+    text = Path(report([str(copied), "--out", f"{tmp_path}/page", "--top", "1"])).read_text()
+    assert said in text
+    assert "The run has not ended" not in text
+
+
 def test_what_takes_a_while_says_how_far_it_is(searched, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("raylens.progress.FIRST", 0.0)
     monkeypatch.setattr("raylens.progress.EVERY", 0.0)

@@ -147,11 +147,11 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
         blocks.append(
             Words("Chosen by target labels (search.oracle): these figures are cheating.", warning=True)
         )
+    searched = folder.kind == "search" and folder.table is not None
     if found is None:
-        ended = folder.kind == "search" and folder.table is not None
         said = (
             "No trial may be released, and there is no model that they started from."
-            if ended
+            if searched
             else "The run has not ended: there is no checkpoint of its best model yet."
         )
         return [*blocks, Words(said, warning=True)]
@@ -159,19 +159,19 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
         return [*blocks, *_finetuned(folder)]
     if warnings := found.metrics.get("warnings"):
         blocks.append(Words(f"The training warned: {warnings}.", warning=True))
-    if folder.run.task.name == "pretraining":
-        return [*blocks, *_pretrained(folder, found)]
-    if folder.kind != "search" or folder.table is None:
-        step = int(found.metrics.get("step", 0))
-        said = f"The model is that of step {step} of {folder.run.fit.steps}"
-        objective = found.metrics.get("objective")
-        return [*blocks, Words(f"{said}{'' if objective is None else f', objective {scored(objective)}'}.")]
-    released = _released(folder.table)
-    if released is None:
+    released = _released(folder.table) if searched else None
+    if searched and released is None:
         return [
             *blocks,
             Words("No trial may be released; the model is the one that all started from.", warning=True),
         ]
+    if folder.run.task.name == "pretraining":
+        return [*blocks, *_pretrained(found, released)]
+    if not searched:
+        step = int(found.metrics.get("step", 0))
+        said = f"The model is that of step {step} of {folder.run.fit.steps}"
+        objective = found.metrics.get("objective")
+        return [*blocks, Words(f"{said}{'' if objective is None else f', objective {scored(objective)}'}.")]
     metric = _metric(folder.table)
     if metric is None or pd.isna(released[metric]):
         return [*blocks, Words(f"Released: {released['trial']}, objective {released['objective']:.4f}.")]
@@ -187,16 +187,11 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
     return [*blocks, Words(said + ".")]
 
 
-def _pretrained(folder: Folder, found: Checkpoint) -> list[Block]:
-    """How far the training is, and what its features tell, if they were measured."""
+def _pretrained(found: Checkpoint, released: pd.Series | None) -> list[Block]:
+    """Which trial was released, if it was one, how far it is, and what its features tell, if they were measured."""
     said, held = [], found.metrics
-    if folder.kind == "search" and folder.table is not None:
-        released = _released(folder.table)
-        said.append(
-            "No trial may be released; the model is the one that all started from."
-            if released is None
-            else f"Released: {released['trial']}."
-        )
+    if released is not None:
+        said.append(f"Released: {released['trial']}.")
     said.append(f"The encoder is that of step {int(held.get('step', 0))} of {found.run.fit.steps}.")
     if "source/rankme" in held:
         said.append(
