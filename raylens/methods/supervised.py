@@ -30,8 +30,8 @@ class Supervised(Method):
         label_smoothing: Annotated[float, Field(ge=0, lt=1), LogUniform(1e-3, 0.1)] = 0.01
         """Share of each label that is spread over all classes."""
         encoder_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-        """Learning rate of the encoder, in that of the head: less than 1 keeps more of what was pretrained, which has not
-        been worth it: see docs/results.md."""
+        """Learning rate of the encoder, in that of the head: less than 1 keeps more of what was pretrained, which has
+        not been worth it: see docs/results.md."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
         super().__init__()
