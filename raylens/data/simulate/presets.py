@@ -18,7 +18,7 @@ ZERO_POINT = 27.0
 BANDS = "gri"
 MARGIN = 4
 """Pixels drawn beyond each edge, from where light is blurred into the image."""
-RED, BLUE, YELLOW, ARMS, NEAR = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35), (0.9, 0.3), (1.1, 0.4)
+RED, BLUE, YELLOW, ARMS, NEAR = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35), (0.9, 0.3), (1.4, 0.42)
 """Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs, of arms of spirals and their like at a
 lens's own redshift, and of early types of the foreground; where a preset has ranges, their middle."""
 
@@ -211,7 +211,7 @@ SPACEWARPS = replace(
     groups=0.2,
     bright=0.12,
     offcentre=0.8,
-    colours={RED: (1.2, 2.7), BLUE: (0.0, 0.9), YELLOW: (0.3, 1.6), ARMS: (0.4, 1.4), NEAR: (0.9, 1.4)},
+    colours={RED: (1.2, 2.7), BLUE: (0.0, 0.9), YELLOW: (0.3, 1.6), ARMS: (0.4, 1.4), NEAR: (1.1, 1.7)},
     colour_scatter=0.05,
     fwhm={"g": (0.7, 1.0), "r": (0.65, 0.95), "i": (0.55, 0.85)},
     noise=(0.075, 0.135, 0.16),

@@ -257,7 +257,7 @@ def _nearby(
 ) -> None:
     """An early type of the foreground: large, bright, and less red than a lens; half of them have a disc, too."""
     count = len(rows)
-    bright, radius = scene.uniform((14.5, 17.5), count), scene.uniform((1.2, 4.0), count)
+    bright, radius = scene.uniform((15.5, 18.0), count), scene.uniform((1.0, 3.0), count)
     truth["magnitude"][rows] = bright
     place = {"x": x, "y": y, "phi": scene.angle(count)}
     q, disc = scene.uniform((0.25, 1.0), count), scene.rng.random(count) < 0.5

@@ -143,7 +143,7 @@ def test_what_is_near_is_larger_and_brighter_than_a_lens_and_half_of_it_has_a_di
     scene = Scene(replace(WARPS, neighbours=0, groups=0, bright=0), np.random.default_rng(0), GRI)
     truth = populate(scene, np.array(["nearby"] * 200), 64)
     bulges, discs = scene.parts["sersic"]
-    assert truth["magnitude"].max() < 17.5
+    assert truth["magnitude"].max() < 18
     assert 80 < len(discs["row"]) < 120
     total = bulges["fluxes"].astype(float)
     total[discs["row"]] += discs["fluxes"]
