@@ -24,7 +24,7 @@ def pairs(text: str, kind: type = str) -> dict:
 
 def fractions(text: str) -> dict[str, float]:
     found = pairs(text, float)
-    if min(found.values(), default=0) < 0 or abs(sum(found.values()) - 1) > 1e-6:
+    if not (abs(sum(found.values()) - 1) <= 1e-6 and min(found.values()) >= 0):  # nan compares with nothing
         raise argparse.ArgumentTypeError(f"{text!r} does not sum to 1")
     return found
 
@@ -173,6 +173,8 @@ def parser() -> argparse.ArgumentParser:
     add = verb.add_argument_group("substructure: model-i, model-ii, model-iii, common, sr-pairs").add_argument
     add("--slope", type=float, help="of subhaloes' masses, dN/dm ~ m^SLOPE: -0.9 as published, -1.9 as meant")
     add("--discrete", type=int, metavar="POINTS", help="points that a vortex is made of; a rod without it")
+    about = "times the substructure's mass, which makes classes easier to tell: jobs/easier.sh"
+    add("--heavier", type=float, metavar="FACTOR", help=about)
     about = "with the faults of the published sets; of sr-pairs with their pixels too, 0.05 arcsec"
     add("--as-published", action="store_true", default=None, help=about)
 

@@ -1,4 +1,4 @@
-"""jobs/foundation.sh, whole, as small as it comes: simulated, searched, finetuned and evaluated."""
+"""Jobs of substructure, whole, as small as they come: jobs/foundation.sh and jobs/easier.sh."""
 
 from __future__ import annotations
 
@@ -15,23 +15,40 @@ HOME = Path(__file__).parents[2]
 SMALL = {"ROWS": "180", "STEPS": "6", "FINE": "4", "SEEDS": "0", "TRIALS": "2"}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_from_a_search_without_labels_to_an_evaluated_model(tmp_path):
+def job(name: str, *words: str, folder: Path, **settings: str) -> Path:
+    """Run a job in `folder`; returns where its runs are."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = inherited | SMALL | {"RAYLENS": sys.executable, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = inherited | settings | {"RAYLENS": sys.executable, "RAY_USAGE_STATS_ENABLED": "0"}
     ran = subprocess.run(
-        ["bash", str(HOME / "jobs" / "foundation.sh"), "model-ii", "contrastive", "mae"],
-        cwd=tmp_path,
+        ["bash", str(HOME / "jobs" / name), *words],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    runs = tmp_path / "runs"
+    return folder / "runs"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_a_search_without_labels_to_an_evaluated_model(tmp_path):
+    runs = job("foundation.sh", "model-ii", "contrastive", "mae", folder=tmp_path, **SMALL)
     assert len(pd.read_csv(runs / "model-ii-small-contrastive" / "leaderboard.csv")) == 2
     table = pd.read_csv(runs / "model-ii-finetuned" / "finetuned.csv")
     assert table["labels"].tolist() == ["1%"] * 6 + ["10%"] * 6 + ["all"] * 6
     assert table["encoder"].tolist()[::3] == ["small contrastive finetuned", "vit mae finetuned"] * 3
     (measured,) = (runs / "model-ii-finetuned" / "evaluation").glob("*/metrics.json")
     assert json.loads(measured.read_text())["classes"] == {"no_sub": 6, "cdm": 6, "axion": 6}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_heavier_substructure_to_the_set_itself(tmp_path):
+    runs = job("easier.sh", "model-ii", folder=tmp_path, ROWS="180", STEPS="4", SEEDS="0")
+    made = json.loads((tmp_path / "shards" / "model-ii-heavier4-64" / "manifest.json").read_text())["made"]
+    assert "--heavier 4" in made["command"]
+    table = pd.read_csv(runs / "model-ii-from-easier" / "finetuned.csv")
+    assert table["kind"].tolist() == ["finetuned", "from scratch"] * 3
+    (start,) = json.loads((runs / "model-ii-from-easier" / "plan.json").read_text())["starts"]
+    assert start.endswith("model-ii-heavier2/best")

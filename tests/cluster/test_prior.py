@@ -144,7 +144,7 @@ def test_a_benchmark_of_priors_estimates_for_all_that_it_asks():
     runs = grid.build((config.written(path), str(path))).cells()
     assert not [remark for run in runs.values() for remark in remarks(run)]
     assert {cell.method for cell, run in runs.items() if asks(run)} == {
-        f"{name}-estimate" for name in ("adda", "adamatch", "self_ensembling")
+        f"{name}-estimate" for name in ("adda", "adamatch", "cdan", "wdgrl", "self_ensembling")
     }
 
 

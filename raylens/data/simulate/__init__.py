@@ -138,6 +138,7 @@ def simulate_substructure(
     pixel: float | None = None,
     slope: float | None = None,
     discrete: int | None = None,
+    heavier: float | None = None,
     as_published: bool = False,
     splits: Mapping[str, float] | None = None,
     device: str = "cpu",
@@ -148,13 +149,19 @@ def simulate_substructure(
     See raylens/data/simulate/substructure.py. Raises ConfigError.
     """
     recipe = substructure.recipe(
-        name, size=size, pixel=pixel, slope=slope, discrete=discrete, as_published=as_published
+        name,
+        size=size,
+        pixel=pixel,
+        slope=slope,
+        discrete=discrete,
+        heavier=heavier,
+        as_published=as_published,
     )
-    splits = splits or SIM.splits
+    splits = {split: share for split, share in (splits or SIM.splits).items() if share}
     if rows < 3 * len(splits):
         raise ConfigError(f"rows {rows} are too few for three classes in {len(splits)} splits")
     check_device(device)
-    given = {"size": size, "pixel": pixel, "slope": slope, "discrete": discrete}
+    given = {"size": size, "pixel": pixel, "slope": slope, "discrete": discrete, "heavier": heavier}
     flags = "".join(f" --{key} {value:g}" for key, value in given.items() if value is not None)
     flags += " --as-published" if as_published else ""
     shares = ",".join(f"{split}={share:g}" for split, share in splits.items())
@@ -286,7 +293,7 @@ def plan(
 
     Raises ConfigError when the splits do not sum to 1.
     """
-    if abs(sum(splits.values()) - 1) > 1e-6 or min(splits.values()) < 0:
+    if not (abs(sum(splits.values()) - 1) <= 1e-6 and min(splits.values()) >= 0):  # nan compares with nothing
         raise ConfigError(f"splits {dict(splits)} must be shares that sum to 1")
     splits = {split: share for split, share in splits.items() if share}
     lenses = round(rows * prior)

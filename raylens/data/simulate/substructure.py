@@ -40,6 +40,8 @@ from raylens.seeds import seed as seeded
 
 TOGETHER = 32
 """Images drawn at a time."""
+HEAVIEST = 10
+"""Factor at which the largest share of mass in substructure, of `common`, is about half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,11 +224,12 @@ def recipe(
     pixel: float | None = None,
     slope: float | None = None,
     discrete: int | None = None,
+    heavier: float | None = None,
     as_published: bool = False,
 ) -> Recipe:
     """The recipe called `name`; at another `size` it shows the same field, if no `pixel` in arcsec is given.
 
-    Raises ConfigError.
+    Substructure has `heavier` times its mass, which makes classes easier to tell. Raises ConfigError.
     """
     found = RECIPES[name]
     if as_published and name == "sr-pairs":
@@ -234,7 +237,20 @@ def recipe(
     if slope is not None:
         if found.masses == (0.0, 0.0):
             raise ConfigError(f"--slope is of subhaloes' masses, and those of preset {name} are all alike")
+        if not -5 <= slope <= 5:
+            raise ConfigError(
+                f"--slope {slope:g} is no slope of masses; give one between -5 and 5, such as -1.9"
+            )
         found = replace(found, slope=slope)
+    if heavier is not None:
+        if not 0 < heavier <= HEAVIEST:
+            raise ConfigError(
+                f"--heavier {heavier:g} is no factor of substructure's mass; give more than 0 and at most {HEAVIEST}"
+            )
+        (low, high), (least, most) = found.masses, found.share
+        found = replace(
+            found, masses=(heavier * low, heavier * high), share=(heavier * least, heavier * most)
+        )
     if size is not None:
         if size < 16:
             raise ConfigError(f"--size {size} is too small for an image; give at least 16")

@@ -112,9 +112,7 @@ def test_a_faint_lens_is_a_light_one_and_sources_have_magnitudes_of_their_own():
 
 def test_a_group_adds_to_the_mass_of_as_many_lenses_as_asked():
     """Those are uniform up to the largest radius of all, whatever their light: some are beyond what it has alone."""
-    _, truth = render(
-        replace(WARPS, in_groups=0.3), np.array(["lens"] * 1000), ("test", "groups"), bands=GRI
-    )
+    _, truth = render(replace(WARPS, in_groups=0.3), np.array(["lens"] * 1000), ("test", "groups"), bands=GRI)
     low, high = WARPS.theta_e
     alone = np.interp(truth["magnitude"], WARPS.lens_magnitude, (high, WARPS.theta_e_faint))
     beyond = 0.3 * np.mean((high - alone) / (high - low))

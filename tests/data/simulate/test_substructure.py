@@ -139,6 +139,31 @@ def test_the_published_mean_mass_of_subhaloes():
     assert mean[-1.9] == pytest.approx(3.4e-4, rel=0.1)
 
 
+@pytest.mark.parametrize("name", ["model-i", "common"])
+def test_heavier_substructure_is_all_that_differs(name):
+    """Four times the mass is twice the Einstein radius, of subhaloes and vortices; all else is as it was."""
+    kinds = np.array([*recipe(name).classes] * 4)
+    (light, _), (heavy, _) = (
+        substructure.populate(recipe(name, heavier=factor), kinds, np.random.default_rng(0))
+        for factor in (None, 4.0)
+    )
+    for one, other in zip(light, heavy, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            massive = key.endswith("theta_e") and not key.startswith("lens_")
+            assert other[key] == pytest.approx(2 * value if massive else value)
+    assert any("m0_theta_e" in one for one in light)
+    assert any("rod_theta_e" in one for one in light)
+
+
+def test_a_split_without_a_share_has_no_rows(ray_cluster, tmp_path):
+    shares = {"train": 0.5, "val": 0.5, "test": 0.0}
+    out = simulate_substructure(
+        "model-ii", rows=12, seed=0, out=str(tmp_path / "set"), size=16, splits=shares
+    )
+    assert set(read_manifest(out).splits) == {"train", "val"}
+
+
 def test_the_longest_and_the_shortest_vortex():
     made = recipe("model-i")
     kinds = np.array(["axion"] * 400)
@@ -325,6 +350,10 @@ def test_the_pixels_of_another_camera_show_another_field(tmp_path):
         ("model-i --prior 0.1", "has no --prior"),
         ("sim --as-published", "has no --as-published"),
         ("common --slope -1.9", "all alike"),
+        ("model-i --slope nan", "between -5 and 5"),
+        ("model-i --heavier 0", "more than 0 and at most 10"),
+        ("model-i --heavier nan", "more than 0 and at most 10"),
+        ("sim --heavier 2", "has no --heavier"),
         ("model-i --discrete 0", "at least 1 point"),
         ("model-i --size 8", "at least 16"),
         ("model-i --rows 5", "too few"),
