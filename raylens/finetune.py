@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +68,20 @@ def finetune(argv: Sequence[str]) -> str | None:
     first, pretrained = found[0], starts(found)
     known = config.settings(METHOD, first.run.encoder.name)
     taken = {"data.source": first.run.data.source, "data.transform": first.run.data.transform}
+    fixed = {"method.name": METHOD, "task.name": asked.task, "start": first.address, **encoder(first)}
     layers = [
-        {"method.name": METHOD, "task.name": asked.task, "start": first.address, **encoder(first), **taken},
+        {**fixed, **taken},
         *([(config.read(asked.file), asked.file)] if asked.file else []),
         (cli.flags(rest, known, parser.flags), "the command line"),
     ]
+    given = {path: value for layer, _ in layers[1:] for path, value in layer.items()}
+    fixed["data.transform"] = first.run.data.transform
+    for path in fixed.keys() & given.keys():
+        if str(given[path]).replace("-", "_") != str(fixed[path]).replace("-", "_"):
+            raise ConfigError(
+                f"{path} {given[path]} was given, and {asked.task} by {first.address} has {fixed[path]}; leave it out"
+            )
     run = config.build(*layers)
-    given = {path for layer in layers[1:] for path in layer[0]}
     if "seed" in given or run.data.labels is not None:
         raise ConfigError("seed and data.labels are set for each training; use --seeds and --labels")
     if run.data.target is not None or run.data.mode == "streaming":
@@ -95,6 +103,8 @@ def finetune(argv: Sequence[str]) -> str | None:
     from raylens.cluster.finetune import finetune as work
 
     amounts = [amount(text) for text in asked.labels]
+    if min(asked.seeds) < 0:
+        raise ConfigError(f"--seeds {min(asked.seeds)} is no seed; give numbers from 0 on")
     if len(set(amounts)) < len(amounts) or len(set(asked.seeds)) < len(asked.seeds):
         raise ConfigError("--labels and --seeds must differ from each other")
     others = [path for start in pretrained for path in start.checkpoints][1:]
@@ -180,12 +190,12 @@ def _short(value: Any) -> str:
 
 def amount(text: str) -> float | None:
     """`10%` as 0.1, `100%` as None for all, `300` as 300.0. Raises ConfigError."""
+    share = text.endswith("%")
     try:
-        share = text.endswith("%")
         number = float(text.removesuffix("%")) / (100 if share else 1)
     except ValueError:
         number = 0.0
-    if number <= 0 or (share and number > 1) or (not share and (number < 2 or number != int(number))):
+    if not (0 < number <= 1 if share else 2 <= number < math.inf and number == int(number)):
         raise ConfigError(
             f"--labels {text} is no amount; give shares such as 1% 10% 100%, or numbers such as 300"
         )

@@ -122,9 +122,8 @@ def finetune(plan: Plan) -> str:
     folder = f"{launch.storage(plan.run)}/{plan.run.title}"
     _check_same(plan, folder)
     lines = entries(plan)
-    _check_starts(plan.run, lines)
+    _check_starts(plan, lines)
     run, facts = ready(plan.run, method, ("source",), search=True, test=True)
-    write(f"{folder}/plan.json", json.dumps(_asked(plan)))
     if sets.share(run, ("source",)) < 1:
         raise ConfigError(
             f"finetuning keeps its images in memory, {sets.gigabytes(run, ('source',)):.1f} GB, and "
@@ -141,12 +140,15 @@ def finetune(plan: Plan) -> str:
     frozen = {name for name, kind in kinds.items() if kind == FROZEN}
     known = {name: _facts(facts, held.train["source"], one) for name, one in runs.items()}
     jobs = {name: Job(one, known[name], data) for name, one in runs.items() if name not in frozen}
+    write(f"{folder}/plan.json", json.dumps(_asked(plan)))
     print(f"{len(jobs)} trainings of {run.fit.steps} steps", flush=True)
-    found = train(jobs, folder, "trials", label="finetune")
-    if failed := [name for name, trial in found.items() if not choice.ended(trial)]:
-        first = found[failed[0]]
-        reason = first.error or first.metrics.get("warnings")
-        raise RuntimeError(f"{len(failed)} of {len(found)} trainings failed, {failed[0]}: {reason}")
+    trials = train(jobs, folder, "trials", label="finetune")
+    found = {name: trial for name, trial in trials.items() if choice.ended(trial)}
+    for name in trials.keys() - found.keys():
+        reason = trials[name].error or trials[name].metrics.get("warnings")
+        print(f"warning: {name} failed, and its row has no figures: {reason}", flush=True)
+    if not found:
+        raise RuntimeError(f"none of {len(trials)} trainings came to an end: {reason}")
     resources = {"num_cpus": run.scale.cpus, "num_gpus": run.scale.gpus, "max_retries": 2}
     fit, measure = ray.remote(**resources)(_probe), ray.remote(**resources)(_measured)
     paths = {name: trial.checkpoint for name, trial in found.items()}
@@ -157,9 +159,10 @@ def finetune(plan: Plan) -> str:
     asked = {name: measure.remote(path, run) for name, path in paths.items()}
     said = {name: ray.get(reference) for name, reference in asked.items()}
     _write(folder, run, compared(plan, rows, task, said))
-    most = max(plan.labels, key=lambda amount: rows[amount])
-    trained = [name for name in found if kinds[name] == FINETUNED and runs[name].data.labels == most]
-    best = max(trained, key=lambda name: found[name].objective)
+    trained = [name for name in found if kinds[name] == FINETUNED]
+    if not trained:
+        raise RuntimeError("no finetuned model came to an end, so there is no best; lower optimizer.lr")
+    best = max(trained, key=lambda name: (rows[runs[name].data.labels], found[name].objective))
     copy(found[best].checkpoint, f"{folder}/best")
     reports = {name: one.report for name, one in said.items()} | {"best": said[best].report}
     write(f"{folder}/test.json", json.dumps(reports, indent=1))
@@ -179,7 +182,10 @@ class Said:
 def compared(
     plan: Plan, rows: dict[float | None, int], task: type[Task], said: dict[str, Said]
 ) -> pd.DataFrame:
-    """A row for each amount of labels and entry: metrics over trainings, and the first one's minus from scratch."""
+    """A row for each amount of labels and entry: metrics over trainings, and the first one's minus from scratch.
+
+    A row of which a training is not in `said`, because it failed, has no metrics: what is left would be a choice.
+    """
     made, metric = [], task.measured
     scratch = {entry.network: entry for entry in entries(plan) if entry.kind == SCRATCH}
     for amount in plan.labels:
@@ -191,13 +197,14 @@ def compared(
                 "encoder": entry.label,
                 "kind": entry.kind,
                 "trainings": len(trained),
+                "failed": sum(name not in said for name in trained),
             }
-            for one in (metric, *task.beside):
+            for one in (metric, *task.beside) if not row["failed"] else ():
                 heard = [(said[name].scores, said[name].labels) for name in trained]
                 value = metrics.over_runs(heard, one, groups=groups)
                 row |= dict(zip((one, f"{one}_low", f"{one}_high"), value, strict=True))
-            if plan.scratch and entry.kind != SCRATCH:
-                beside = scratch[entry.network].trainings(amount, plan.seeds)
+            beside = scratch[entry.network].trainings(amount, plan.seeds) if plan.scratch else {}
+            if entry.kind != SCRATCH and beside and said.keys() >= trained.keys() | beside.keys():
                 alike = {seed: name for name, (_, seed) in beside.items()}
                 pairs = [
                     (said[name].scores, said[alike[seed]].scores, said[name].labels)
@@ -207,7 +214,14 @@ def compared(
                 row |= dict(zip(("over", "over_low", "over_high"), over, strict=True))
             made.append(row)
     if metric in metrics.PAINTING:
-        row = {"labels": "none", "images": 0, "encoder": "bicubic", "kind": "bicubic", "trainings": 0}
+        row = {
+            "labels": "none",
+            "images": 0,
+            "encoder": "bicubic",
+            "kind": "bicubic",
+            "trainings": 0,
+            "failed": 0,
+        }
         first = next(iter(said.values()))
         for one in metrics.PAINTING[:3]:
             value = metrics.over_runs([(first.scores, first.labels)], f"bicubic_{one}")
@@ -238,9 +252,14 @@ def _check_same(plan: Plan, folder: str) -> None:
         )
 
 
-def _check_starts(run: Run, lines: Sequence[Entry]) -> None:
-    """Raises ConfigError when a checkpoint was pretrained on other images; of the first, `ready` sees to it."""
-    run = run.replace(**sets.given(run), storage=launch.storage(run))
+def _check_starts(plan: Plan, lines: Sequence[Entry]) -> None:
+    """Raises ConfigError when a checkpoint was pretrained on other images; of the first, `ready` sees to it.
+
+    Raises DataError for more labels than there are.
+    """
+    run = plan.run.replace(**sets.given(plan.run), storage=launch.storage(plan.run))
+    for amount in plan.labels:
+        sets.check_labels(run, amount)
     tuned = [entry for entry in lines if entry.kind == FINETUNED]
     others = [(entry, path) for entry in tuned for path in entry.checkpoints if path != run.start]
     facts = sets.facts(run, ("source",), test=True) if others else None
@@ -307,7 +326,8 @@ def _write(folder: str, run: Run, table: pd.DataFrame) -> None:
     task = find.task(run.task.name)
     metric = task.measured
     write(f"{folder}/finetuned.csv", table.to_csv(index=False))
-    shown = table[["labels", "images", "encoder", "trainings"]].copy()
+    failed = ["failed"] if table["failed"].any() else []
+    shown = table[["labels", "images", "encoder", "trainings", *failed]].copy()
     for one in (metric, *task.beside):
         three = table[[one, f"{one}_low", f"{one}_high"]].itertuples(index=False)
         label = "minus bicubic" if one == "psnr_gain" else f"test {one.upper()}"

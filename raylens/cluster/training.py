@@ -102,12 +102,17 @@ def check(run: Run, *, search: bool = False) -> None:
             f"search.validator {run.search.validator} compares domains, and {run.method.name} has one; set it to "
             f"{' or '.join(FOR_PRETRAINING)}"
         )
-    for path in ("data.balance", "data.labels", "data.target", "data.test"):
-        if pretrains and config.flat(run)[path] is not None:
+    flat = config.flat(run)
+    for path in ("data.balance", "data.labels", "data.target", "data.test", "data.prior"):
+        if pretrains and flat[path] not in (None, "given"):
             raise ConfigError(
-                f"{path} is {config.flat(run)[path]!r}, and pretraining learns from data.source alone, without labels; "
+                f"{path} is {flat[path]!r}, and pretraining learns from data.source alone, without labels; "
                 "leave it out"
             )
+    if pretrains and run.data.batch < 2:
+        raise ConfigError(
+            f"data.batch is {run.data.batch}, and pretraining tells images from each other; set it to 2 at least"
+        )
     if pretrains and run.search.oracle:
         raise ConfigError("--oracle reads labels of a target, and pretraining has none; leave it out")
     learned = run.task.name.replace("_", "-")
@@ -201,6 +206,8 @@ def fits(run: Run, facts: Facts) -> None:
 
     Raises DataError when the bands of the start's images stood in another order.
     """
+    if run.start:
+        _fits_start(run, facts)
     build(run, facts)
     if run.data.prior == "estimate" and len(facts.classes) != 2:
         raise ConfigError(
@@ -214,8 +221,10 @@ def fits(run: Run, facts: Facts) -> None:
                 "search.validator probe needs labels of all rows of the source's validation split, two of two classes "
                 "at least; set it to rankme"
             )
-    if not run.start:
-        return
+
+
+def _fits_start(run: Run, facts: Facts) -> None:
+    """Raises ConfigError when the start was trained on other images or classes, DataError on another order of bands."""
     first, adapts = checkpoint.read(run.start), find.method(run.method.name).start is not None
     if adapts and first.run.task.name != run.task.name:
         raise ConfigError(

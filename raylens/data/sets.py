@@ -115,12 +115,12 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
                 _holds_classes(where, held, split)
         if stream == "target" and run.search.oracle:
             _holds_classes(where, held, "val")
+    scale = _scale(run)
     if test:
         held, where = tested(run), run.data.test or _place(run, "target")
         _fits(where, held, _place(run, streams[0]), source)
         _holds_rows(where, held, "test")
-        if labelled(held, "test") and not target_of(run):
-            _holds_classes(where, held, "test")
+        _can_be_measured(run, where, held)
     return Facts(
         classes=source.classes,
         channels=source.channels,
@@ -129,9 +129,39 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
             stream: {**vars(held), "splits": {name: vars(split) for name, split in held.splits.items()}}
             for stream, held in manifests.items()
         },
-        scale=_scale(run),
+        scale=scale,
         factor=_factor(run, manifests, test=test),
     )
+
+
+def _can_be_measured(run: Run, where: str, held: Manifest) -> None:
+    """Raises DataError for a test split without a class, or without the numbers, that models are measured by.
+
+    A target may have no labels; a set that is given to be measured on must.
+    """
+    column = target_of(run)
+    if column not in (None, HIGH) and column not in held.columns:
+        raise DataError(
+            f"{where} has no column {column!r} to measure on (it has {', '.join(held.columns) or 'none'}); set "
+            "task.target, or data.test to a set that has it"
+        )
+    if column is None and labelled(held, "test"):
+        _holds_classes(where, held, "test")
+    elif column is None and run.data.test:
+        raise DataError(
+            f"no image of the test split of {where} has a label to measure by; set data.test to a set with labels"
+        )
+
+
+def check_labels(run: Run, amount: float | None) -> None:
+    """Raises DataError when `amount` of labels, a number above 1, is more than the source's train split has."""
+    held = manifest(run, "source").splits["train"]
+    rows = held.rows - (0 if target_of(run) else held.labels.get("unlabelled", 0))
+    if amount is not None and amount > rows:
+        raise DataError(
+            f"{_place(run, 'source')} has {rows} images with labels to learn from, and {amount:g} were asked for; "
+            "give fewer labels, or all of them: 100%"
+        )
 
 
 def _factor(run: Run, manifests: Mapping[str, Manifest], *, test: bool) -> int:

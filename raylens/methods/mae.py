@@ -30,6 +30,8 @@ from raylens.tasks.pretraining import Task
 
 EPSILON = 1e-6
 """Added to a patch's variance before it is divided by."""
+HEADS = 4
+"""Of the decoder's attention."""
 
 
 class MAE(Pretraining):
@@ -50,8 +52,8 @@ class MAE(Pretraining):
         """Weight of the error of the patches that were seen; 0.3 was meant by DeepLense's autoencoder."""
         normalised: bool = False
         """Whether each patch is wanted with its own mean and deviation taken out."""
-        decoder: Annotated[int, Field(ge=4)] = 128
-        """Length of the decoder's tokens."""
+        decoder: Annotated[int, Field(ge=4, multiple_of=HEADS)] = 128
+        """Length of the decoder's tokens, a multiple of its heads."""
         depth: Annotated[int, Field(ge=1)] = 2
         """Blocks of the decoder."""
 
@@ -61,7 +63,7 @@ class MAE(Pretraining):
         self.narrow = nn.Linear(encoder.dim, config.decoder)
         self.hidden = nn.Parameter(torch.zeros(1, 1, config.decoder))
         self.places = nn.Parameter(0.02 * torch.randn(1, 1 + encoder.patches, config.decoder))
-        blocks = [Block(config.decoder, num_heads=4) for _ in range(config.depth)]
+        blocks = [Block(config.decoder, num_heads=HEADS) for _ in range(config.depth)]
         pixels = encoder.channels * encoder.patch**2
         self.paint = nn.Sequential(*blocks, nn.LayerNorm(config.decoder), nn.Linear(config.decoder, pixels))
 
@@ -79,13 +81,14 @@ class MAE(Pretraining):
         if self.config.visible:
             terms["visible"] = self.config.visible * error[~hidden].mean()
         with torch.no_grad():
-            guess = (wanted - seen_mean(wanted, hidden, pixels.shape[1])).square().mean(-1)[hidden].mean()
+            off = wanted - seen_mean(wanted, hidden, pixels.shape[1])
+            guess = (off / deviations(wanted) if self.config.normalised else off).square().mean(-1)[hidden]
             features = tokens[:, 1:].mean(1)
             deviation = (
                 nn.functional.normalize(features, dim=1).std(0, correction=0).mean()
                 * features.shape[1] ** 0.5
             )
-        monitors = {"mean_of_visible": guess, "spread": deviation, "uniformity": uniformity(features)}
+        monitors = {"mean_of_visible": guess.mean(), "spread": deviation, "uniformity": uniformity(features)}
         return Losses(terms=terms, monitors={name: value.detach() for name, value in monitors.items()})
 
     def masked(self, rows: int, device: torch.device) -> Tensor:
@@ -130,5 +133,9 @@ def seen_mean(wanted: Tensor, hidden: Tensor, bands: int) -> Tensor:
 
 def standardised(values: Tensor) -> Tensor:
     """Patches (B, N, P) of mean 0 and deviation 1: He et al. 2022, section 4.1."""
-    mean, variance = values.mean(-1, keepdim=True), values.var(-1, keepdim=True)
-    return (values - mean) / (variance + EPSILON).sqrt()
+    return (values - values.mean(-1, keepdim=True)) / deviations(values)
+
+
+def deviations(values: Tensor) -> Tensor:
+    """The deviation (B, N, 1) of each patch (B, N, P), above 0."""
+    return (values.var(-1, keepdim=True) + EPSILON).sqrt()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raylens import checkpoint, config
+from raylens import checkpoint, config, pictures
 from raylens.cluster import choice
 from raylens.cluster.finetune import Plan, Said, Start, _settings, compared, entries
 from raylens.cluster.search import search
@@ -26,7 +26,7 @@ from raylens.finetune import finetune as verb
 from raylens.health import COLLAPSED
 from raylens.pretrain import pretrain
 from raylens.tasks.classification import Task as Classification
-from tests.conftest import toy_domain
+from tests.conftest import toy_domain, write_toy
 
 TINY = {"encoder.width": 8, "encoder.features": 16, "data.batch": 16, "scale.gpus": 0}
 TINY |= {"fit.steps": 20, "fit.report_every": 10}
@@ -266,6 +266,25 @@ def test_the_table_compares_the_same_images_and_seeds(tiny):
     assert table["images"].tolist() == [9, 9]
 
 
+def test_a_row_of_which_a_training_failed_has_no_figures_and_the_others_do(tiny):
+    """Of two seeds one diverged, finetuned on a tenth of the labels and from scratch on all."""
+    labels = np.arange(40) % 2
+    kinds = [
+        f"{kind}-{part}-seed{seed}"
+        for kind in ("finetuned", "from-scratch")
+        for part in ("10pc", "all")
+        for seed in (0, 1)
+    ]
+    lost = {"finetuned-10pc-seed1", "from-scratch-all-seed0"}
+    said = {name: Said(labels * 0.9, labels, {}) for name in kinds if name not in lost}
+    plan = Plan(tiny.run(), [Start("", "", {}, ["runs/a/last"])], [0.1, None], [0, 1], False, True)
+    table = compared(plan, {0.1: 9, None: 90}, Classification, said)
+    assert table["failed"].tolist() == [1, 0, 0, 1]
+    assert table["auroc"].notna().tolist() == [False, True, True, False]
+    assert not table["over"].notna().any() if "over" in table else True
+    assert pictures.finetuned(table, "auroc").startswith(b"\x89PNG")
+
+
 def test_pretrainings_are_compared_with_the_network_of_theirs_from_scratch(tiny):
     """Two networks, of which the one has two pretrainings, one of them by two seeds."""
     labels = np.arange(40) % 2
@@ -429,13 +448,18 @@ def test_amounts_of_labels(text, found):
     assert amount(text) == found
 
 
-@pytest.mark.parametrize("text", ["0%", "101%", "1", "2.5", "some", "-3"])
+@pytest.mark.parametrize("text", ["0%", "101%", "1", "2.5", "some", "-3", "nan", "nan%", "inf", "inf%"])
 def test_amounts_that_are_none(text):
     with pytest.raises(ConfigError, match="is no amount"):
         amount(text)
 
 
 def test_what_cannot_be_finetuned_is_refused(pretrained, sky, folder):
+    """Before anything is trained, and before the plan of it is written."""
+    bare, numberless = (
+        write(folder / "unlabelled", labelled=False),
+        write_toy(f"{folder}/numberless", shifted=False),
+    )
     for words, said in (
         ([pretrained, "segmentation"], "unknown task 'segmentation'"),
         ([f"{folder}/nowhere", "classification"], "is no checkpoint"),
@@ -444,9 +468,18 @@ def test_what_cannot_be_finetuned_is_refused(pretrained, sky, folder):
         ([pretrained, "classification", "--seed", "7"], "use --seeds"),
         ([pretrained, "classification", "--data.mode", "streaming"], "keeps its images in memory"),
         ([pretrained, "regression", "--task.target", "redshift"], "no column 'redshift' of numbers"),
+        ([pretrained, "classification", "--seeds", "-1"], "--seeds -1 is no seed"),
+        ([pretrained, "classification", "--labels", "97"], "has 96 images with labels .* 97 were asked for"),
+        ([pretrained, "classification", "--encoder.width", "16"], "encoder.width 16 was given, .* has 8"),
+        ([pretrained, "classification", "--start", sky], "start .* leave it out"),
+        ([pretrained, "classification", "--data.transform", "asinh"], "has minmax; leave it out"),
+        ([pretrained, "classification", "--task", "regression"], "task.name regression was given"),
+        ([pretrained, "classification", "--data.test", bare], "no image of the test split of .* has a label"),
+        ([pretrained, "regression", "--data.test", numberless], "no column 'log10_mass' to measure on"),
     ):
         with pytest.raises((ConfigError, DataError), match=said):
-            verb([*words, "--storage", str(folder)])
+            verb([*words, "--storage", str(folder), "--name", "refused"])
+    assert not (folder / "refused" / "plan.json").exists()
 
 
 def test_a_pretrained_encoder_has_nothing_to_measure(pretrained, sky):
@@ -472,7 +505,9 @@ def test_pretraining_refuses_what_compares_domains_and_what_needs_labels(tiny):
         check(tiny.run("byol", search={"validator": "snd"}))
     with pytest.raises(ConfigError, match="--oracle reads labels of a target"):
         check(tiny.run("byol", search={"oracle": True}))
-    for given in ({"balance": 0.5}, {"target": "shards/survey"}, {"labels": 0.1}):
+    with pytest.raises(ConfigError, match=r"data\.batch is 1, .* set it to 2 at least"):
+        check(tiny.run("byol", data={"batch": 1}))
+    for given in ({"balance": 0.5}, {"target": "shards/survey"}, {"labels": 0.1}, {"prior": "estimate"}):
         with pytest.raises(ConfigError, match=r"learns from data\.source alone"):
             check(tiny.run("byol", data=given))
     with pytest.raises(

@@ -14,7 +14,8 @@ import torch.multiprocessing as processes
 from raylens import config
 from raylens.cluster.worker import build, work
 from raylens.config import Run
-from raylens.methods.mae import MAE, patches, seen_mean
+from raylens.errors import ConfigError
+from raylens.methods.mae import MAE, deviations, patches, seen_mean
 from tests.conftest import Tiny
 from tests.methods.test_workers import farthest
 
@@ -68,6 +69,28 @@ def test_two_workers_learn_what_one_learns_from_their_batches_together(tmp_path,
         found = safetensors.torch.load_file(tmp_path / f"{rank}.safetensors")
         apart, moved = (max(farthest(alone, other).values()) for other in (found, before))
         assert apart < 1e-3 * moved, f"{apart:.2g} apart after {moved:.2g}"
+
+
+def test_the_mean_of_what_is_seen_is_judged_as_the_paint_is(tiny):
+    """Of a decoder that paints it, the loss and `mean_of_visible` are one, in pixels and in deviations of the patch."""
+    for normalised in (False, True):
+        method = tiny.method("mae", method={"normalised": normalised})
+        side = method.model.encoder.patch
+
+        def paints_the_mean(pixels, hidden, normalised=normalised, side=side):
+            wanted = patches(pixels, side)
+            mean = seen_mean(wanted, hidden, 1).expand_as(wanted)
+            tokens = torch.rand(len(pixels), 5, 8)
+            return tokens, (mean - wanted.mean(-1, keepdim=True)) / deviations(wanted) if normalised else mean
+
+        method.reconstruct = paints_the_mean
+        found = method(tiny.batch(method), 0.0)
+        torch.testing.assert_close(found.terms["masked"], found.monitors["mean_of_visible"])
+
+
+def test_a_decoder_has_a_width_for_each_of_its_heads(tiny):
+    with pytest.raises(ConfigError, match=r"method\.decoder.*130"):
+        tiny.run("mae", method={"decoder": 130})
 
 
 def test_the_mean_of_what_is_seen_is_each_bands_own():
