@@ -115,6 +115,7 @@ def facts(run: Run, streams: tuple[str, ...], *, test: bool = False) -> Facts:
                 _holds_classes(where, held, split)
         if stream == "target" and run.search.oracle:
             _holds_classes(where, held, "val")
+    check_labels(run, run.data.labels)
     scale = _scale(run)
     if test:
         held, where = tested(run), run.data.test or _place(run, "target")
@@ -155,12 +156,14 @@ def _can_be_measured(run: Run, where: str, held: Manifest) -> None:
 
 def check_labels(run: Run, amount: float | None) -> None:
     """Raises DataError when `amount` of labels, a number above 1, is more than the source's train split has."""
+    if amount is None or amount <= 1:
+        return
     held = manifest(run, "source").splits["train"]
     rows = held.rows - (0 if target_of(run) else held.labels.get("unlabelled", 0))
-    if amount is not None and amount > rows:
+    if amount > rows:
         raise DataError(
             f"{_place(run, 'source')} has {rows} images with labels to learn from, and {amount:g} were asked for; "
-            "give fewer labels, or all of them: 100%"
+            "give fewer, or leave the number out for all of them"
         )
 
 

@@ -61,3 +61,24 @@ def test_a_number_s_scale_is_of_the_labels_that_are_left(tiny, tmp_path):
     assert sets.facts(less, ("source",)).scale == pytest.approx((masses[left].mean(), masses[left].std()))
     with pytest.raises(DataError, match=r"1 numbers left by data\.labels 0\.01 .* set more"):
         sets.facts(run.replace(**{"data.labels": 0.01}), ("source",))
+
+
+def test_more_labels_than_there_are_is_refused(tiny, toy_sets):
+    """All 360 images of the train split have one."""
+    run = tiny.run(data={"source": toy_sets["data.source"], "labels": 360.0})
+    sets.facts(run, ("source",))
+    with pytest.raises(DataError, match=r"has 360 images with labels to learn from, and 361 were asked for"):
+        sets.facts(run.replace(**{"data.labels": 361.0}), ("source",))
+
+
+def test_what_is_measured_on_has_labels(tiny, toy_sets, tmp_path):
+    """A target may have none, and then nothing is measured; a set given to be measured on must."""
+    with ShardWriter(str(tmp_path / "bare"), domain="target", bands=("i",), classes=LENS_CLASSES) as writer:
+        for split in ("train", "val", "test"):
+            writer.add(
+                split, np.zeros((4, 1, 32, 32), np.float32), None, [f"{split}{row}" for row in range(4)]
+            )
+    run = tiny.run("adda", data={"source": toy_sets["data.source"], "target": str(tmp_path / "bare")})
+    sets.facts(run, ("source", "target"), test=True)
+    with pytest.raises(DataError, match=r"no image of the test split of .*bare has a label"):
+        sets.facts(run.replace(**{"data.test": str(tmp_path / "bare")}), ("source", "target"), test=True)
