@@ -67,6 +67,11 @@ def evaluate(argv: Sequence[str]) -> str:
     asked = parser.parse_args(argv)
     if not 0 < asked.threshold < 1:
         raise ConfigError(f"--threshold {asked.threshold:g} is no probability; give one between 0 and 1")
+    for name in ("batch", "resamples"):
+        if (value := getattr(asked, name)) < 1:
+            raise ConfigError(f"--{name} {value} is too few; give 1 or more")
+    if asked.seed < 0:
+        raise ConfigError(f"--seed {asked.seed} is no seed; give 0 or more")
     beside, _, last = asked.checkpoint.rstrip("/").rpartition("/")
     if "://" in beside and not asked.out:
         raise ConfigError(
@@ -187,6 +192,8 @@ def outputs(
 
     device = resolved(device)
     manifest, facts = fits(found, data), found.facts
+    if batch_norm_from:
+        fits(found, batch_norm_from)
     target = target_of(found.run)
     if target == HIGH and manifest.high != facts.size * facts.factor:
         raise DataError(

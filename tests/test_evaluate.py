@@ -105,6 +105,31 @@ def test_images_that_do_not_fit_the_model_are_refused(held, tmp_path):
         outputs(held, str(tmp_path / "wide"), "test")
 
 
+def test_batch_norm_of_images_that_do_not_fit_the_model_is_refused(held, toy_sets, tmp_path):
+    for name, channels, size in (("wide", 1, 48), ("colour", 3, 32)):
+        with ShardWriter(str(tmp_path / name)) as writer:
+            pixels = np.random.default_rng(0).random((4, channels, size, size), np.float32)
+            writer.add("train", pixels, None, list("abcd"))
+        told = rf"{name} has {channels} channel\(s\) of {size} x {size}, the checkpoint was trained on 1 of 32 x 32"
+        with pytest.raises(DataError, match=told):
+            outputs(held, toy_sets["data.target"], "test", batch_norm_from=str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("--resamples", "0", "--resamples 0 is too few; give 1 or more"),
+        ("--resamples", "-3", "--resamples -3 is too few"),
+        ("--batch", "0", "--batch 0 is too few; give 1 or more"),
+        ("--batch", "-1", "--batch -1 is too few"),
+        ("--seed", "-1", "--seed -1 is no seed; give 0 or more"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_name(flag, value, told):
+    with pytest.raises(ConfigError, match=told):
+        evaluate(["runs/none", "--data", "shards/none", flag, value])
+
+
 def test_a_gpu_that_is_not_there_is_refused(held, toy_sets, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no GPU here; use --device cpu"):

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -109,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
     add("--label-key", metavar="KEY", help="array with the labels, in .npz and .h5")
     add("--labels", metavar="FILE", help=".npy file with the labels of a .npy stack")
     add = verb.add_argument_group("tables of paths").add_argument
-    add("--target-column", default="target", metavar="COLUMN", help="class or number of each [target]")
-    add("--fold-column", default="fold", metavar="COLUMN", help="[fold]")
+    add("--target-column", metavar="COLUMN", help="class or number of each [target]")
+    add("--fold-column", metavar="COLUMN", help="[fold]")
     add(
         "--folds",
         type=pairs,
@@ -215,7 +216,16 @@ def run_convert(inputs: list[str], out: str, command: str, **asked) -> int:
     for key in ("crop", "size"):
         if asked[key] is not None and asked[key] < 2:
             raise DataError(f"--{key} {asked[key]} is no size of an image in pixels")
-    options = Options(**{key: asked.pop(key) for key in Options.__dataclass_fields__})
+    scale = asked["arcsec_per_pixel"]
+    if scale is not None and not 0 < scale < math.inf:
+        raise DataError(f"--arcsec-per-pixel {scale:g} is no scale; give arcsec such as 0.168")
+    columns = {key: asked.pop(key) for key in ("target_column", "fold_column")}
+    columns = {key: column for key, column in columns.items() if column is not None}
+    options = Options(
+        **{key: asked.pop(key) for key in Options.__dataclass_fields__ if key in asked},
+        **columns,
+        required={f"--{key.replace('_', '-')}": column for key, column in columns.items()},
+    )
     table([convert(inputs, out, options=options, command=command, say=print, **asked)])
     print(out)
     return 0

@@ -25,6 +25,7 @@ from raylens.data.formats import NEGATIVE, POSITIVE, Options, Row, Unit, Unreada
 from raylens.data.shards import HIGH, LENS_CLASSES, SKIPPED, UNLABELLED, Manifest, ShardWriter, made_by
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
+from raylens.find import guess
 from raylens.progress import bar
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -33,6 +34,9 @@ PROBES = 24
 REASONS = 5
 """Told on the screen; a file has them all."""
 WRONG_SHAPE = "wrong shape"
+NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.IGNORECASE | re.ASCII)
+WORDS = 10
+"""Of more than these, classes have two images each at least."""
 ROWS_PER_BLOCK = 256
 MEMORY = 1 << 30
 
@@ -45,7 +49,7 @@ class Shape:
     crop: int | None = None
     size: int | None = None
     masked: float | None = None
-    """What a pixel that was not seen holds; it takes the median of its band."""
+    """What a pixel that was not seen holds, NaN too; it takes the median of its band."""
     expected: tuple[int, ...] | None = None
     """(C, H, W) that an image must have in the end."""
     names: tuple[str, ...] = ()
@@ -90,14 +94,16 @@ class Shape:
             raise Unreadable("not numbers")
         if not image.size:
             raise _misshapen(image)
-        if np.isnan(image).any():
-            raise Unreadable("NaN")
         with np.errstate(over="ignore"):
             kept = image if image.dtype == np.uint8 else image.astype(np.float32)
-        if not np.isfinite(kept).all():
-            raise Unreadable("infinite")
+        nan, unseen = np.isnan(kept), np.zeros(kept.shape, bool)
         if self.masked is not None:
-            unseen = kept == self.masked
+            unseen = nan if np.isnan(self.masked) else kept == self.masked
+        if (nan & ~unseen).any():
+            raise Unreadable("NaN, which --masked nan fills")
+        if not (np.isfinite(kept) | unseen).all():
+            raise Unreadable("infinite")
+        if unseen.any():
             kept = np.stack(
                 [
                     np.where(u, np.median(b[~u]) if not u.all() else 0, b)
@@ -162,9 +168,15 @@ def convert(
     options = options or Options()
     writer = ShardWriter(out, overwrite=overwrite)  # refuses before any work is done
     _pairs(inputs)
-    units = [unit for path in inputs for unit in formats.units(path, options)]
-    if len(inputs) > 1:
-        units = [unit for path in inputs for unit in _prefixed(path, formats.units(path, options))]
+    if folds:
+        options = replace(options, required={**options.required, "--folds": options.fold_column})
+    listed = [(path, formats.units(path, options)) for path in inputs]
+    for path, some in listed:
+        if _is_table(path) and not classes:
+            _are_classes(path, some, options)
+    units = [unit for path, some in listed for unit in (_prefixed(path, some) if len(inputs) > 1 else some)]
+    if all(map(_is_table, inputs)):
+        _check_kept({name for unit in units for name in unit.columns}, keep_columns, inputs, options)
     shape, kept_bands, scale = _probe(
         units, options, bands, band_names, Shape(crop=crop, size=size, masked=masked), inputs
     )
@@ -175,11 +187,19 @@ def convert(
         taken = [row for row in rows if not row["reason"]]
         _account(rows, inputs, shape, strict, say)
         brighter = _brightness(taken, shape, say)
+        held = {name for row in rows for name in row["columns"]}
+        _check_kept(held, keep_columns, inputs, options)
+        if folds and options.fold_column not in held:
+            raise DataError(
+                f"{', '.join(inputs)} has no column {options.fold_column!r} for --folds; set --fold-column, or leave "
+                "--folds out"
+            )
+        quantity = _quantities(taken, classes, options, say)
         _assign(taken, splits, folds, seed, options, say)
         known = _label(taken, classes)
         if keep_columns is not None:
             for row in taken:
-                row["columns"] = {key: row["columns"].get(key) for key in keep_columns}
+                row["columns"] = {key: row["columns"].get(key) for key in (*keep_columns, *quantity)}
         columns = _columns(taken)
         writer.about |= {
             "name": name or writer.about["name"],
@@ -193,6 +213,40 @@ def convert(
             _list_skipped(writer, rows)
             _write(writer, blocks, shape, taken, columns, brighter, progress)
     return writer.manifest
+
+
+def _is_table(path: str) -> bool:
+    return hasattr(formats.formats().get(formats.suffix(path)), "units")
+
+
+def _are_classes(path: str, units: Sequence[Unit], options: Options) -> None:
+    """Raises DataError when a table's target column is of words, and these are no classes."""
+    words = Counter(unit.label for unit in units if isinstance(unit.label, str))
+    column = f"column {options.target_column!r} of {path}"
+    numbers = [word for word in words if NUMBER.fullmatch(word)]
+    others = [word for word in words if not NUMBER.fullmatch(word)]
+    if others and (broken := [number for number in numbers if not float(number).is_integer()]):
+        raise DataError(
+            f"{column} has numbers, such as {broken[0]}, and words, such as {others[0]!r}; leave the words out, or "
+            "set --target-column to a column of classes or of numbers"
+        )
+    if len(words) > WORDS and 2 * len(words) > words.total():
+        raise DataError(
+            f"{column} has {len(words)} different words in {words.total()} rows, such as {next(iter(words))!r}, which "
+            "are no classes; set --target-column to a column of classes or of numbers"
+        )
+
+
+def _check_kept(
+    held: set[str], keep_columns: tuple[str, ...] | None, inputs: list[str], options: Options
+) -> None:
+    """Raises DataError for a column to keep that no input has; those that are kept anyway may be named."""
+    anyway = {options.path_column, options.target_column, "split"}
+    if absent := [name for name in keep_columns or () if name not in held | anyway]:
+        raise DataError(
+            f"{', '.join(inputs)} has no column {absent[0]!r}{guess(absent[0], sorted(held))} for --keep-columns; "
+            f"there are {', '.join(sorted(held)) or 'none beside path and target'}"
+        )
 
 
 def _pairs(inputs: list[str]) -> None:
@@ -348,12 +402,11 @@ def images_of(
     """Each image of a unit and its twin, or None, and what is known of it, with the reason if it is None."""
 
     def about(row: Row, reason: str) -> dict[str, Any]:
-        columns, label = dict(row.columns), row.label
-        if isinstance(label, float) and not label.is_integer():  # a quantity, not a class
-            columns[options.target_column], label = label, None
+        columns = dict(row.columns)
+        if isinstance(row.label, float):  # a quantity, not a class
+            columns[options.target_column] = row.label
         split = unit.split or formats.SPLITS.get(str(columns.pop("split", None)).lower())
-        label = int(label) if isinstance(label, float) else label
-        return {"id": row.id, "label": label, "split": split, "columns": columns, "reason": reason}
+        return {"id": row.id, "label": row.label, "split": split, "columns": columns, "reason": reason}
 
     try:
         for row in formats.rows(unit, options):
@@ -431,6 +484,36 @@ def _list_skipped(writer: ShardWriter, rows: Sequence[Mapping[str, Any]]) -> Non
     if unfit := [(row["id"], row["reason"]) for row in rows if row["reason"]]:
         with writer.fs.open_output_stream(f"{writer.folder}/{SKIPPED}") as file:
             file.write(pd.DataFrame(unfit, columns=["id", "reason"]).to_csv(index=False).encode())
+
+
+def _quantities(
+    rows: list[dict[str, Any]],
+    classes: Mapping[str, str] | None,
+    options: Options,
+    say: Callable[[str], None],
+) -> tuple[str, ...]:
+    """The column of the labels, if those of any file are numbers and not classes: then those of all are.
+
+    Raises DataError where some are words, or `classes` are asked for.
+    """
+    found = [row["label"] for row in rows if isinstance(row["label"], float)]
+    if not found:
+        return ()
+    one = next((number for number in found if not formats.may_be_class(number)), found[0])
+    if classes:
+        raise DataError(
+            f"--classes was given, and labels are numbers such as {one:g}; leave it out, or set --target-column"
+        )
+    for row in rows:
+        if isinstance(row["label"], str):
+            raise DataError(
+                f"labels are numbers, such as {one:g}, and words, such as {row['label']!r}; convert these inputs "
+                "one by one, or set --target-column"
+            )
+        if row["label"] is not None:
+            row["columns"][options.target_column], row["label"] = float(row["label"]), None
+    say(f"labels are numbers such as {one:g}, no classes: they are the column {options.target_column}")
+    return (options.target_column,)
 
 
 def _assign(

@@ -63,6 +63,8 @@ def describe(
     console = console or Console(markup=False)
     if transform not in TRANSFORMS:
         raise ConfigError(f"unknown transform {transform!r}; known here: {', '.join(TRANSFORMS)}")
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} is no seed; give 0 or more")
     manifests = {path: read_manifest(path) for path in sets}
     table(list(manifests.values()), console)
     for held in manifests.values():

@@ -111,6 +111,82 @@ class TestConvert:
         assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 16, "test": 4}
         assert set(read_split(tmp_path / "out", "test", ("fold",))["fold"]) == {0}
 
+    @pytest.mark.parametrize(
+        ("targets", "classes"),
+        [
+            ([0.0, 0.25, 1.0, 1.75, 2.0, ""], ()),
+            ([-3, 0, 1, 2, 3, ""], ()),
+            ([0, 1, 2, 3, 10**12, ""], ()),
+            ([0.0, 1.0, 2.0, 1.0, -1, ""], ("0", "1", "2")),
+        ],
+        ids=["fractions", "negative", "large", "whole"],
+    )
+    def test_a_target_is_of_classes_or_of_numbers_as_a_whole(self, tmp_path, targets, classes):
+        lines = []
+        for k, target in enumerate(targets):
+            np.save(tmp_path / f"{k}.npy", np.random.default_rng(k).random((16, 16)))
+            lines.append(f"{k}.npy,{target},{k}")
+        (tmp_path / "t.csv").write_text("\n".join(["path,target,z", *lines]))
+        said = []
+        manifest = convert(
+            [str(tmp_path / "t.csv")],
+            str(tmp_path / "out"),
+            splits={"train": 1.0},
+            keep_columns=("z",),
+            say=said.append,
+        )
+        assert manifest.classes == classes
+        assert manifest.columns == (("z",) if classes else ("z", "target"))
+        assert any(line.startswith("labels are numbers") for line in said) == (not classes)
+        if not classes:
+            rows = read_split(tmp_path / "out", "train", ("target", "id"))
+            assert {int(id): number for id, number in zip(rows["id"], rows["target"], strict=True)} == {
+                k: pytest.approx(target, nan_ok=True) for k, target in enumerate([*targets[:-1], np.nan])
+            }
+
+    def test_numbers_of_one_file_make_numbers_of_all(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        for name, labels in (("whole", np.arange(20)), ("not", np.arange(20) / 2)):
+            images = np.random.default_rng(0).random((20, 16, 16))
+            np.savez(tmp_path / "in" / f"{name}.npz", images=images, label=labels)
+        manifest = convert([str(tmp_path / "in")], str(tmp_path / "out"), splits={"train": 1.0})
+        assert (manifest.classes, manifest.columns) == ((), ("target",))
+        rows = read_split(tmp_path / "out", "train", ("target", "id"))
+        assert dict(zip(rows["id"], rows["target"], strict=True)) == {
+            f"{name}/{k}": k * times for name, times in (("whole", 1), ("not", 0.5)) for k in range(20)
+        }
+
+    def test_numbers_that_are_no_classes_cannot_be_given_as_some(self, tmp_path):
+        images = np.random.default_rng(0).random((20, 16, 16))
+        np.savez(tmp_path / "a.npz", images=images, label=np.arange(20) / 2)
+        with pytest.raises(DataError, match=r"--classes was given, and labels are numbers such as \d\.5"):
+            convert([str(tmp_path / "a.npz")], str(tmp_path / "out"), classes={"no": "0", "yes": "1"})
+
+    def test_pixels_that_are_nan_are_filled_if_they_are_said_to_be_masked(self, folder, tmp_path, capsys):
+        assert main(["convert", str(folder), "--out", str(tmp_path / "out"), "--masked", "nan"]) == 0
+        assert "taken 61 of 65 images" in capsys.readouterr().out
+        rows = [read_split(tmp_path / "out", split, ("pixels", "id")) for split in ("train", "val", "test")]
+        (filled,) = (
+            image
+            for part in rows
+            for image, id in zip(part["pixels"], part["id"], strict=True)
+            if id == "lenses/nan"
+        )
+        before = np.load(folder / "lenses" / "nan.npy")
+        assert filled[0, 3, 3] == pytest.approx(np.nanmedian(before))
+
+    @pytest.mark.parametrize(
+        ("asked", "message"),
+        [
+            ({"keep_columns": ("z", "mag")}, "has no column 'mag' for --keep-columns; there are z"),
+            ({"folds": {"0": "train"}}, "has no column 'fold' for --folds; set --fold-column"),
+        ],
+    )
+    def test_columns_that_a_stack_lacks_are_refused(self, tmp_path, asked, message):
+        np.savez(tmp_path / "a.npz", images=np.random.default_rng(0).random((20, 16, 16)), z=np.arange(20))
+        with pytest.raises(DataError, match=message):
+            convert([str(tmp_path / "a.npz")], str(tmp_path / "out"), **asked)
+
     def test_folders_named_after_splits_decide(self, tmp_path):
         rng = np.random.default_rng(0)
         for split, rows in (("train", 4), ("test", 2)):
@@ -240,6 +316,28 @@ class TestConvert:
         (["good.npy", "--bands", "g"], "no band 'g'; there are 0 to 1"),
         (["good.npy", "--band-names", "gri"], "2 channels cannot be called g,r,i"),
         (["good.npy", "--size", "0"], "--size 0 is no size"),
+        (["good.npy", "--arcsec-per-pixel", "0"], "--arcsec-per-pixel 0 is no scale; give arcsec"),
+        (["good.npy", "--arcsec-per-pixel", "-0.2"], "--arcsec-per-pixel -0.2 is no scale"),
+        (["good.npy", "--arcsec-per-pixel", "nan"], "--arcsec-per-pixel nan is no scale"),
+        (["good.npy", "--labels", "nowhere.npy"], "there is no file nowhere.npy; set --labels"),
+        (["good.npy", "--labels", "blank.csv"], "--labels blank.csv cannot be read: "),
+        (["good.npy", "--labels", "one.npy"], "--labels one.npy holds no array of labels"),
+        (["nan.npy"], "can be read: NaN, which --masked nan fills (1)"),
+        (["blank.csv"], "blank.csv is no table of paths: No columns to parse from file"),
+        (["cut.csv"], "cut.csv is no table of paths: Error tokenizing data"),
+        (
+            ["t.csv", "--target-column", "mga"],
+            "'mga' (did you mean mag?) for --target-column; there are path",
+        ),
+        (["t.csv", "--target-column", "target"], "t.csv has no column 'target' for --target-column"),
+        (["t.csv", "--fold-column", "cv"], "t.csv has no column 'cv' for --fold-column; there are path, mag"),
+        (["t.csv", "--keep-columns", "mag,z"], "t.csv has no column 'z' for --keep-columns; there are day"),
+        (["t.csv", "--folds", "0=train"], "t.csv has no column 'fold' for --folds; there are path, mag"),
+        (["t.csv", "--target-column", "day"], "column 'day' of t.csv has 12 different words in 12 rows"),
+        (
+            ["t.csv", "--target-column", "some"],
+            "column 'some' of t.csv has numbers, such as 0.5, and words, such as 'x'",
+        ),
     ],
 )
 def test_a_bad_request_is_one_line_and_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -248,6 +346,12 @@ def test_a_bad_request_is_one_line_and_2(tmp_path, monkeypatch, capsys, argument
         np.save("odd.npy", np.random.default_rng(0).random((2, 16, 20)))
         np.save("flat.npy", np.ones((2, 16, 16)))
         np.save("good.npy", np.random.default_rng(0).random((2, 16, 16)))
+        np.save("nan.npy", np.full((2, 16, 16), np.nan))
+        np.save("one.npy", 1)
+        Path("blank.csv").touch()
+        Path("cut.csv").write_text('path,target\n"a,b\n')
+        lines = [f"good.npy,{k / 4},day {k},{k / 4 if k % 2 == 0 else 'x'}" for k in range(12)]
+        Path("t.csv").write_text("\n".join(["path,mag,day,some", *lines]))
     assert main(["convert", *arguments, "--out", "out"]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -285,6 +389,21 @@ def test_masked_pixels_take_the_median_of_their_band():
     kept = Shape(masked=100).apply(masked)
     np.testing.assert_array_equal(kept[1, :4], np.median(pixels[1, 4:]))
     np.testing.assert_array_equal(kept[:, 4:], pixels[:, 4:])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_masked_pixels_may_be_no_numbers(value):
+    pixels = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
+    masked = pixels.copy()
+    masked[1, :4] = value
+    kept = Shape(masked=value).apply(masked)
+    np.testing.assert_array_equal(kept[1, :4], np.median(pixels[1, 4:]))
+    np.testing.assert_array_equal(kept[:, 4:], pixels[:, 4:])
+    for other in (None, 0.0):
+        with pytest.raises(Unreadable, match="NaN" if np.isnan(value) else "infinite"):
+            Shape(masked=other).apply(masked)
+    with pytest.raises(Unreadable, match="constant"):
+        Shape(masked=value).apply(np.full_like(pixels, value))
 
 
 def test_an_image_smaller_than_the_crop_does_not_fit():

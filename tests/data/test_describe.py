@@ -76,6 +76,11 @@ def test_an_unknown_transform_names_the_known(sets, capsys):
     assert "minmax, asinh, log, none" in capsys.readouterr().err
 
 
+def test_a_seed_below_zero_is_refused(sets, capsys):
+    assert main(["describe", *sets, "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "error: --seed -1 is no seed; give 0 or more\n"
+
+
 def test_a_folder_that_cannot_be_made_is_named(sets, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["describe", *sets, "--out", f"{tmp_path}/file/pictures"]) == 2

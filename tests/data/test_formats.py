@@ -94,6 +94,22 @@ def test_a_stack_brings_labels_and_columns(tmp_path, suffix):
     np.testing.assert_array_equal(rows[4].pixels, arrays["images_gri"][4])
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0.0, 1.0, np.nan, -1.0], [0, 1, None, -1]),
+        ([0.0, 1.5, np.nan, -1.0], [0.0, 1.5, None, -1.0]),
+        ([0, 1, 2, 100], [0.0, 1.0, 2.0, 100.0]),
+        ([True, False, None], [1, 0, None]),
+        (["lens", None, np.nan], ["lens", None, None]),
+    ],
+)
+def test_labels_are_classes_or_quantities_as_a_whole(labels, expected):
+    found = formats.settled(labels)
+    assert found == expected
+    assert [type(label) for label in found] == [type(label) for label in expected]
+
+
 def test_arrays_named_after_classes_are_classes(tmp_path):
     np.savez(tmp_path / "a.npz", sub=np.ones((20, 16, 16)), no_sub=np.ones((30, 16, 16)))
     labels = [row.label for row in read(tmp_path / "a.npz")]

@@ -8,7 +8,7 @@ import io
 import os
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,10 +19,13 @@ import numpy as np
 from pyarrow import fs as arrow_fs
 
 from raylens.data.s3 import waiting
-from raylens.data.shards import filesystem, first_line
+from raylens.data.shards import UNLABELLED, filesystem, first_line
 from raylens.errors import DataError
 
-Label = str | int | None
+Label = str | int | float | None
+"""A class by name or number, or a quantity, float; see `settled`."""
+CLASSES = 100
+"""Whole numbers below it are classes."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 NEGATIVE = ("nonlens", "nonlenses", "nolens", "nolenses", "no", "nosub")
 POSITIVE = ("lens", "lenses")
@@ -45,6 +48,8 @@ class Options:
     path_column: str = "path"
     target_column: str = "target"
     fold_column: str = "fold"
+    required: Mapping[str, str] = field(default_factory=dict)
+    """Flag -> the column that a table must have for it."""
 
 
 class Row(NamedTuple):
@@ -288,6 +293,21 @@ def place(stem: str, folders: list[str] | tuple[str, ...]) -> tuple[str | None, 
     return split, None if label and plain(label) == "unlabelled" else label
 
 
+def settled(labels: Iterable[Any]) -> list[Label]:
+    """A file's labels as classes, int or str, or all of its numbers as quantities, float; what is NaN is unknown.
+
+    Numbers are classes if all of them may be.
+    """
+    known = [None if label is None or label != label else label for label in labels]
+    kind = int if all(may_be_class(label) for label in known if isinstance(label, int | float)) else float
+    return [kind(label) if isinstance(label, int | float) else label for label in known]
+
+
+def may_be_class(number: float) -> bool:
+    """Whether a number is whole, and from 0 to below CLASSES, or UNLABELLED."""
+    return float(number).is_integer() and UNLABELLED <= number < CLASSES
+
+
 def channels_first(image: np.ndarray) -> np.ndarray:
     """(H, W), (C, H, W) or (H, W, C) as (C, H, W)."""
     if image.ndim == 2:
@@ -320,10 +340,11 @@ def stack_rows(arrays: Mapping[str, Any], options: Options) -> Iterator[Row]:
             key: arrays[key][:] for key, shape in shapes.items() if key != name and shape == stack.shape[:1]
         }
         labels = beside.pop(label_key, None)
+        labels = None if labels is None else settled(map(_scalar, labels))
         bands = tuple(match[1]) if (match := BANDS.search(name.lower())) else ()
         for i, image in enumerate(stack):
             columns = {key: _scalar(values[i]) for key, values in beside.items()}
-            label = name if pixels_key is None else None if labels is None else _scalar(labels[i])
+            label = name if pixels_key is None else None if labels is None else labels[i]
             id = f"{name}/{i}" if pixels_key is None else str(i) if many else ""
             yield Row(channels_first(image), label, id, columns, bands)
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from raylens.data.formats import Options, Row, Unreadable, channels_first, is_stack, opened, stack_rows
+from raylens.data.shards import first_line
 from raylens.errors import DataError
 
 SUFFIXES = (".npy",)
@@ -18,7 +19,7 @@ SUFFIXES = (".npy",)
 def rows(path: str, options: Options) -> Iterator[Row]:
     array = load(path)
     if options.labels:
-        labels = load(options.labels)
+        labels = _labels(options.labels)
         labels = labels.argmax(-1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.reshape(-1)
         if len(labels) != len(array):
             raise DataError(
@@ -32,6 +33,18 @@ def rows(path: str, options: Options) -> Iterator[Row]:
         yield from stack_rows({"pixels": array}, options)
     else:
         yield Row(channels_first(array))
+
+
+def _labels(path: str) -> np.ndarray:
+    try:
+        labels = load(path)
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}; set --labels to a .npy file") from None
+    except (Unreadable, OSError, ValueError) as error:
+        raise DataError(f"--labels {path} cannot be read: {first_line(error)}; give a .npy file") from error
+    if isinstance(labels, list) or not labels.ndim:
+        raise DataError(f"--labels {path} holds no array of labels; give a .npy file with one for each image")
+    return labels
 
 
 def load(path: str) -> Any:
