@@ -326,7 +326,7 @@ def kept(parser: argparse.ArgumentParser) -> Callable[..., Any]:
         "--masked",
         type=float,
         metavar="VALUE",
-        help="value of pixels that were not seen; they take the median of their band",
+        help="value of pixels that were not seen, such as 0 or nan; they take the median of their band",
     )
     return add
 
