@@ -18,9 +18,9 @@ ZERO_POINT = 27.0
 BANDS = "gri"
 MARGIN = 4
 """Pixels drawn beyond each edge, from where light is blurred into the image."""
-RED, BLUE, YELLOW, ARMS, NEAR = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35), (0.9, 0.3), (1.4, 0.42)
-"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs, of arms of spirals and their like at a
-lens's own redshift, and of early types of the foreground; where a preset has ranges, their middle."""
+RED, BLUE, YELLOW, ARMS = (1.9, 0.55), (0.3, 0.1), (1.0, 0.35), (0.9, 0.3)
+"""Colours (g - i, r - i) of ellipticals, of star-forming sources, of discs, and of arms of spirals and their like at a
+lens's own redshift; where a preset has ranges, their middle."""
 
 Span = tuple[float, float]
 """Ends of a uniform distribution."""
@@ -60,8 +60,6 @@ class Preset:
     """Einstein radius, arcsec."""
     theta_e_faint: float | None = None
     """The largest about the faintest lens, which is the lightest; in between it falls with the magnitude."""
-    in_groups: float = 0.0
-    """Share of lenses to whose mass a group or a cluster adds: however faint, they have radii up to the largest."""
     shear: float
     """Standard deviation of each component of external shear."""
     offset: Span
@@ -188,20 +186,18 @@ SPACEWARPS = replace(
     prior=1 / 3,
     splits={"train": 0.8, "val": 0.1, "test": 0.1},
     kinds={
-        "elliptical": 0.12,
-        "nearby": 0.09,
-        "spiral": 0.11,
-        "armed": 0.22,
-        "merger": 0.14,
-        "ring": 0.04,
-        "ringed": 0.14,
-        "aligned": 0.11,
+        "elliptical": 0.14,
+        "spiral": 0.12,
+        "armed": 0.24,
+        "merger": 0.16,
+        "ring": 0.05,
+        "ringed": 0.16,
+        "aligned": 0.1,
         "star": 0.02,
         "faint": 0.01,
     },
     theta_e=(1.1, 5.0),
     theta_e_faint=2.2,
-    in_groups=0.2,
     offset=(0.0, 0.6),
     lens_magnitude=(17.0, 20.5),
     lens_radius=(0.4, 1.6),
@@ -211,7 +207,7 @@ SPACEWARPS = replace(
     groups=0.2,
     bright=0.12,
     offcentre=0.8,
-    colours={RED: (1.2, 2.7), BLUE: (0.0, 0.9), YELLOW: (0.3, 1.6), ARMS: (0.4, 1.4), NEAR: (1.1, 1.7)},
+    colours={RED: (1.2, 2.7), BLUE: (0.0, 0.9), YELLOW: (0.3, 1.6), ARMS: (0.4, 1.4)},
     colour_scatter=0.05,
     fwhm={"g": (0.7, 1.0), "r": (0.65, 0.95), "i": (0.55, 0.85)},
     noise=(0.075, 0.135, 0.16),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raylens.data.simulate import physics
-from raylens.data.simulate.presets import ARMS, BANDS, BLUE, NEAR, RED, YELLOW, ZERO_POINT, Preset
+from raylens.data.simulate.presets import ARMS, BANDS, BLUE, RED, YELLOW, ZERO_POINT, Preset
 
 CHUNK = 16
 """Components drawn at a time, so that they stay in the processor's cache."""
@@ -192,8 +192,7 @@ def _lens(
     smallest, largest = preset.theta_e
     if preset.theta_e_faint is not None:
         bright, faint = preset.lens_magnitude
-        alone = np.interp(magnitude, (bright, faint), (largest, preset.theta_e_faint))
-        largest = np.where(scene.rng.random(count) < preset.in_groups, largest, alone)
+        largest = np.interp(magnitude, (bright, faint), (largest, preset.theta_e_faint))
     theta_e = scene.rng.uniform(smallest, largest, count)
     light = scene.target(rows, x, y, magnitude)
     shear = scene.rng.normal(0, preset.shear, (2, count))
@@ -252,30 +251,6 @@ def _elliptical(
     scene.galaxy(rows, x, y, magnitude)
 
 
-def _nearby(
-    scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
-) -> None:
-    """An early type of the foreground: large, bright, and less red than a lens; half of them have a disc, too."""
-    count = len(rows)
-    bright, radius = scene.uniform((15.5, 18.0), count), scene.uniform((1.0, 3.0), count)
-    truth["magnitude"][rows] = bright
-    place = {"x": x, "y": y, "phi": scene.angle(count)}
-    q, disc = scene.uniform((0.25, 1.0), count), scene.rng.random(count) < 0.5
-    bulge = np.where(disc, scene.uniform((0.3, 0.7), count), 1.0)
-    light = scene.fluxes(bright, NEAR)
-    scene.add(
-        "sersic",
-        rows,
-        light * bulge[:, None],
-        **place,
-        q=np.sqrt(q),
-        n=scene.uniform((2.0, 4.5), count),
-        radius=np.where(disc, 0.3, 1.0) * radius,
-    )
-    flat = {name: value[disc] for name, value in {**place, "q": q, "radius": radius}.items()}
-    scene.add("sersic", rows[disc], (light * (1 - bulge)[:, None])[disc], **flat, n=np.ones(disc.sum()))
-
-
 def _spiral(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
@@ -302,23 +277,18 @@ def _armed(
 def _aligned(
     scene: Scene, rows: np.ndarray, x: np.ndarray, y: np.ndarray, magnitude: np.ndarray, truth: dict
 ) -> None:
-    """A red galaxy with bluer ones beside it by chance, on one side as well as on all: narrow, as arcs, or round.
-
-    Half of them are as blue as sources, since what is behind by chance is as far as these.
-    """
+    """A red galaxy with narrow, bluer ones beside it by chance: as an arc, and on one side as well as on all."""
     scene.target(rows, x, y, magnitude)
     near = np.repeat(rows, scene.rng.integers(1, 4, len(rows)))
     at = np.searchsorted(rows, near)
     away, turn = scene.uniform((1.0, 5.0), len(near)), scene.uniform((0, 2 * np.pi), len(near))
-    fainter = magnitude[at] + scene.uniform((1.0, 4.0), len(near))
-    far = (scene.rng.random(len(near)) < 0.5)[:, None]
     scene.add(
         "sersic",
         near,
-        np.where(far, scene.fluxes(fainter, BLUE), scene.fluxes(fainter, ARMS)),
+        scene.fluxes(magnitude[at] + scene.uniform((1.0, 4.0), len(near)), ARMS),
         x=x[at] + away * np.cos(turn),
         y=y[at] + away * np.sin(turn),
-        q=scene.uniform((0.15, 1.0), len(near)),
+        q=scene.uniform((0.15, 0.5), len(near)),
         phi=scene.angle(len(near)),
         n=scene.uniform((0.7, 1.5), len(near)),
         radius=scene.uniform((0.3, 1.2), len(near)),
@@ -465,7 +435,6 @@ def _star(
 _KINDS = {
     "lens": _lens,
     "elliptical": _elliptical,
-    "nearby": _nearby,
     "spiral": _spiral,
     "armed": _armed,
     "aligned": _aligned,
