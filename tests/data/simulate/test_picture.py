@@ -95,7 +95,7 @@ def test_every_kind_is_drawn_and_lenses_alone_have_their_truth():
 
 
 def test_a_faint_lens_is_a_light_one_and_sources_have_magnitudes_of_their_own():
-    """Einstein radii up to 5 arcsec about the brightest lenses, 1.8 about the faintest; a line between them."""
+    """Einstein radii up to 5 arcsec about the brightest lenses, 2.2 about the faintest; a line between them."""
     _, truth = render(WARPS, np.array(["lens"] * 400), ("test", "mass"), bands=GRI)
     bright, faint = WARPS.lens_magnitude
     place = (truth["magnitude"] - bright) / (faint - bright)
