@@ -67,16 +67,15 @@ def finetune(argv: Sequence[str]) -> str | None:
     found = [checkpoint.read(path) for path in asked.checkpoints]
     first, pretrained = found[0], starts(found)
     known = config.settings(METHOD, first.run.encoder.name)
-    taken = {"data.source": first.run.data.source, "data.transform": first.run.data.transform}
     fixed = {"method.name": METHOD, "task.name": asked.task, "start": first.address, **encoder(first)}
+    fixed |= {"data.transform": first.run.data.transform}
     layers = [
-        {**fixed, **taken},
+        {**fixed, "data.source": first.run.data.source},
         *([(config.read(asked.file), asked.file)] if asked.file else []),
         (cli.flags(rest, known, parser.flags), "the command line"),
     ]
     given = {path: value for layer, _ in layers[1:] for path, value in layer.items()}
-    fixed["data.transform"] = first.run.data.transform
-    for path in fixed.keys() & given.keys():
+    for path in sorted(fixed.keys() & given.keys()):
         if str(given[path]).replace("-", "_") != str(fixed[path]).replace("-", "_"):
             raise ConfigError(
                 f"{path} {given[path]} was given, and {asked.task} by {first.address} has {fixed[path]}; leave it out"

@@ -252,6 +252,14 @@ def test_an_adaptation_does_not_start_from_an_encoder_that_says_nothing(tiny, pr
         fits(run, tiny.facts())
 
 
+def test_a_start_of_other_channels_is_refused_by_name(tiny, tmp_path):
+    """And not by the tensors that do not fit under a new head."""
+    run, other = tiny.run("supervised"), replace(tiny.facts(("no", "sphere", "vort")), channels=3)
+    checkpoint.save(tmp_path, run, other, checkpoint.build_model(run, other), {})
+    with pytest.raises(ConfigError, match=r"knows 3 channel\(s\) of 32 x 32 .* the data has 1 of 32 x 32"):
+        fits(tiny.run("supervised", start=str(tmp_path)), tiny.facts())
+
+
 def test_the_table_compares_the_same_images_and_seeds(tiny):
     """Scores by hand: pretrained ranks all lenses first, from scratch ranks none."""
     labels = np.arange(40) % 2
