@@ -2,7 +2,8 @@
 # Is a set that cannot be learned from the start learned by way of easier images, those with heavier substructure?
 #   bash jobs/easier.sh SET                         such as common
 # A network is trained with labels where substructure has FACTORS (4, then 2) times its mass, and finetuned on SET itself, on
-# 1, 10 and 100 % of its labels, beside the same network from scratch. Two cores, beside other work: 41 minutes. Last result: docs/results.md.
+# 1, 10 and 100 % of its labels, beside the same network from scratch. Two cores, beside other work: 41 minutes.
+# Last result: docs/results.md.
 set -euo pipefail
 set=$1 run=${RAYLENS:-uv run python} rows=${ROWS:-8000} steps=${STEPS:-4000} seeds=${SEEDS:-0 1}
 factors=${FACTORS:-4 2} encoder=${ENCODER:-small} fit="--fit.steps $steps --fit.report_every $((steps / 4))"
