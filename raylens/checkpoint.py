@@ -140,14 +140,21 @@ def comparable(run: Run, facts: Facts) -> bool:
 def start_model(run: Run, facts: Facts) -> Model:
     """The model of `run.start`; where that has another task or other classes, its encoder under a new head.
 
-    Raises ConfigError when it is no checkpoint or a broken one.
+    A head of the same numbers with another mean and deviation goes on saying them. Raises ConfigError when it is no
+    checkpoint or a broken one.
     """
     assert run.start is not None, "there is a start"
-    start = read(run.start).model()
+    first = read(run.start)
+    start = first.model()
     if comparable(run, facts):
         return start
     model = build_model(run, facts, weights=False)
     model.encoder.load_state_dict(start.encoder.state_dict())
+    if run.task.name == "regression" and first.run.task == run.task:
+        (mean, deviation), (other, unit) = first.facts.scale, facts.scale
+        with torch.no_grad():
+            model.head.weight.copy_(start.head.weight * deviation / unit)
+            model.head.bias.copy_((start.head.bias * deviation + mean - other) / unit)
     return model
 
 

@@ -385,6 +385,8 @@ def flags(rest: Sequence[str], known: dict[str, config.Setting], own: Sequence[s
             given[path] = value
         if path in known and str in config.kinds(known[path].type) and given[path] is not None:
             given[path] = value  # a folder called 2026-01-01 is no date
+        if name == "target-prior" and path != "data.prior":
+            given.setdefault("data.prior", "given")  # whatever a run file says
     return given
 
 

@@ -88,7 +88,7 @@ class Data:
     batch: Count = 64
     """Source images per worker and step."""
     target_batch: Count | None = None
-    """Target images per worker and step; as many as source images without it."""
+    """Target images per worker and step; without it as many as source images, of adamatch three times as many."""
     labels: Annotated[float, Field(gt=0)] | None = None
     """Source images to learn from: a share up to 1, class by class, or a number above 1; all without it."""
     balance: Share | None = None

@@ -6,6 +6,7 @@ import copy
 
 import torch
 import torch.distributed as dist
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -20,6 +21,8 @@ def without_dropout(module: nn.Module) -> nn.Module:
     for layer in module.modules():
         if isinstance(layer, _DropoutNd):
             layer.p = 0.0
+        elif isinstance(layer, DropPath):  # whole branches, as some of timm's networks do by default
+            layer.drop_prob = 0.0
     return module
 
 

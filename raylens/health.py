@@ -63,12 +63,15 @@ def surprises(metrics: Mapping[str, float], classes: Sequence[str]) -> list[str]
     told, last = metrics.get("monitor/target_prior"), len(classes) - 1
     if told is None:
         return []
-    called, kept = (
-        metrics.get(f"monitor/{name}", 0.0) for name in (f"target_called_{last}", "last_class_kept")
+    called, kept_so, kept = (
+        metrics.get(f"monitor/{name}", 0.0) for name in (f"target_called_{last}", "last_class_kept", "kept")
     )
     most = max(MANY, TIMES * told)
     # What it is is not told: a sentence that changes from report to report would be a new warning each time.
-    shares = {"target is": called if called <= NEARLY_ALL else 0.0, "pseudo-labels that are kept are": kept}
+    shares = {
+        "target is": called if called <= NEARLY_ALL else 0.0,
+        "pseudo-labels that are kept are": kept_so / kept if kept else 0.0,
+    }
     return [
         f"more than {most:.0%} of the {whose} called {classes[last]}, and {100 * told:.2g}% was expected: set "
         "method.target_prior to the share that you expect, or lower optimizer.lr"

@@ -51,9 +51,11 @@ def class_confusion(logits: Tensor, temperature: float) -> Tensor:
     Jin et al. 2020 (arXiv 1912.03699), eqs. 2 to 8: probabilities at `temperature`, sure images counting more, rows of
     the confusion matrix normalised. It is no sum over images, so it wants the rows of all workers.
     """
-    probability = (logits / temperature).softmax(-1)
-    confusion = probability.T @ (certainty(logits / temperature)[:, None] * probability)
-    confusion = confusion / confusion.sum(1, keepdim=True)
+    logits = single(logits) / temperature
+    probability = logits.softmax(-1)
+    with whole_precision(probability):
+        confusion = probability.T @ (certainty(logits)[:, None] * probability)
+    confusion = confusion / confusion.sum(1, keepdim=True).clamp_min(torch.finfo(confusion.dtype).tiny)
     return (confusion.sum() - confusion.trace()) / len(confusion)
 
 

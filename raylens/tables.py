@@ -90,6 +90,8 @@ class Entry:
 def compared(entries: Sequence[Entry]) -> pd.DataFrame:
     """A row for each encoder and method: means over seeds with 95 % intervals, and less source only and less adabn.
 
+    `difference` and `over_adabn` are of the AUROC; `auprc_difference` and such are of other metrics, less source only.
+
     `low` and `high` follow each value; `regret` is the mean over seeds, `worst` the largest; `below` counts the seeds
     on which the released model is below source only, `refused` those on which no trial was released. `failed`
     counts trials.
@@ -111,6 +113,11 @@ def compared(entries: Sequence[Entry]) -> pd.DataFrame:
                 | _measured([entry.kept for entry in of_method])
                 | _three("difference", _paired(of_method, starts))
                 | (_three("over_adabn", over) if bases else {})
+                | {
+                    key: value
+                    for name in _names(of_method[0].start)[1:]
+                    for key, value in _three(f"{name}_difference", _paired(of_method, starts, name)).items()
+                }
                 | {"regret": np.mean(regret), "worst": max(regret)}
                 | {"below": sum(entry.kept.auroc < entry.start.auroc for entry in of_method)}
                 | {"refused": sum(entry.released is None for entry in of_method)}
@@ -140,19 +147,25 @@ def matrix(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measured(models: Sequence[Said]) -> dict[str, float]:
-    names = METRICS if models[0].probabilities.ndim == 1 else ["auroc"]
     runs = [(model.probabilities, model.labels) for model in models]
     found = {}
-    for name in names:
+    for name in _names(models[0]):
         found |= _three(name, metrics.over_runs(runs, name))
     return found
 
 
-def _paired(entries: Sequence[Entry], others: Mapping[int, Said]) -> tuple[float, float, float]:
-    """The AUROC of what is kept less that of `others` by seed, on the same test images."""
+def _names(model: Said) -> list[str]:
+    """Metrics of a table, AUROC first; of more classes than two it is the only one."""
+    return [*METRICS] if model.probabilities.ndim == 1 else ["auroc"]
+
+
+def _paired(
+    entries: Sequence[Entry], others: Mapping[int, Said], metric: str = "auroc"
+) -> tuple[float, float, float]:
+    """A metric of what is kept less that of `others` by seed, on the same test images."""
     pairs = [(entry.kept, others[entry.cell.seed]) for entry in entries]
     return metrics.paired_over_runs(
-        [(kept.probabilities, other.probabilities, other.labels) for kept, other in pairs]
+        [(kept.probabilities, other.probabilities, other.labels) for kept, other in pairs], metric
     )
 
 
@@ -193,7 +206,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for name in table:
         if name.endswith(("_low", "_high")):
             continue
-        sign = "+" if name in ("difference", "over_adabn", "gain") else ""
+        sign = "+" if name.endswith("difference") or name in ("over_adabn", "gain") else ""
         if f"{name}_low" in table:
             columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
             cells[HEADS.get(name, name)] = [_interval(*row, sign) for row in columns]
@@ -209,6 +222,8 @@ HEADS = {
     **METRICS,
     "difference": "AUROC minus source only",
     "over_adabn": f"AUROC minus {BATCH_NORM}",
+    "auprc_difference": "AUPRC minus source only",
+    "tpr_at_fpr_1e-2_difference": "TPR minus source only",
     "worst": "worst regret",
     "below": "below source only",
     "refused": "none released",

@@ -1,5 +1,6 @@
 """Checkpoints: what is written is read back, a resumed run ends where an undisturbed one does, nothing is unpickled."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -146,6 +147,20 @@ def test_a_run_starts_from_another_ones_model(tiny, saved):
     assert same(weights(method.result), weights(start))
     assert same(weights(method.source_encoder), weights(start.encoder))
     assert method.result.encoder.training
+
+
+def test_a_head_of_numbers_goes_on_saying_them_where_their_spread_is_another(tiny, tmp_path):
+    run = tiny.run(task={"name": "regression"})
+    facts = [dataclasses.replace(tiny.facts(), scale=scale) for scale in ((-23.0, 0.6), (-22.5, 0.2))]
+    first = build(run, facts[0]).model.eval()
+    checkpoint.save(tmp_path / "first", run, facts[0], first, {})
+    on = checkpoint.start_model(run.replace(start=str(tmp_path / "first")), facts[1]).eval()
+    images = torch.rand(4, 1, 32, 32)
+    with torch.no_grad():
+        before, after = (
+            one.task(run.task).told(m(images)) for one, m in zip(facts, (first, on), strict=True)
+        )
+    torch.testing.assert_close(after, before)
 
 
 @pytest.mark.parametrize("name", ["run.yaml", "model.safetensors"])

@@ -2,9 +2,10 @@
 
 import torch
 import torch.distributed as dist
+from timm.layers import DropPath
 from torch import nn
 
-from raylens.ema import frozen_copy, over_workers
+from raylens.ema import frozen_copy, over_workers, without_dropout
 
 
 def test_a_frozen_copy_is_equal_apart_and_out_of_reach_of_gradients():
@@ -19,6 +20,13 @@ def test_a_frozen_copy_is_equal_apart_and_out_of_reach_of_gradients():
     with torch.no_grad():
         module[0].weight.add_(1)
     assert not torch.equal(module[0].weight, copy[0].weight)
+
+
+def test_a_teacher_drops_neither_values_nor_branches():
+    net = nn.Sequential(nn.Dropout(0.5), DropPath(0.5), nn.Conv2d(3, 3, 1), nn.Dropout2d(0.5)).train()
+    images = torch.randn(16, 3, 4, 4)
+    assert not torch.equal(net(images), net(images))
+    assert torch.equal(without_dropout(net)(images), net(images))
 
 
 def test_alone_a_statistic_is_itself_without_gradient():

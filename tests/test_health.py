@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raylens.cluster.choice import _average
-from raylens.cluster.worker import validate, work
+from raylens.cluster.worker import BROKEN, WORST, validate, work
 from raylens.health import collapses, counted, surprises, watched
 from raylens.records import Outputs
 
@@ -111,11 +111,13 @@ def test_what_may_well_be_is_no_surprise(share, told):
 
 
 def test_pseudo_labels_are_held_against_the_prior_too():
-    (warning,) = surprised(0.1, 0.03, **{"monitor/last_class_kept": 0.99})
+    """Of those that are kept; most batches may keep none."""
+    (warning,) = surprised(0.1, 0.03, **{"monitor/last_class_kept": 0.0099, "monitor/kept": 0.01})
     assert warning.startswith(
         "more than 50% of the pseudo-labels that are kept are called lens, and 3% was expected"
     )
-    assert surprised(0.1, 0.03, **{"monitor/last_class_kept": 0.24}) == []
+    assert surprised(0.1, 0.03, **{"monitor/last_class_kept": 0.24, "monitor/kept": 1.0}) == []
+    assert surprised(0.1, 0.03, **{"monitor/last_class_kept": 0.0, "monitor/kept": 0.0}) == []
 
 
 def test_a_training_reports_the_prior_that_it_is_told_and_a_validator_takes_it(tiny):
@@ -150,3 +152,13 @@ def test_a_target_without_lenses_has_collapsed_where_many_were_expected(told, wa
     prior = None if told is None else np.array([1 - told, told])
     found = watched(outputs([0.6, 0.4]), replace(outputs([1.0, 0.0]), prior=prior))
     assert collapses(found, LENSES) == [f"collapsed: all of the target is called {name}" for name in wanted]
+
+
+@pytest.mark.parametrize("name", ["supervised", "adda", "byol"])
+def test_a_model_that_breaks_at_a_report_is_the_worst_and_no_error(tiny, name):
+    """One step of a rate beyond all bounds, after a loss that was still finite."""
+    settings = {"fit.steps": 1, "fit.report_every": 1, "fit.clip": 1e30, "optimizer.lr": 1e30}
+    run = tiny.run(name).replace(**{**settings, "optimizer.warmup": 0.0})
+    (report,) = work(run, tiny.facts(), tiny.resident())
+    assert report.metrics["objective"] == WORST
+    assert BROKEN in report.metrics["warnings"]

@@ -148,8 +148,8 @@ def _released_first(found: list[Found]) -> list[Found]:
 
 
 def ended(trial: Found) -> bool:
-    """Whether a trial left a model that did not diverge."""
-    return trial.checkpoint is not None and trial.objective > WORST
+    """Whether a trial came to its end, or was stopped early, with a model that did not diverge."""
+    return trial.checkpoint is not None and trial.error is None and trial.objective > WORST
 
 
 def _place(run: Run, trial: Found) -> tuple:

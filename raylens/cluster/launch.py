@@ -135,10 +135,14 @@ def _unraisable(what: Any) -> None:
         sys.__unraisablehook__(what)
 
 
+class TrainingDiverged(RuntimeError):
+    """The loss of a training, or what its model says, was not finite."""
+
+
 def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     """Run one TorchTrainer, or go on with it, in `folder`; returns the path of its last checkpoint.
 
-    `data` is a reference to resident sets, or Streaming. Raises RuntimeError when the loss is not finite.
+    `data` is a reference to resident sets, or Streaming. Raises TrainingDiverged when the loss is not finite.
     """
     import ray
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig
@@ -181,7 +185,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
         finally:
             signal.signal(signal.SIGINT, interrupt)  # Train leaves its own behind
     if result.metrics["objective"] <= WORST:
-        raise RuntimeError(
+        raise TrainingDiverged(
             f"the training diverged: {result.metrics['warnings']}; a lower optimizer.lr may do"
         )
     return addressed(result.checkpoint.path, run.storage)

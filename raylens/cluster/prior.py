@@ -40,6 +40,9 @@ def remarks(run: Run) -> list[str]:
         return (
             [f"{name} has no {SETTING}, so none is estimated for it (data.prior)"] if asked and adapts else []
         )
+    usual = config.settings(name, run.encoder.name)[SETTING].default
+    if asks(run) and settings[SETTING] not in (None, usual):
+        return [f"data.prior estimate takes the place of {SETTING} {settings[SETTING]:g}"]
     if not _idle(run) or not (asked or settings[SETTING] is not None):
         return []
     needs = find.method(name).prior_needs
@@ -60,7 +63,7 @@ def estimated(run: Run, data: Any) -> float:
     """The share of lenses in the target by the predictions of the model that `run` starts from; says it. Needs Ray."""
     if run.start is None:
         raise ConfigError(
-            "data.prior estimate needs a model to start from; give --start, or method.target_prior"
+            "data.prior estimate needs a model to start from; give --start, or --target-prior VALUE"
         )
     import ray
 

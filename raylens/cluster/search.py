@@ -327,11 +327,16 @@ def _whole(trial: Found, facts: Facts, method: type[Method], folder: str) -> Fou
     """The chosen trial, trained anew on all of the data; a row of its own, above the trial's."""
     run = trial.run
     print(f"training {trial.trial} on all of the data, {run.fit.steps} steps", flush=True)
-    path = launch.train(run, facts, loaded(run, method), f"{folder}/whole-{trial.trial}")
+    name = f"whole-{trial.trial}"
+    try:
+        path = launch.train(run, facts, loaded(run, method), f"{folder}/{name}")
+    except launch.TrainingDiverged as error:
+        print(f"warning: {name}: {error}", flush=True)
+        return replace(trial, trial=name, objective=WORST, checkpoint=None, error=str(error), agreement=None)
     metrics = checkpoint.read(path).metrics
     return replace(
         trial,
-        trial=f"whole-{trial.trial}",
+        trial=name,
         objective=float(metrics["objective"]),
         steps=run.fit.steps,
         metrics=metrics,

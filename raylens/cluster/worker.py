@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -25,6 +26,7 @@ from raylens.records import Outputs
 from raylens.seeds import seed
 
 WORST = -1e9
+BROKEN = "what the model says of the validation images is not finite: lower optimizer.lr"
 """Objective of a trial whose loss or score is not finite: below all that a validator gives."""
 
 
@@ -96,10 +98,11 @@ def work(
         try:
             for step, metrics in reports:
                 metrics["step"] = step
-                if rank == 0:
-                    metrics.update(validate(run, facts, method.result, data, device))
+                found = validate(run, facts, method.result, data, device) if rank == 0 else {}
+                metrics.update(found)
                 metrics["warnings"] = "; ".join(
                     [
+                        *([BROKEN] if found == {"objective": WORST} else []),
                         *method.symptoms(metrics),
                         *health.collapses(metrics, facts.classes),
                         *health.surprises(metrics, facts.classes),
@@ -116,9 +119,14 @@ def work(
 def validate(
     run: Run, facts: Facts, model: Model, data: Resident, device: torch.device | str = "cpu"
 ) -> dict[str, float | str]:
-    """Metrics on the source's validation split, and the objective, which reads no label of the target."""
+    """Metrics on the source's validation split, and the objective, which reads no label of the target.
+
+    Of a model that says anything that is not finite there is the objective alone, WORST.
+    """
     task = facts.task(run.task)
     source = _look(model, data.validation["source"], device, task.judge)
+    if not _finite(source):
+        return {"objective": WORST}
     found = {f"source/{name}": value for name, value in task.metrics(source.logits, source.labels).items()}
     if "target" not in data.validation:
         score = (
@@ -129,6 +137,8 @@ def validate(
         found["objective"] = score if math.isfinite(score) else WORST
         return found
     target = replace(_look(model, data.validation["target"], device), prior=priors.told(run))
+    if not _finite(target):
+        return {"objective": WORST}
     found |= health.watched(source, target)
     if run.search.oracle:
         found["objective"] = found["validator/oracle"] = task.metrics(target.logits, target.labels)["auroc"]
@@ -140,6 +150,10 @@ def validate(
     found[f"validator/{run.search.validator}"] = score
     found["objective"] = score if math.isfinite(score) else WORST
     return found
+
+
+def _finite(said: Outputs) -> bool:
+    return bool(np.isfinite(said.logits).all() and np.isfinite(said.features).all())
 
 
 def _look(model: Model, split: Split, device: torch.device | str, judge: Callable | None = None) -> Outputs:

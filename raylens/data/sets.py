@@ -15,7 +15,7 @@ from raylens.data import bands
 from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, Manifest, filesystem, read_manifest, read_split, split_files
 from raylens.data.simulate import BANDS, digest, foreseen, simulate
-from raylens.data.stream import Resident, Split, few
+from raylens.data.stream import Resident, Split, few, sizes
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
 from raylens.methods.base import Method
@@ -146,6 +146,8 @@ def _can_be_measured(run: Run, where: str, held: Manifest) -> None:
             f"{where} has no column {column!r} to measure on (it has {', '.join(held.columns) or 'none'}); set "
             "task.target, or data.test to a set that has it"
         )
+    if column not in (None, HIGH) and run.data.test:
+        _holds_numbers(run.data.test, "test", column)
     if column is None and labelled(held, "test"):
         _holds_classes(where, held, "test")
     elif column is None and run.data.test:
@@ -158,8 +160,11 @@ def check_labels(run: Run, amount: float | None) -> None:
     """Raises DataError when `amount` of labels, a number above 1, is more than the source's train split has."""
     if amount is None or amount <= 1:
         return
-    held = manifest(run, "source").splits["train"]
-    rows = held.rows - (0 if target_of(run) else held.labels.get("unlabelled", 0))
+    held, column = manifest(run, "source").splits["train"], target_of(run)
+    if column in (None, HIGH):
+        rows = held.rows - (0 if column else held.labels.get("unlabelled", 0))
+    else:
+        rows = len(_numbers(run.data.source, "train", column))
     if amount > rows:
         raise DataError(
             f"{_place(run, 'source')} has {rows} images with labels to learn from, and {amount:g} were asked for; "
@@ -194,17 +199,8 @@ def _scale(run: Run) -> tuple[float, float]:
     column, path = target_of(run), run.data.source
     if column is None or column == HIGH:
         return 0.0, 1.0
-    held = manifest(run, "source")
-    numeric = path is not None and column in held.columns
-    if numeric:
-        values = read_split(absolute(path), "train", (column,))[column]
-        numeric = values.dtype.kind in "fiu"
-    if not numeric:
-        raise DataError(
-            f"{path or 'the simulated source'} has no column {column!r} of numbers (it has "
-            f"{', '.join(held.columns) or 'none'}); set task.target, or data.source to a set that has it"
-        )
-    values = values[np.isfinite(values)].astype(np.float64)
+    values = _numbers(path, "train", column)
+    _holds_numbers(path, "val", column)
     if (kept := few(Split(values, values), run)) is not None:
         values = values[kept]
     if len(values) < 2 or values.std() == 0:
@@ -214,6 +210,28 @@ def _scale(run: Run) -> tuple[float, float]:
             f"the column {column!r} of {path} has {len(values)} numbers{left} that differ nowhere; set {wanted}"
         )
     return float(values.mean()), float(values.std())
+
+
+def _numbers(path: str | None, split: str, column: str) -> np.ndarray:
+    """The finite numbers of a split's column. Raises DataError where there is no such column of numbers."""
+    held = () if path is None else read_manifest(absolute(path)).columns
+    if column in held:
+        values = read_split(absolute(path), split, (column,))[column]
+        if values.dtype.kind in "fiu":
+            return values[np.isfinite(values)].astype(np.float64)
+    raise DataError(
+        f"{path or 'the simulated source'} has no column {column!r} of numbers (it has {', '.join(held) or 'none'}); "
+        "set task.target, or data.source to a set that has it"
+    )
+
+
+def _holds_numbers(path: str, split: str, column: str) -> None:
+    """Raises DataError for a split with less than the two numbers that an error is told of."""
+    if (found := len(_numbers(path, split, column))) < 2:
+        raise DataError(
+            f"the split '{split}' of {path} has {found} numbers in the column {column!r}, and two are needed; set "
+            "task.target, or another set"
+        )
 
 
 def labelled(manifest: Manifest, split: str) -> bool:
@@ -323,7 +341,7 @@ def remarks(run: Run, streams: tuple[str, ...], *, test: bool = False) -> list[s
     (first, source), *others = held.items()
     told = [bands.compare(where, one.bands, first, source.bands) for where, one in others]
     for stream in streams:
-        batch = run.data.target_batch if stream == "target" and run.data.target_batch else run.data.batch
+        batch = sizes(run)[stream]
         rows = manifest(run, stream).splits["train"].rows
         if rows < batch * run.scale.workers:
             told.append(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from raylens import find
 from raylens.augment import augment, twins
 from raylens.config import Run
 from raylens.data.order import Order
@@ -113,7 +114,8 @@ def sizes(run: Run, world: int | None = None) -> dict[str, int]:
     Where only `world` of scale.workers are there, each takes more, so that all together see as many as ever, but for
     less than a row a worker; a target batch that is a multiple of the source batch stays one.
     """
-    source, target = run.data.batch, run.data.target_batch or run.data.batch
+    source = run.data.batch
+    target = run.data.target_batch or source * find.method(run.method.name).target_times
     more = max(1.0, run.scale.workers / (world or run.scale.workers))
     taken = round(source * more)
     return {

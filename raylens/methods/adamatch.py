@@ -35,7 +35,8 @@ class AdaMatch(Adaptation):
     """Learns from the target images it is confident about, relative to the source."""
 
     views = {"weak": WEAK, "strong": STRONG}
-    suggests = {"optimizer.lr": 1e-4, "data.batch": 32, "data.target_batch": 96}
+    suggests = {"optimizer.lr": 1e-4, "data.batch": 32}
+    target_times = 3
 
     @section
     class Config:
@@ -92,7 +93,7 @@ class AdaMatch(Adaptation):
             monitors={
                 "kept": keep.mean(),
                 "last_class": guess.detach().softmax(-1)[:, -1].mean(),
-                "last_class_kept": (keep * (pseudo == last)).sum() / keep.sum().clamp_min(1),
+                "last_class_kept": (keep * (pseudo == last)).mean(),
             },
         )
 

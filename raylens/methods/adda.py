@@ -135,6 +135,7 @@ def distance(source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) 
 
     Less what the chance of two batches alone makes of its square.
     """
+    source, target = source.float(), target.float()
     spread = source.var(0).sum().clamp_min(1e-12)
     gap = ((weights[:, None] * source).mean(0) - target.mean(0)).square().sum() / spread
     chance = weights.square().mean() / len(source) + 1 / len(target)

@@ -44,6 +44,8 @@ class Method(nn.Module):
     """Method whose trained model this one starts from."""
     suggests: ClassVar[Mapping[str, Any]] = {}
     """Settings outside its own section that suit it better than the defaults."""
+    target_times: ClassVar[int] = 1
+    """Target images to each source image, unless data.target_batch says how many there are."""
     space: ClassVar[Mapping[str, Range]] = {}
     """Ranges outside its own section, searched by default."""
     prior_needs: ClassVar[str | None] = None

@@ -26,15 +26,16 @@ class Task(base.Task):
         return logits
 
     def metrics(self, logits: np.ndarray, labels: np.ndarray | None) -> Mapping[str, float]:
-        """`rankme`, `dimensions` and `spread` of features (N, dim); with labels (N,) `probe` and `knn`."""
+        """`rankme`, `spread` and, of three rows or more, `dimensions` of features (N, dim); `probe` and `knn` of labels."""
         if not np.isfinite(logits).all():
             return dict.fromkeys(("rankme", "dimensions", "spread"), float("nan"))
         some = logits[representation.some(len(logits))]
         found = {
             "rankme": representation.rankme(some),
-            "dimensions": representation.dimensions(some),
             "spread": representation.spread(logits),
         }
+        if len(some) > 2:  # two points are always on a line
+            found["dimensions"] = representation.dimensions(some)
         if representation.measurable(labels):
             found |= {
                 "probe": representation.probe(logits, labels),

@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from raylens import metrics
+from raylens.losses import single
 from raylens.tasks import base
 
 
@@ -27,7 +28,8 @@ class Task(base.Task):
 
     def loss(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean squared error of standardised numbers, logits (N, 1) and labels (N,)."""
-        return F.mse_loss(logits[:, 0], (labels.to(logits.dtype) - self.scale[0]) / self.scale[1])
+        said = single(logits[:, 0])  # half precision holds -23 to 0.1
+        return F.mse_loss(said, ((labels.double() - self.scale[0]) / self.scale[1]).to(said.dtype))
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """Numbers (N,) in their own unit."""

@@ -3,6 +3,8 @@
 Cross-validated on the source's validation images; nothing is trained by these labels but the probe.
 """
 
+import numpy as np
+
 from raylens import representation
 from raylens.errors import DataError
 from raylens.records import Outputs
@@ -14,4 +16,6 @@ def score(source: Outputs, target: Outputs | None) -> float:
             "the validator probe needs labels of the source's validation split, two rows of each class; set "
             "search.validator to rankme"
         )
+    if not np.isfinite(source.features).all():
+        return float("nan")
     return representation.probe(source.features, source.labels)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raylens import checkpoint
-from raylens.cluster import choice
+from raylens import checkpoint, find
+from raylens.cluster import choice, launch
 from raylens.cluster.choice import Averaging, Gate, averaging, ordered, with_average, with_whole
-from raylens.cluster.search import Found
+from raylens.cluster.search import Found, _whole
 from raylens.cluster.worker import WORST, work
 from raylens.data.stream import Split
 from raylens.health import COLLAPSED
@@ -46,12 +46,13 @@ def test_whole_trials_come_first_by_agreement_then_the_others_by_their_objective
         trial("middle", objective=0.93),
         trial("stopped", steps=100, objective=0.97),
         trial("failed", checkpoint=None, objective=0.98),
+        trial("failed after a checkpoint", steps=200, objective=0.99, error="CUDA out of memory"),
         trial("diverged", objective=WORST),
     ]
     found = ordered(tiny.run("adda", scale={"gpus": 0}), trials, None, said)
     assert names(found)[:5] == ["near", "middle", "far", "short", "stopped"]
-    assert set(names(found)[5:]) == {"failed", "diverged"}
-    assert [one.agreement is None for one in found] == [False] * 3 + [True] * 4
+    assert set(names(found)[5:]) == {"failed", "failed after a checkpoint", "diverged"}
+    assert [one.agreement is None for one in found] == [False] * 3 + [True] * 5
 
 
 def test_a_model_that_lost_the_source_is_not_released_and_not_asked(tiny, said):
@@ -102,6 +103,18 @@ def test_the_whole_training_stands_for_its_trial_which_is_not_released_beside_it
     found = with_whole(trials, trial("whole", refused=lost))
     assert names(found) == wanted
     assert next(one for one in found if one.trial == "part").refused
+
+
+def test_a_whole_training_that_diverges_leaves_the_next_one(tiny, monkeypatch, capsys):
+    def diverges(*_):
+        raise launch.TrainingDiverged("the training diverged: not finite at step 3: loss/supervised")
+
+    monkeypatch.setattr(launch, "train", diverges)
+    monkeypatch.setattr("raylens.cluster.search.loaded", lambda *_: None)
+    run = tiny.run("adda")
+    whole = _whole(trial("part", run=run), tiny.facts(), find.method("adda"), "/runs/x")
+    assert names(with_whole([trial("part", run=run), trial("next")], whole)) == ["next", "part", "whole-part"]
+    assert "warning: whole-part: the training diverged" in capsys.readouterr().out
 
 
 def test_what_the_targets_batch_norm_costs_by_itself_is_no_loss(tiny, tmp_path):

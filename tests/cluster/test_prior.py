@@ -139,6 +139,12 @@ def test_a_prior_that_changes_nothing_is_told_and_not_estimated(tiny, method, se
         assert informed(run, None) is run
 
 
+def test_an_estimate_that_takes_a_given_shares_place_says_so(tiny):
+    run = tiny.run("adda", method={"target_prior": 0.3}, data={"prior": "estimate"})
+    assert asks(run)
+    assert remarks(run) == ["data.prior estimate takes the place of method.target_prior 0.3"]
+
+
 def test_a_benchmark_of_priors_estimates_for_all_that_it_asks():
     path = Path(__file__).parents[2] / "jobs" / "priors.yaml"
     runs = grid.build((config.written(path), str(path))).cells()
@@ -175,3 +181,13 @@ def test_the_command_line_asks_for_it(words):
     run = cli.run("tune", ["adda", *words])
     assert run.data.prior == "estimate"
     assert cli.run("tune", ["adda", "--target-prior", "0.03"]).method.target_prior == 0.03
+
+
+def test_a_share_on_the_command_line_takes_the_place_of_an_estimate_in_a_run_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("data: {prior: estimate}")
+    asked = ["adda", "--from", str(tmp_path / "run.yaml")]
+    assert asks(cli.run("tune", asked))
+    told = cli.run("tune", [*asked, "--target-prior", "0.02"])
+    assert not asks(told)
+    assert told.method.target_prior == 0.02
+    assert cli.run("tune", [*asked, "--target-prior", "null"]).data.prior == "given"

@@ -71,6 +71,28 @@ def test_more_labels_than_there_are_is_refused(tiny, toy_sets):
         sets.facts(run.replace(**{"data.labels": 361.0}), ("source",))
 
 
+def test_a_row_without_its_number_is_no_label(tiny, tmp_path):
+    """As two of three classes have none in Models I to III."""
+    numbers = np.where(np.arange(12) % 3, np.nan, np.arange(12.0))
+
+    def written(name, bare):
+        with ShardWriter(str(tmp_path / name), classes=("no", "vort")) as writer:
+            for split in ("train", "val", "test"):
+                images, ids = np.zeros((12, 1, 32, 32), np.float32), [f"{split}{row}" for row in range(12)]
+                mass = np.full(12, np.nan) if split == bare else numbers
+                writer.add(split, images, np.ones(12, int), ids, {"log10_mass": mass})
+        return {"source": str(tmp_path / name), "test": str(tmp_path / name)}
+
+    run = tiny.run(task={"name": "regression"}, data=written("sky", None))
+    sets.facts(run.replace(**{"data.labels": 4.0}), ("source",), test=True)
+    with pytest.raises(DataError, match="has 4 images with labels to learn from, and 5 were asked for"):
+        sets.facts(run.replace(**{"data.labels": 5.0}), ("source",))
+    for split in ("val", "test"):
+        bare = tiny.run(task={"name": "regression"}, data=written(split, split))
+        with pytest.raises(DataError, match=f"'{split}' of .* has 0 numbers in the column 'log10_mass'"):
+            sets.facts(bare, ("source",), test=True)
+
+
 def test_what_is_measured_on_has_labels(tiny, toy_sets, tmp_path):
     """A target may have none, and then nothing is measured; a set given to be measured on must."""
     with ShardWriter(str(tmp_path / "bare"), domain="target", bands=("i",), classes=LENS_CLASSES) as writer:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raylens import find
+from raylens import config, find
 from raylens.data.stream import AHEAD, Resident, Split, ahead, few, sizes, views
 from raylens.errors import ConfigError
 from raylens.methods.adda import ADDA
@@ -105,6 +105,15 @@ def test_sets_of_unequal_lengths_smaller_than_a_batch_never_end(tiny):
     data = Resident({**tiny.resident().train, "target": tinier.train["target"]}, {})
     found = batches(data, tiny.run("adda", data={"batch": 16}), 20)
     assert all(len(batch["source"]) == len(batch["target"]) == 16 for batch in found)
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [({}, (32, 96)), ({"batch": 64}, (64, 192)), ({"batch": 64, "target_batch": 64}, (64, 64))],
+)
+def test_adamatchs_target_batch_is_a_multiple_of_the_sources(data, rows):
+    run = config.build({"method.name": "adamatch"}, {"data": data})
+    assert tuple(sizes(run).values()) == rows
 
 
 @pytest.mark.parametrize(("world", "rows"), [(4, (16, 32)), (3, (21, 42)), (2, (32, 64)), (1, (64, 128))])

@@ -274,3 +274,14 @@ def test_feature_distance_is_free_of_the_chance_of_small_batches():
     assert mean_distance(0.5, 16) == pytest.approx(0.5, rel=0.1)
     assert mean_distance(0.5, 128) == pytest.approx(0.5, rel=0.05)
     assert mean_distance(0.0, 16) < 0.2
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_feature_distance_of_half_precision_is_that_of_single(half):
+    """Features of a deviation of 1e-4, whose variance half precision does not hold."""
+    random = torch.Generator().manual_seed(0)
+    source, target = (1e-4 * (torch.randn(64, 8, generator=random) + shift) for shift in (0, 0.5))
+    source, target = source.to(half), target.to(half)
+    wanted = distance(source.float(), target.float(), torch.ones(64))
+    torch.testing.assert_close(distance(source, target, torch.ones(64)), wanted)
+    assert wanted > 0.1

@@ -36,6 +36,18 @@ def test_sure_and_different_images_are_not_confused_and_undecided_ones_are():
     assert class_confusion(torch.zeros(4, 4), 1.0).item() == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("odds", [20.0, 45.0, 400.0])
+def test_a_class_that_no_image_has_is_mixed_up_with_the_other_and_finite(precision, odds):
+    """As where none of a batch of a survey's images is a lens."""
+    logits = torch.tensor([[0.0, -odds]]).repeat(64, 1).to(precision).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision != torch.float32):
+        found = class_confusion(logits, 1.5)
+    found.backward()
+    assert found.item() == pytest.approx(0.5 if odds < 100 else 0.0, abs=1e-3)
+    assert logits.grad.isfinite().all()
+
+
 def test_sure_images_count_more_and_weights_carry_no_gradient():
     logits = torch.tensor([[9.0, -9.0], [0.0, 0.0]], requires_grad=True)
     weights = certainty(logits)

@@ -47,6 +47,14 @@ def test_a_head_takes_features_to_what_the_loss_takes(name, outputs):
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_so_few_images_that_they_lie_on_a_line_are_no_collapse(tiny, rows):
+    features = np.random.default_rng(0).normal(size=(rows, 16))
+    found = find.task("pretraining")().metrics(features, None)
+    told = {f"source/{name}": value for name, value in found.items()}
+    assert tiny.method("byol").symptoms({"loss/byol": 1.0, **told}) == []
+
+
 def test_better_predictions_have_a_lower_loss(outputs):
     classes, logits, labels = outputs
     task = find.task("classification")(classes)
@@ -106,6 +114,15 @@ def test_regression_is_of_standardised_numbers_and_says_them_in_their_own_unit()
     assert task.metrics(np.zeros((200, 1)) + (numbers.mean() + 23) / 0.6, numbers)["r2"] == pytest.approx(
         0, abs=1e-6
     )
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [(-23.0, 0.58), (12000.0, 10.0), (200000.0, 50000.0)])
+def test_mixed_precision_rounds_no_number_that_is_learned(half, scale):
+    numbers = torch.tensor(scale[0] + scale[1] * np.linspace(-1, 1, 21))
+    logits = torch.linspace(-1, 1, 21)[:, None].to(half)
+    loss = find.task("regression")((), scale).loss(logits, numbers)
+    assert loss.item() < 1e-5  # that of the logits' own rounding
 
 
 def test_a_regressions_report_has_intervals_that_hold_its_values():

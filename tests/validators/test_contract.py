@@ -227,3 +227,9 @@ def test_deep_embedded_validation_by_hand(monkeypatch):
 def test_the_oracle_without_labels_says_so():
     with pytest.raises(DataError, match="no labels"):
         validator("oracle")(SOURCE, unlabelled(TARGET))
+
+
+def test_broken_features_have_no_probe():
+    """A trial that breaks at a report is the worst, and not one to be tried again."""
+    broken = dataclasses.replace(SOURCE, features=np.full_like(SOURCE.features, np.nan))
+    assert np.isnan(validator("probe")(broken, None))

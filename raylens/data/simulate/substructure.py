@@ -38,6 +38,8 @@ from raylens.errors import ConfigError
 from raylens.seeds import one_thread
 from raylens.seeds import seed as seeded
 
+VORTEX = ("vortex_x", "vortex_y", "vortex_length", "vortex_angle", "vortex_theta_e")
+"""What is true of a vortex: middle, length and Einstein radius of the whole in arcsec, angle in radians."""
 TOGETHER = 32
 """Images drawn at a time."""
 HEAVIEST = 10
@@ -370,7 +372,7 @@ def populate(
 ) -> tuple[list[dict[str, float]], dict]:
     """The parameters of each image's light and lens, and the truth."""
     lights, truth = [], {name: [] for name in ("log10_mass", "theta_e", "source_x", "source_y")}
-    truth |= {name: [] for name in ("vortex_angle", "sub_x", "sub_y", "sub_theta_e", "sub_log10_mass")}
+    truth |= {name: [] for name in (*VORTEX, "sub_x", "sub_y", "sub_theta_e", "sub_log10_mass")}
     for kind in kinds:
         if made.theta_e:
             main = rng.uniform(*made.theta_e)
@@ -387,14 +389,19 @@ def populate(
             for k, one in enumerate(points)
             for name, v in zip(("x", "y", "theta_e"), one, strict=True)
         }
-        lights.append(light | held | {name: v for name, v in vortex.items() if name.startswith("rod_")})
+        lights.append(light | held)
+        if kind == made.classes[2] and not made.discrete:
+            rod = {name: vortex[name] for name in ("x", "y", "theta_e", "angle")} | {
+                "half": vortex["length"] / 2
+            }
+            lights[-1] |= {f"rod_{name}": value for name, value in rod.items()}
         mass = made.halo or 1.0
         row = {
             "log10_mass": vortex.get("log10_mass", math.nan),
             "theta_e": main,
             "source_x": light["x"],
             "source_y": light["y"],
-            "vortex_angle": vortex.get("angle", math.nan),
+            **{name: vortex.get(name.removeprefix("vortex_"), math.nan) for name in VORTEX},
             "sub_x": points[:, 0],
             "sub_y": points[:, 1],
             "sub_theta_e": points[:, 2],
@@ -406,7 +413,7 @@ def populate(
     most = max(map(_points, with_subhaloes), default=0)
     for light in with_subhaloes:  # as many for all of a class; what is added has no mass
         light |= {f"m{k}_{name}": 0.0 for k in range(_points(light), most) for name in ("x", "y", "theta_e")}
-    single = ("log10_mass", "theta_e", "source_x", "source_y", "vortex_angle")
+    single = ("log10_mass", "theta_e", "source_x", "source_y", *VORTEX)
     return lights, {name: np.array(values) if name in single else values for name, values in truth.items()}
 
 
@@ -465,7 +472,7 @@ def _share(made: Recipe, rng: np.random.Generator) -> float:
 
 
 def _vortex(made: Recipe, main: float, rng: np.random.Generator) -> tuple[dict[str, float], np.ndarray]:
-    """A rod, or points evenly along it, and what is true of it."""
+    """What is true of a vortex, and where it is not a rod the points evenly along it."""
     vortex = {"angle": rng.uniform(0, math.pi)}
     if made.length is None:
         vortex["log10_mass"] = rng.uniform(-24, -22)
@@ -474,9 +481,9 @@ def _vortex(made: Recipe, main: float, rng: np.random.Generator) -> tuple[dict[s
         half = rng.uniform(*made.length) / 2
     x, y = rng.normal(0, made.middle, 2) if made.middle else (0.0, 0.0)
     theta_e = main * math.sqrt(_share(made, rng))
+    vortex |= {"x": x, "y": y, "theta_e": theta_e, "length": 2 * half}
     if not made.discrete:
-        held = {"x": x, "y": y, "theta_e": theta_e, "half": half, "angle": vortex["angle"]}
-        return vortex | {f"rod_{name}": value for name, value in held.items()}, np.zeros((0, 3))
+        return vortex, np.zeros((0, 3))
     along = np.linspace(-half, half, made.discrete)
     each = np.full(made.discrete, theta_e / math.sqrt(made.discrete))
     return vortex, np.stack(

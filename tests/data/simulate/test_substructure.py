@@ -105,7 +105,8 @@ def test_an_image_follows_from_its_key(name):
     assert (first != other).any()
     assert all(len(column) == 6 for column in truth.values())
     assert [len(places) > 0 for places in truth["sub_x"]] == [False, False, True, True, False, False]
-    assert np.isfinite(truth["vortex_angle"]).tolist() == [False] * 4 + [True] * 2
+    for told in substructure.VORTEX:
+        assert np.isfinite(truth[told]).tolist() == [False] * 4 + [True] * 2, told
     known = name != "common"
     assert np.isfinite(truth["log10_mass"]).tolist() == [False] * 4 + [known] * 2
     if known:
@@ -226,6 +227,22 @@ def test_a_rod_acts_from_where_it_lies():
     there = substructure.arcs(moved, x - given["rod_x"], y - given["rod_y"])
     torch.testing.assert_close(substructure.arcs(given, x, y), there)
     assert given["rod_x"].abs() > 0.05
+
+
+@pytest.mark.parametrize("name", ["common", "model-ii"])
+def test_the_truth_of_a_vortex_is_what_is_drawn(name):
+    """As a rod, and as the points of one drawn by the same numbers."""
+    lights, truth = substructure.populate(recipe(name), np.array(["vort", "axion"]), np.random.default_rng(2))
+    row = 0 if name == "common" else 1
+    for told, drawn in (("x", "x"), ("y", "y"), ("angle", "angle"), ("theta_e", "theta_e")):
+        assert truth[f"vortex_{told}"][row] == lights[row][f"rod_{drawn}"], told
+    assert truth["vortex_length"][row] == 2 * lights[row]["rod_half"]
+    points = replace(recipe(name), discrete=100)
+    _, other = substructure.populate(points, np.array(["vort", "axion"]), np.random.default_rng(2))
+    x, y = other["sub_x"][row], other["sub_y"][row]
+    assert (x.mean(), y.mean()) == pytest.approx((other["vortex_x"][row], other["vortex_y"][row]), abs=1e-9)
+    assert np.hypot(x[-1] - x[0], y[-1] - y[0]) == pytest.approx(other["vortex_length"][row])
+    assert (other["sub_theta_e"][row] ** 2).sum() == pytest.approx(other["vortex_theta_e"][row] ** 2)
 
 
 @pytest.mark.parametrize("published", [False, True])
