@@ -26,7 +26,7 @@ class Task(base.Task):
         return logits
 
     def metrics(self, logits: np.ndarray, labels: np.ndarray | None) -> Mapping[str, float]:
-        """`rankme`, `spread` and, of three rows or more, `dimensions` of features (N, dim); `probe` and `knn` of labels."""
+        """`rankme`, `spread` and, of 3 rows or more, `dimensions` of features (N, dim); of labels `probe`, `knn`."""
         if not np.isfinite(logits).all():
             return dict.fromkeys(("rankme", "dimensions", "spread"), float("nan"))
         some = logits[representation.some(len(logits))]
