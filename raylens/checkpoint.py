@@ -20,6 +20,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -196,7 +197,7 @@ def together(paths: Sequence[str]) -> list[Checkpoint]:
     """The checkpoints of an ensemble, of one or more. Raises ConfigError when they do not say the same of the same."""
     first, *others = found = [read(path) for path in paths]
     for other in others:
-        for what in ("classes", "channels", "size"):
+        for what in ("classes", "channels", "size", "bands"):
             if getattr(other.facts, what) != getattr(first.facts, what):
                 raise ConfigError(
                     f"{other.address} has the {what} {getattr(other.facts, what)}, {first.address} "
@@ -224,7 +225,9 @@ def read(path: str | PathLike[str]) -> Checkpoint:
         hint = f"; did you mean {inner[0]}?" if inner else ""
         raise ConfigError(f"{path} is no checkpoint: it has no run.yaml and model.safetensors{hint}")
     try:
-        run = config.build((config.read(folder / "run.yaml"), str(folder / "run.yaml")))
+        given = config.read(folder / "run.yaml")
+        _check_method(path, folder, given)
+        run = config.build((given, str(folder / "run.yaml")))
         data = json.loads((folder / "data.json").read_text())
         metrics = json.loads((folder / "metrics.json").read_text())
         mean, deviation = map(float, data.get("scale", (0.0, 1.0)))
@@ -237,6 +240,21 @@ def read(path: str | PathLike[str]) -> Checkpoint:
     if "://" in str(path):
         weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
     return found
+
+
+def _check_method(path: str | PathLike[str], folder: Path, given: Mapping[str, Any]) -> None:
+    """Raises ConfigError where reading would import a module that came with the checkpoint: a download runs no code."""
+    name = str(given.get("method.name"))
+    module, colon, _ = name.partition(":")
+    if not colon or module in sys.modules:
+        return
+    for entry in sys.path:
+        package = (Path(entry or ".").absolute() / module.split(".")[0]).resolve()
+        if folder.resolve().is_relative_to(package):
+            raise ConfigError(
+                f"the checkpoint {path} names a method of its own, {name}, in a folder that it lies in itself; if you "
+                "know that code, import it first, or put it elsewhere"
+            )
 
 
 def versions() -> dict[str, str]:

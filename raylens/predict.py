@@ -10,7 +10,7 @@ import numpy as np
 
 from raylens import checkpoint, cli, evaluate, priors
 from raylens.checkpoint import Checkpoint
-from raylens.errors import ConfigError
+from raylens.errors import ConfigError, DataError
 from raylens.find import guess
 
 
@@ -156,8 +156,14 @@ def corrected(found: Checkpoint, calibrate: str | None, prior: Sequence[float] |
         output = evaluate.outputs(found, calibrate, "val")
         temperature, shift = priors.calibration(output.logits, output.labels)
         held = np.bincount(output.labels, minlength=len(shift)) / len(output.labels)
+        if not held.all():
+            absent = found.facts.classes[int(held.argmin())]
+            raise DataError(
+                f"the split 'val' of {calibrate} has no image of {absent}; set --calibrate to a set with all classes"
+            )
     elif found.run.data.balance is not None:
-        held = np.array([1 - found.run.data.balance, found.run.data.balance])
+        last, others = found.run.data.balance, len(shift) - 1
+        held = np.array([(1 - last) / others] * others + [last])
     else:
         if "source" not in found.facts.manifests:
             raise ConfigError(f"{found.folder} does not know what it was trained on; give --calibrate")

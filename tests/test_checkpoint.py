@@ -241,6 +241,18 @@ def test_nothing_is_unpickled(tiny, saved, monkeypatch):
         assert next(reports).metrics["step"] == 4
 
 
+def test_no_module_of_a_downloaded_folder_is_imported(saved, monkeypatch):
+    """A method of the user's own is, which lies elsewhere."""
+    monkeypatch.syspath_prepend(saved.parents[1])
+    monkeypatch.chdir(saved.parents[1])
+    inside = f"{saved.parent.name}.{saved.name}.evil"
+    (saved / "evil.py").write_text("raise SystemExit('it ran')")
+    written = (saved / "run.yaml").read_text()
+    (saved / "run.yaml").write_text(written.replace("name: supervised", f"name: {inside}:Evil"))
+    with pytest.raises(ConfigError, match=rf"names a method of its own, {inside}:Evil"):
+        checkpoint.read(saved)
+
+
 def test_no_yaml_tag_makes_an_object(saved):
     (saved / "run.yaml").write_text("method: !!python/object/apply:os.getcwd []")
     with pytest.raises(ConfigError, match="is no YAML"):

@@ -416,9 +416,11 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     chosen = []
     for *_, row in best:
         said = {name: value for name, value in row.items() if name not in ("failed", "about", "row")}
-        beside = {name: value for name, value in json.loads(row["about"]).items() if name != "rank"}
-        chosen.append(said | {name: value for name, value in beside.items() if name not in said})
-    listed = pd.DataFrame(chosen)
+        beside = json.loads(row["about"])
+        chosen.append(
+            said | {f"{name}_" if name in (*said, "rank") else name: value for name, value in beside.items()}
+        )
+    listed = pd.DataFrame(chosen, dtype=object)  # whole numbers stay whole beside rows without any
     listed.insert(0, "rank", range(1, len(listed) + 1))
     write(f"{request.out}/candidates.csv", listed.to_csv(index=False))
     if chosen:

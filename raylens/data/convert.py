@@ -568,7 +568,9 @@ def _label(rows: list[dict[str, Any]], wanted: Mapping[str, str] | None) -> tupl
         classes, number = (), {}
     elif wanted:
         classes = tuple(wanted)
-        number = {alias: k for k, (name, other) in enumerate(wanted.items()) for alias in (name, other, k)}
+        number = {alias: k for k, (name, other) in enumerate(wanted.items()) for alias in (name, other)}
+        asked = {int(alias): k for alias, k in number.items() if re.fullmatch(r"-?\d+", alias)}
+        number |= asked or {k: k for k in range(len(wanted))}
     elif found <= {0, 1}:
         classes, number = LENS_CLASSES, {0: 0, 1: 1}
     elif all(isinstance(label, int) for label in found):

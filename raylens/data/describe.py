@@ -82,7 +82,7 @@ def describe(
                 f"{key} {value:.4g}" for key, value in zip(held.statistics, values, strict=True)
             )
             console.print(f"  {band}: {numbers}", highlight=False)
-    folder = Path(out or f"{'-'.join(held.name for held in manifests.values())}-describe")
+    folder = Path(out or f"{'-'.join(held.name for held in manifests.values())}-describe".replace("/", "_"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -279,8 +279,12 @@ class ShardWriter:
         """Appends rows to a split: pixels (N, C, H, W), uint8 or float32, and labels (N,), of which -1 is unknown.
 
         Each of the `columns` has N numbers or words, or images. Raises DataError for images that are not square, labels
-        that are no class, a column that each set has, and rows unlike the first.
+        that are no class, a column that each set has, rows unlike the first, and a split that cannot name files.
         """
+        if not re.fullmatch(r"\w[\w.-]*", split):
+            raise DataError(
+                f"a split cannot be called {split!r}: give it a name of letters, numbers, - and _"
+            )
         if pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
             raise DataError(
                 f"images of shape {tuple(pixels.shape[1:])} are not (channels, size, size); "

@@ -20,7 +20,8 @@ from raylens.cluster import worker
 from raylens.cluster.predict import Correction, whole
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import ShardWriter, read_manifest, read_split
-from raylens.errors import ConfigError
+from raylens.errors import ConfigError, DataError
+from raylens.records import Outputs
 from tests.cluster.drivers import killed_once
 from tests.conftest import write_toy
 
@@ -375,6 +376,29 @@ def test_what_a_file_keeps_where_is_told_and_any_class_has_its_candidates(ray_cl
     np.testing.assert_allclose(found, np.sort(expected)[:3], atol=1e-5)
     with pytest.raises(ConfigError, match="has predictions with shape"):
         predict.predict([*words[:4], "--gpus", "0", "--out", str(tmp_path / "out")])
+
+
+def test_whole_numbers_of_a_table_come_to_the_candidates_as_they_are(ray_cluster, models, tmp_path):
+    """Beside an image without one, and under another name where the list has one of its own."""
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(ord(name)).random((32, 32), np.float32))
+    (tmp_path / "t.csv").write_text("path,objid,id\na.npy,1237648720693755918,7\nb.npy,,8\n")
+    predict.predict([models[0], f"{tmp_path}/t.csv", "--gpus", "0", "--out", f"{tmp_path}/out"])
+    found = pd.read_csv(tmp_path / "out" / "candidates.csv", dtype=str).set_index("id")
+    assert found["objid"].fillna("").to_dict() == {"a": "1237648720693755918", "b": ""}
+    assert found["id_"].to_dict() == {"a": "7", "b": "8"}
+
+
+def test_shares_of_three_classes_are_those_that_were_drawn_and_none_is_missing(tiny, tmp_path, monkeypatch):
+    run, facts = tiny.run(data={"balance": 0.5}), tiny.facts(("no", "sphere", "vort"))
+    checkpoint.save(tmp_path / "three", run, facts, worker.build(run, facts).result, {})
+    found = checkpoint.read(tmp_path / "three")
+    shift = predict.corrected(found, None, (0.25, 0.25, 0.5)).shift
+    np.testing.assert_allclose(shift, 0, atol=1e-12)
+    output = Outputs(np.zeros((4, 2)), np.eye(3)[[0, 1, 0, 1]], np.array([0, 1, 0, 1]), np.arange(4))
+    monkeypatch.setattr("raylens.evaluate.outputs", lambda *_: output)
+    with pytest.raises(DataError, match="the split 'val' of shards/x has no image of vort"):
+        predict.corrected(found, "shards/x", (0.8, 0.1, 0.1))
 
 
 def test_a_correction_without_anything_is_softmax():

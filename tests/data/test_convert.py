@@ -421,6 +421,23 @@ def test_labels_that_are_no_class_are_named():
     assert [row["label"] for row in rows] == [0, 1, -1]
 
 
+@pytest.mark.parametrize(
+    ("labels", "wanted", "numbers"),
+    [
+        ([0, 1], {"nonlens": "1", "lens": "0"}, [1, 0]),
+        ([1, 2], {"nonlens": "2", "lens": "1"}, [1, 0]),
+        ([101, 7], {"nonlens": "7", "lens": "101"}, [1, 0]),
+        ([0, 1], {"nonlens": "nonlens", "lens": "lens"}, [0, 1]),
+    ],
+)
+def test_numbers_are_the_classes_that_they_are_said_to_be(labels, wanted, numbers):
+    from raylens.data.convert import _label
+
+    rows = [{"label": label} for label in labels]
+    _label(rows, wanted)
+    assert [row["label"] for row in rows] == numbers
+
+
 def test_many_reasons_are_counted_together():
     told = counted(
         [(str(row), f"wrong shape, 1 x {row} x {row}") for row in range(9)] + [("a", "NaN"), ("b", "NaN")]

@@ -1,7 +1,10 @@
 """Every format gives the same image back, and no file can make the reader run anything."""
 
+import errno
 import os
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import h5py
@@ -221,6 +224,107 @@ def test_band_folders_make_one_image_of_an_object(tmp_path):
         list(formats.rows(cut, Options()))
 
 
+@pytest.mark.parametrize("name", ["obj{:03d}_64px", "J{:04d}-0056", "cutout_{}.1234_2.3456"])
+def test_objects_of_one_name_in_all_bands_stay_together_where_one_is_missing(tmp_path, name):
+    for band in ("Band1", "Band2"):
+        (tmp_path / band).mkdir()
+        for number in range(4):
+            np.save(tmp_path / band / f"{name.format(number)}.npy", np.full((4, 4), number))
+    (tmp_path / "Band2" / f"{name.format(1)}.npy").unlink()
+    found = {unit.id: unit for unit in units(str(tmp_path), Options())}
+    assert [*found] == [name.format(number) for number in range(4)]
+    assert found[name.format(1)].missing == "no file in Band2"
+    for number in (0, 2, 3):
+        (row,) = formats.rows(found[name.format(number)], Options())
+        assert np.unique(row.pixels).tolist() == [number]
+
+
+def test_files_that_nothing_pairs_are_refused(tmp_path):
+    """Names differ from band to band, and two of one band have one number."""
+    for band in ("g", "r"):
+        (tmp_path / f"band_{band}").mkdir()
+        for number in ("J0012", "J1234"):
+            np.save(tmp_path / f"band_{band}" / f"{band}_{number}-0056.npy", np.zeros((4, 4)))
+    with pytest.raises(
+        formats.DataError, match=r"J1234-0056.npy have one number, 0056, and no name is in two"
+    ):
+        units(str(tmp_path), Options())
+
+
+def test_bands_of_several_types_keep_their_values(tmp_path):
+    planes = [np.arange(16, dtype=np.int16).reshape(4, 4), np.linspace(0, 1, 16, dtype=">f4").reshape(4, 4)]
+    fits.HDUList([fits.PrimaryHDU(), *map(fits.ImageHDU, planes)]).writeto(tmp_path / "a.fits")
+    (row,) = read(tmp_path / "a.fits")
+    np.testing.assert_allclose(row.pixels, np.stack(planes))
+    assert row.pixels.dtype.isnative
+
+
+def test_compressed_fits_are_read_beside_others(tmp_path):
+    fits.writeto(tmp_path / "a.fits.gz", image(1)[0])
+    fits.writeto(tmp_path / "b.fits", image(1)[0])
+    found = units(str(tmp_path), Options())
+    assert [unit.id for unit in found] == ["a", "b"]
+    for unit in found:
+        (row,) = formats.rows(unit, Options())
+        np.testing.assert_array_equal(row.pixels, image(1))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_labels_of_any_shape_are_read_and_of_another_number_refused(tmp_path, suffix):
+    def written(labels):
+        arrays = {"images": image(3)[:, None].repeat(2, 0), "is_lens": labels}
+        if suffix == ".npz":
+            np.savez(tmp_path / "a.npz", **arrays)
+        else:
+            with h5py.File(tmp_path / "a.h5", "w") as file:
+                for name, values in arrays.items():
+                    file[name] = values
+        return [row.label for row in read(tmp_path / f"a{suffix}", Options(label_key="is_lens"))]
+
+    classes = np.arange(6) % 2
+    assert written(classes) == written(classes[:, None]) == written(np.eye(2)[classes]) == classes.tolist()
+    with pytest.raises(formats.DataError, match="'is_lens' has 5 labels for 6 images"):
+        written(classes[:5])
+
+
+def test_words_in_hdf5_are_labels_and_columns(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"], file["label"], file["name"] = image(2)[:, None], ["lens", "ring"], ["a", "b"]
+    found = read(tmp_path / "a.h5", Options())
+    assert [row.label for row in found] == ["lens", "ring"]
+    assert [row.columns for row in found] == [{"name": "a"}, {"name": "b"}]
+
+
+def test_a_colour_png_of_16_bits_is_refused_as_its_reader_keeps_8(tmp_path):
+    height, width = 4, 5
+    lines = (1000 + np.arange(height * width * 3)).astype(">u2").reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IDAT", data),
+        (b"IEND", b""),
+    ]
+    chunks = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in parts
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(Unreadable, match="16 bits a colour"):
+        read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO])
+def test_a_fault_of_the_machine_is_none_of_the_file(tmp_path, monkeypatch, number):
+    np.save(tmp_path / "a.npy", image(1))
+
+    def fails(path):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr("raylens.data.formats.npy.opened", fails)
+    with pytest.raises(formats.Unreached, match=r"a\.npy.*the same command tries again"):
+        read(tmp_path / "a.npy")
+
+
 def test_hdus_are_chosen_by_number_or_name(tmp_path):
     hdus = [fits.ImageHDU(image(1, seed=k)[0], name=name) for k, name in enumerate("GRI")]
     fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "a.fits")
@@ -240,6 +344,26 @@ def test_a_table_lists_files(tmp_path):
     assert len(list(formats.rows(found[0], Options()))) == 1
     with pytest.raises(formats.DataError, match="--path-column"):
         units(str(tmp_path / "t.csv"), Options())
+
+
+def test_a_tables_whole_numbers_stay_whole_beside_an_empty_cell(tmp_path):
+    """A survey's ids have 19 digits, of which a float keeps 16."""
+    (tmp_path / "t.csv").write_text("path,target,objid\na.npy,lens,1237648720693755918\nb.npy,ring,\n")
+    one, other = units(str(tmp_path / "t.csv"), Options())
+    assert (one.columns, other.columns) == ({"objid": 1237648720693755918}, {"objid": None})
+    assert (one.label, other.label) == ("lens", "ring")
+
+
+@pytest.mark.parametrize("word", ["None", "NA"])
+def test_a_class_that_pandas_takes_for_nothing_is_refused(tmp_path, word):
+    (tmp_path / "t.csv").write_text(f"path,target\na.npy,lens\nb.npy,{word}\n")
+    with pytest.raises(formats.DataError, match=f"has the word '{word}'"):
+        units(str(tmp_path / "t.csv"), Options())
+
+
+def test_a_table_without_lines_has_no_units(tmp_path):
+    (tmp_path / "t.csv").write_text("path,target\n")
+    assert units(str(tmp_path / "t.csv"), Options()) == []
 
 
 PUBLISHED = {

@@ -153,16 +153,19 @@ def test_a_broken_manifest_is_refused_in_one_line(tmp_path, text):
         ({"pixels": np.zeros((2, 1, 8, 9), np.float32)}, "--size or --crop"),
         ({"labels": np.array([0, 2])}, "do not fit classes"),
         ({"columns": {"label": [1, 2]}}, "cannot be called 'label'"),
+        ({"split": "../mine/train"}, "a split cannot be called '../mine/train'"),
+        ({"split": ".hidden"}, "a split cannot be called"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(tmp_path, change, message):
     row = {
+        "split": "train",
         "pixels": np.zeros((2, 1, 8, 8), np.float32),
         "labels": np.array([0, 1]),
         "ids": ["a", "b"],
     } | change
     with pytest.raises(DataError, match=message), ShardWriter(tmp_path / "set") as writer:
-        writer.add("train", **row)
+        writer.add(**row)
 
 
 def test_bands_must_be_as_many_as_channels(tmp_path):

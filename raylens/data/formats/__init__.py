@@ -3,6 +3,7 @@
 A unit is what one task reads: a file, or one object's files in several band folders.
 """
 
+import errno
 import importlib
 import io
 import os
@@ -30,6 +31,8 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 NEGATIVE = ("nonlens", "nonlenses", "nolens", "nolenses", "no", "nosub")
 POSITIVE = ("lens", "lenses")
 KNOWN = (*NEGATIVE, *POSITIVE, "sphere", "cdm", "vort", "axion", "sub", "unlabelled")
+PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}
+"""Faults of this machine or its network, which say nothing of a file."""
 RESOLUTION = re.compile(r"(?i)(?:(.+)_)?([lh])r")
 """Folders LR and HR, or names that end in _LR and _HR."""
 BANDS = re.compile(r"_([ugrizyjhk]+)$")
@@ -86,7 +89,7 @@ class Unreadable(Exception):
 
 
 class Unreached(Exception):
-    """A store did not answer for some minutes, which says nothing of its files: whatever reads them ends."""
+    """A store, or this machine, did not answer, which says nothing of its files: whatever reads them ends."""
 
 
 @cache
@@ -97,7 +100,17 @@ def formats() -> dict[str, ModuleType]:
 
 
 def suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
+    """By which a file's format is known; a FITS file may be compressed."""
+    return os.path.splitext(_unpacked(path))[1].lower()
+
+
+def stem_of(path: str) -> str:
+    """A path without its suffix."""
+    return os.path.splitext(_unpacked(path))[0]
+
+
+def _unpacked(path: str) -> str:
+    return path[: -len(".gz")] if re.search(r"(?i)\.(fits|fit)\.gz$", path) else path
 
 
 def opened(path: str) -> BinaryIO:
@@ -144,7 +157,13 @@ def rows(unit: Unit, options: Options) -> Iterator[Row]:
         raise Unreadable("no such file") from error
     except PermissionError as error:
         raise Unreadable("not readable by this user") from error
+    except MemoryError:
+        raise
     except Exception as error:  # readers of seven formats raise anything on broken files
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise Unreached(
+                f"{', '.join(unit.files)}: {first_line(error)}; the same command tries again"
+            ) from error
         cut = re.search(
             "trunc|EOF|No data left|too small|expected|reshape|ended|greater than file|not a zip|empty",
             str(error),
@@ -164,7 +183,7 @@ def units(path: str, options: Options) -> list[Unit]:
                 f"cannot read {path}; readable are {', '.join(sorted(formats()))}, and folders of them"
             )
         listing = getattr(formats()[suffix(root)], "units", None)
-        stem = os.path.splitext(os.path.basename(root))[0]
+        stem = stem_of(os.path.basename(root))
         return listing(path, options) if listing else [Unit(files=(path,), id=stem, label=place(stem, ())[1])]
     listed = [file for file in fs.get_file_info(arrow_fs.FileSelector(root, recursive=True)) if file.is_file]
     names = {os.path.relpath(file.path, root): _stamp(file) for file in listed}
@@ -213,13 +232,10 @@ def _folder(path: str, stamps: Mapping[str, str]) -> list[Unit]:
     """A unit for each file, or for each object if its bands lie in folders Band1, Band2, ... side by side."""
     objects: dict[str, dict[str, str]] = {}
     names, highs = _twins([*stamps])
-    for called in names:
-        *folders, file = called.split("/")
-        band = next((folder for folder in folders if re.fullmatch(r"(?i)band_?\w+", folder)), "")
-        stem = os.path.splitext(file)[0]
-        if band:  # the band is in the file's name as well, the object is its number
-            stem = (re.findall(r"\d+", stem) or [stem])[-1]
-        key = "/".join([*(folder for folder in folders if folder != band), stem])
+    places = {called: _banded(called) for called in names}
+    numbered = _numbered(path, places)
+    for called, (folders, band, stem) in places.items():
+        key = "/".join([*folders, _number(stem) if band and folders in numbered else stem])
         while band in objects.get(key, {}):  # the same stem with another suffix
             key += "'"
         objects.setdefault(key, {})[band] = called
@@ -246,6 +262,42 @@ def _folder(path: str, stamps: Mapping[str, str]) -> list[Unit]:
             )
         )
     return found
+
+
+def _banded(name: str) -> tuple[tuple[str, ...], str, str]:
+    """A file's folders but for the one of its band, that one, and its stem."""
+    *folders, file = name.split("/")
+    band = next((folder for folder in folders if re.fullmatch(r"(?i)band_?\w+", folder)), "")
+    return tuple(folder for folder in folders if folder != band), band, stem_of(file)
+
+
+def _number(stem: str) -> str:
+    return (re.findall(r"\d+", stem) or [stem])[-1]
+
+
+def _numbered(path: str, places: Mapping[str, tuple[tuple[str, ...], str, str]]) -> set[tuple[str, ...]]:
+    """Folders of several bands in which no name is the same, so that an object is the last number in its files' names.
+
+    Raises DataError where two files of a band have one number: nothing tells then which belong together.
+    """
+    bands: dict[tuple[str, ...], set[str]] = {}
+    holders: dict[tuple[tuple[str, ...], str], set[str]] = {}
+    for folders, band, stem in places.values():
+        if band:
+            bands.setdefault(folders, set()).add(band)
+            holders.setdefault((folders, stem), set()).add(band)
+    shared = {folders for (folders, _), held in holders.items() if len(held) > 1}
+    numbered = {folders for folders, held in bands.items() if len(held) > 1} - shared
+    first: dict[tuple, str] = {}
+    for called, (folders, band, stem) in places.items():
+        if band and folders in numbered:
+            other = first.setdefault((folders, band, _number(stem)), called)
+            if stem_of(other.rpartition("/")[2]) != stem:
+                raise DataError(
+                    f"{path}: {other} and {called} have one number, {_number(stem)}, and no name is in two bands; give "
+                    "the files of an object one name in all of them"
+                )
+    return numbered
 
 
 def _twins(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -339,14 +391,26 @@ def stack_rows(arrays: Mapping[str, Any], options: Options) -> Iterator[Row]:
         beside = {
             key: arrays[key][:] for key, shape in shapes.items() if key != name and shape == stack.shape[:1]
         }
-        labels = beside.pop(label_key, None)
-        labels = None if labels is None else settled(map(_scalar, labels))
+        beside.pop(label_key, None)
+        labels = _labels(label_key, arrays[label_key][:], len(stack)) if label_key else None
         bands = tuple(match[1]) if (match := BANDS.search(name.lower())) else ()
         for i, image in enumerate(stack):
             columns = {key: _scalar(values[i]) for key, values in beside.items()}
             label = name if pixels_key is None else None if labels is None else labels[i]
             id = f"{name}/{i}" if pixels_key is None else str(i) if many else ""
             yield Row(channels_first(image), label, id, columns, bands)
+
+
+def _labels(name: str, labels: np.ndarray, images: int) -> list[Label]:
+    """One label for each image, of an array (N,), (N, 1) or one-hot (N, K). Raises DataError for another number."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        labels = labels.argmax(-1)
+    labels = labels.reshape(-1)
+    if len(labels) != images:
+        raise DataError(
+            f"the array {name!r} has {len(labels)} labels for {images} images; set --label-key to another"
+        )
+    return settled(map(_scalar, labels))
 
 
 def _key(asked: str | None, shapes: Mapping[str, Any], flag: str, usual: tuple[str, ...]) -> str | None:

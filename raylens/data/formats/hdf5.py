@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import h5py
+import numpy as np
 
 from raylens.data.formats import Options, Row, opened, stack_rows
 
@@ -15,6 +16,8 @@ def rows(path: str, options: Options) -> Iterator[Row]:
         file.visititems(
             lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None
         )
-        yield from stack_rows(
-            {name: array for name, array in arrays.items() if array.dtype.kind != "O"}, options
-        )
+        words = {
+            name: array.asstr() for name, array in arrays.items() if h5py.check_string_dtype(array.dtype)
+        }
+        known = {name: array for name, array in arrays.items() if array.dtype.kind != "O"}
+        yield from stack_rows(known | {name: np.asarray(array[()]) for name, array in words.items()}, options)

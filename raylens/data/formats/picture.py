@@ -6,7 +6,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from raylens.data.formats import Options, Row, channels_first, opened
+from raylens.data.formats import Options, Row, Unreadable, channels_first, opened
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -17,6 +17,8 @@ def rows(path: str, options: Options) -> Iterator[Row]:
             yield Row(channels_first(tifffile.imread(source)))
         return
     with opened(path) as source, Image.open(source) as picture:
+        if picture.mode not in ("I", "I;16") and any(";16" in str(tile[3]) for tile in picture.tile):
+            raise Unreadable("16 bits a colour, of which PNG's reader keeps 8: give TIFF or FITS")
         if picture.mode not in ("L", "I", "I;16", "F", "RGB"):
             picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
         image = channels_first(np.asarray(picture))

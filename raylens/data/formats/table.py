@@ -1,5 +1,6 @@
 """CSV tables that list files: a path, a target, a fold, and whatever else is known of each."""
 
+import io
 import os
 from collections.abc import Iterator
 
@@ -18,7 +19,9 @@ def units(path: str, options: Options) -> list[Unit]:
     """A unit for each line; paths are relative to the table. Raises DataError."""
     try:
         with opened(path) as source:
-            table = pd.read_csv(source, low_memory=False)  # or a column's types change on the way
+            held = io.BytesIO(source.read())
+            # Of whole numbers and an empty cell pandas makes floats otherwise, and other objects' names of ids.
+            table = pd.read_csv(held, low_memory=False, dtype_backend="numpy_nullable")
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} is no table of paths: {first_line(error)}; give a CSV file with column names in its first line"
@@ -33,8 +36,14 @@ def units(path: str, options: Options) -> list[Unit]:
             raise DataError(f"{path} has no column {column!r}{hint} for {flag}; there are {known}")
     folder = os.path.dirname(path)
     found = []
-    labels = table[options.target_column] if options.target_column in table else [None] * len(table)
-    for line, label in zip(table.to_dict("records"), settled(labels), strict=True):
+    lines = [
+        {name: None if pd.isna(value) else value for name, value in line.items()}
+        for line in table.to_dict("records")
+    ]
+    if options.target_column in table:
+        _check_words(path, held, options.target_column)
+    labels = settled(line.get(options.target_column) for line in lines)
+    for line, label in zip(lines, labels, strict=True):
         file = str(line.pop(options.path_column))
         line.pop(options.target_column, None)
         split = line.pop("split", None)
@@ -42,14 +51,26 @@ def units(path: str, options: Options) -> list[Unit]:
         found.append(
             Unit(
                 files=(whole,),
-                id=os.path.splitext(file)[0],
+                id=formats.stem_of(file),
                 label=label,
-                split=None if pd.isna(split) else formats.SPLITS.get(split, split),
-                columns={name: None if pd.isna(value) else value for name, value in line.items()},
+                split=None if split is None else formats.SPLITS.get(split, str(split)),
+                columns=line,
                 missing="" if formats.suffix(file) in formats.formats() else "unknown format",
             )
         )
     return found
+
+
+def _check_words(path: str, held: io.BytesIO, column: str) -> None:
+    """Raises DataError for words that pandas takes for an empty cell, and that may well be a class."""
+    held.seek(0)
+    words = pd.read_csv(held, usecols=[column], dtype=str, keep_default_na=False)[column]
+    for word in ("None", "NA", "N/A"):
+        if (words.str.strip() == word).any():
+            raise DataError(
+                f"the column {column!r} of {path} has the word {word!r}, which may be a class or an empty cell; leave "
+                "the cell empty, or give the class another name"
+            )
 
 
 def rows(path: str, options: Options) -> Iterator[Row]:
