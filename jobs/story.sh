@@ -18,13 +18,13 @@ for preset in sim survey; do
   there "$where/$preset/manifest.json" || $run -m raylens.data simulate "$preset" --rows "$rows" --out "$where/$preset"
 done
 pretrained=$where/runs/story-contrastive/best
-there "$pretrained" || $run -m raylens.tune contrastive --name story-contrastive --encoder "$encoder" \
+$run -m raylens.tune contrastive --name story-contrastive --encoder "$encoder" \
   --data.source "$where/survey" "${search[@]}" "${each[@]}"
 finetuned=$where/runs/story-finetuned/best
-there "$finetuned" || $run -m raylens.finetune "$pretrained" classification --name story-finetuned \
+$run -m raylens.finetune "$pretrained" classification --name story-finetuned \
   --data.source "$where/sim" "${each[@]}"
 for method in adda self_ensembling adamatch; do
-  there "$where/runs/story-$method/best" || $run -m raylens.tune $method --name "story-$method" --start "$finetuned" \
+  $run -m raylens.tune $method --name "story-$method" --start "$finetuned" \
     --data.source "$where/sim" --data.target "$where/survey" "${search[@]}" "${each[@]}"
   $run -m raylens.evaluate "$where/runs/story-$method/best" --data "$where/survey" "${out[@]}"
 done

@@ -219,7 +219,7 @@ def together(paths: Sequence[str]) -> list[Checkpoint]:
 
 def read(path: str | PathLike[str]) -> Checkpoint:
     """A checkpoint's settings and facts, from a folder or an address. Raises ConfigError when it is none or broken."""
-    folder = _fetched(str(path)) if "://" in str(path) else Path(path)
+    folder = _fetched(str(path)) if "://" in str(path) else Path(path).expanduser()
     if not (folder / "run.yaml").is_file() or not (folder / "model.safetensors").is_file():
         inner = [folder / name for name in ("best", "last") if (folder / name / "run.yaml").is_file()]
         hint = f"; did you mean {inner[0]}?" if inner else ""

@@ -31,7 +31,7 @@ import yaml
 from raylens import checkpoint, config, find, health, pictures, priors, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch, prior
-from raylens.cluster.folders import exists, write
+from raylens.cluster.folders import exists, hold, releases, write
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.progress import Clock
 from raylens.cluster.search import Found, first_sample, sampler
@@ -50,6 +50,7 @@ from raylens.validators import FOR_PRETRAINING
 STREAMS = ("source", "target")
 
 
+@releases
 def compare(grid: Grid) -> str:
     """Train, choose and measure every cell of `grid`; prints the tables and returns the folder that they lie in."""
     grid = _located(grid)
@@ -147,6 +148,7 @@ def ready(grid: Grid) -> dict[Cell, Run]:
         _check_parts(grid, sets.absolute(given))
     launch.check_writable(first.storage)
     _check_same(grid, f"{first.storage}/{grid.title}")
+    hold(f"{first.storage}/{grid.title}")
     launch.connect(benchmark=grid.title)
     cells = {cell: placed(run) for cell, run in cells.items()}
     cells = {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}

@@ -26,7 +26,7 @@ import torch
 from raylens import checkpoint, config, find, metrics, pictures, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
-from raylens.cluster.folders import copy, exists, write
+from raylens.cluster.folders import copy, exists, releases, write
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.training import fits, ready
 from raylens.cluster.worker import validate
@@ -112,6 +112,7 @@ def entries(plan: Plan) -> list[Entry]:
     return made
 
 
+@releases
 def finetune(plan: Plan) -> str:
     """Train and measure all that `plan` asks for; prints the table and returns the folder of the best checkpoint."""
     import ray
@@ -123,7 +124,7 @@ def finetune(plan: Plan) -> str:
     _check_same(plan, folder)
     lines = entries(plan)
     _check_starts(plan, lines)
-    run, facts = ready(plan.run, method, ("source",), search=True, test=True)
+    run, facts = ready(plan.run, method, ("source",), search=True, test=True, finetunes=True)
     if sets.share(run, ("source",)) < 1:
         raise ConfigError(
             f"finetuning keeps its images in memory, {sets.gigabytes(run, ('source',)):.1f} GB, and "

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.fs
 
 from raylens.data.s3 import waiting
 from raylens.data.shards import filesystem
+from raylens.errors import ConfigError
+
+_held: dict[str, IO] = {}
+"""Locks by the paths of the runs that this process is at work on."""
 
 
 def patient(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -24,6 +31,42 @@ def kept(storage: str) -> dict[str, Any]:
         return {"storage_path": storage}
     fs, inner = patient(storage)
     return {"storage_path": inner, "storage_filesystem": fs}
+
+
+def hold(folder: str) -> None:
+    """Keep the run in `folder` to this process, until `released` ends. Raises ConfigError where another one holds it.
+
+    At an address, and on a file system without locks, nobody can tell.
+    """
+    fs, path = patient(folder)
+    if path in _held or not isinstance(fs, pyarrow.fs.LocalFileSystem):
+        return
+    Path(path).mkdir(parents=True, exist_ok=True)
+    file = open(f"{path}/.lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigError(
+            f"another process is at work on {folder}; wait for its end, or give another --name"
+        ) from None
+    except OSError:
+        pass
+    _held[path] = file
+
+
+def releases(verb: Callable) -> Callable:
+    """`verb`, after which the runs that it held are anybody's."""
+
+    @wraps(verb)
+    def released(*given: Any) -> Any:
+        try:
+            return verb(*given)
+        finally:
+            while _held:
+                _held.popitem()[1].close()
+
+    return released
 
 
 def copy(source: str, out: str) -> None:

@@ -209,8 +209,9 @@ def storage(run: Run) -> str:
     A job works in a copy of what was submitted, which Ray deletes, so there a relative path begins at home.
     """
     if "://" in run.storage:
-        return run.storage
-    return os.path.abspath(Path.home() / run.storage if _in_job() else run.storage)
+        return run.storage.rstrip("/")
+    given = os.path.expanduser(run.storage)
+    return os.path.abspath(Path.home() / given if _in_job() else given)
 
 
 def train_worker(config: dict[str, Any]) -> None:

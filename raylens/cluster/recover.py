@@ -61,6 +61,13 @@ def mend_record(path: str) -> None:
             write(f"{path}/{name}", kept[name])
 
 
+def recorded(path: str) -> bool:
+    """Whether Tune has written, and to its end, which trials there are in `path`: before that none has trained."""
+    return any(
+        name.startswith("experiment_state-") and _whole(name, held) for name, held in _record(path).items()
+    )
+
+
 def _record(folder: str) -> dict[str, bytes]:
     """The files, by name, in which Tune keeps the state of trials and searcher, if there are any."""
     fs, inner = patient(folder)

@@ -31,11 +31,11 @@ from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch, nodes, tensorboard
 from raylens.cluster.board import ORACLE, Board, measure
-from raylens.cluster.folders import addressed, copy, exists, kept
+from raylens.cluster.folders import addressed, copy, exists, kept, releases
 from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
-from raylens.cluster.recover import Recorded, Recovered, forget_errors, mend_record
-from raylens.cluster.training import loaded, ready, start_run, trained_start
+from raylens.cluster.recover import Recorded, Recovered, forget_errors, mend_record, recorded
+from raylens.cluster.training import check_amount, loaded, ready, start_run, trained_start
 from raylens.cluster.trial import trainable
 from raylens.cluster.worker import WORST
 from raylens.config import Run
@@ -67,6 +67,7 @@ class Found:
     """Where its checkpoint was copied to, of those that are kept."""
 
 
+@releases
 def search(run: Run) -> str:
     """Search `run`'s space; prints the leaderboard and returns the folder of the best checkpoint."""
     import ray
@@ -91,6 +92,7 @@ def search(run: Run) -> str:
                 f"{run.task.name} keeps its images in memory, and data.resident_limit {run.data.resident_limit:g} "
                 f"holds {share:.1%} of these; raise it"
             )
+        check_amount(run, share >= 1)
         if run.data.mode != "resident":
             nodes.check_room(run, method)
         print(
@@ -176,7 +178,7 @@ def tuned(
 
     mend_record(path)
     there, *fs = kept(path).values()
-    if ray_tune.Tuner.can_restore(there, *fs):
+    if recorded(path) and ray_tune.Tuner.can_restore(there, *fs):
         print(f"going on with {path}", flush=True)
         forget_errors(path)
         again = {
@@ -187,6 +189,7 @@ def tuned(
         tuner = ray_tune.Tuner.restore(there, trial, **again)
         inner = tuner._local_tuner
         inner._run_config.callbacks = [progress, Recovered(), Recorded(path)]
+        inner._run_config.failure_config = ray_tune.FailureConfig(max_failures=run.search.retries)
         _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
     else:
         storage, _, name = path.rpartition("/")
@@ -251,7 +254,7 @@ def _tune_config(run: Run, nested: bool) -> Any:
     first = [first_sample(run, np.random.RandomState(run.seed % 2**32))]
     if run.search.searcher == "tpe":
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        searcher = OptunaSearch(seed=run.seed, points_to_evaluate=first)
+        searcher = OptunaSearch(seed=run.seed % 2**32, points_to_evaluate=first)
         most = {"max_concurrent_trials": nodes.concurrent(run)}
     else:
         # A population takes turns on what there is; counted as running, its paused trials would never all start.
@@ -383,7 +386,7 @@ def _start(run: Run, facts: Facts, data: Any, name: str, folder: str) -> str:
     first = start_run(run, name)
     print(f"training the {name} model that all trials start from, {first.fit.steps} steps", flush=True)
     (trial,) = tune(first, facts, data, folder, "start-trial")
-    if not trial.checkpoint or trial.objective <= WORST:
+    if not choice.ended(trial):  # all trials are compared with it: a part of its steps would not do
         reason = trial.error or trial.metrics.get("warnings")
         raise RuntimeError(f"the {name} model to start from was not trained: {reason}")
     copy(trial.checkpoint, path)

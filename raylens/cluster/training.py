@@ -16,13 +16,14 @@ from typing import Any
 from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch, nodes, prior, tensorboard
-from raylens.cluster.folders import copy, exists, write
+from raylens.cluster.folders import copy, exists, hold, releases, write
 from raylens.cluster.worker import build
 from raylens.config import Run
 from raylens.data import bands, sets
 from raylens.data.streaming import Streaming
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
+from raylens.space import Choice
 from raylens.validators import FOR_PRETRAINING
 
 SHARED = (
@@ -44,13 +45,13 @@ MAY_DIFFER = {
     "scale.min_workers",
     "scale.cpus",
     "scale.gpus",
-    "search.concurrent",
     "search.retries",
 }
 MAY_DIFFER |= {"search.choice", "search.may_lose"}
 """Settings that a run may go on with when they have changed: where it runs, and who of its trials is released."""
 
 
+@releases
 def training(run: Run) -> str:
     """Train as `run` says; returns the folder of its last checkpoint."""
     method = find.method(run.method.name)
@@ -69,7 +70,13 @@ def training(run: Run) -> str:
 
 
 def ready(
-    run: Run, method: type[Method], streams: tuple[str, ...], *, search: bool = False, test: bool = False
+    run: Run,
+    method: type[Method],
+    streams: tuple[str, ...],
+    *,
+    search: bool = False,
+    test: bool = False,
+    finetunes: bool = False,
 ) -> tuple[Run, Facts]:
     """Everything that can be refused is refused here; then Ray is reached, and the sets are there.
 
@@ -78,13 +85,14 @@ def ready(
     run = started(run.replace(**sets.given(run), name=run.title, storage=launch.storage(run)))
     check(run, search=search)
     launch.check_writable(run.storage)
-    check_same(run, search=search)
+    check_same(run, search=search, finetunes=finetunes)
     fits(run, sets.facts(run, streams, test=test))
+    hold(f"{run.storage}/{run.title}")
     launch.connect(method=run.method.name, run=run.title)
-    run = placed(run)
+    given, run = run, placed(run)
     for remark in [*sets.remarks(run, streams, test=test), *prior.remarks(run)]:
         print(remark, flush=True)
-    write(f"{run.storage}/{run.title}/run.yaml", config.dump(run))
+    write(f"{run.storage}/{run.title}/run.yaml", config.dump(given))  # another cluster may have other GPUs
     run = sets.prepare(run, streams)
     return run, sets.facts(run, streams, test=test)
 
@@ -145,10 +153,11 @@ def check(run: Run, *, search: bool = False) -> None:
         raise ConfigError(
             f"search.scheduler pbt cannot copy trials of {run.scale.workers} workers; set scale.workers to 1"
         )
-    if run.data.views is not None and run.data.views not in augment.names():
-        known = augment.names()
-        hint = find.guess(run.data.views, known)
-        raise ConfigError(f"unknown data.views {run.data.views!r}{hint}; known here: {', '.join(known)}")
+    known, span = augment.names(), config.space(run).get("data.views")
+    for views in (run.data.views, *(span.values if isinstance(span, Choice) else ())):
+        if views is not None and views not in known:
+            hint = find.guess(views, known)
+            raise ConfigError(f"unknown data.views {views!r}{hint}; known here: {', '.join(known)}")
 
 
 def placed(run: Run) -> Run:
@@ -163,12 +172,16 @@ def placed(run: Run) -> Run:
     return run
 
 
-def check_same(run: Run, *, search: bool) -> None:
+def check_same(run: Run, *, search: bool, finetunes: bool = False) -> None:
     """Raises ConfigError when the run's folder holds a run with other settings, or of the other verb."""
     folder = f"{run.storage}/{run.title}"
     if exists(f"{folder}/grid.yaml"):
         raise ConfigError(
             f"{folder} is a benchmark: go on with it by raylens.benchmark, or give another --name"
+        )
+    if exists(f"{folder}/plan.json") and not finetunes:
+        raise ConfigError(
+            f"{folder} is a finetuning: go on with it by raylens.finetune, or give another --name"
         )
     searched = exists(f"{folder}/trials")
     if search is not searched and (searched or exists(f"{folder}/workers")):
@@ -179,9 +192,9 @@ def check_same(run: Run, *, search: bool) -> None:
     held, here = config.read(f"{folder}/run.yaml"), config.flat(run)
     for path in held.keys() & here.keys() - MAY_DIFFER:
         if held[path] != here[path]:
+            on = "" if finetunes else f", or go on with its own settings by --resume {folder}"
             raise ConfigError(
-                f"{folder} is a run with {path} {held[path]!r}, and {here[path]!r} was given; "
-                f"give another --name, or go on with its own settings by --resume {folder}"
+                f"{folder} is a run with {path} {held[path]!r}, and {here[path]!r} was given; give another --name{on}"
             )
 
 
@@ -209,6 +222,8 @@ def fits(run: Run, facts: Facts) -> None:
     if run.start:
         _fits_start(run, facts)
     build(run, facts)
+    if run.search.scheduler == "pbt":
+        _fits_population(run, facts)
     if run.data.prior == "estimate" and len(facts.classes) != 2:
         raise ConfigError(
             f"data.prior estimate is of a share of lenses, and the data has the classes {', '.join(facts.classes)}; "
@@ -220,6 +235,24 @@ def fits(run: Run, facts: Facts) -> None:
             raise ConfigError(
                 "search.validator probe needs labels of all rows of the source's validation split, two of two classes "
                 "at least; set it to rankme"
+            )
+
+
+def _fits_population(run: Run, facts: Facts) -> None:
+    """Raises ConfigError for a range whose trials cannot go on from each other's weights, as those of pbt do."""
+
+    def shapes(one: Run) -> dict[str, Any]:
+        return {name: value.shape for name, value in build(one, facts).state_dict().items()}
+
+    for path, span in config.space(run).items():
+        values = span.values if isinstance(span, Choice) else (span.low, span.high)
+        weights = path.startswith(("encoder.", "method.", "task."))
+        if path == "optimizer.name" or (
+            weights and any(shapes(run.replace(**{path: value})) != shapes(run) for value in values)
+        ):
+            raise ConfigError(
+                f"search.scheduler pbt copies weights and optimizer of one trial to another, and {path} makes others; "
+                "give it a value, or set search.scheduler to asha"
             )
 
 
@@ -281,16 +314,25 @@ def start_run(run: Run, name: str) -> Run:
     )
 
 
+def check_amount(run: Run, fits: bool) -> None:
+    """Raises ConfigError for a part of the labels of a set that will not be in memory."""
+    if (
+        run.data.labels is not None
+        and run.data.mode != "resident"
+        and (run.data.mode == "streaming" or not fits)
+    ):
+        raise ConfigError(
+            f"data.labels {run.data.labels:g} is a part of a set in memory, and this one streams; raise "
+            "data.resident_limit, or set data.mode to resident"
+        )
+
+
 def loaded(run: Run, method: type[Method]) -> Any:
     """The data of a training: resident if it fits, else streaming; says which."""
     import ray
 
     fits = sets.share(run, sets.trained(run, method)) >= 1
-    if run.data.labels is not None and (run.data.mode == "streaming" or not fits):
-        raise ConfigError(
-            f"data.labels {run.data.labels:g} is a part of a set in memory, and this one streams; raise "
-            "data.resident_limit, or set data.mode to resident"
-        )
+    check_amount(run, fits)
     if run.data.mode == "resident" or (run.data.mode == "auto" and fits):
         print("data: resident, in memory shared by all workers", flush=True)
         return ray.put(sets.reside(run, sets.streams(run, method), sets.trained(run, method)))

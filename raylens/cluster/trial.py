@@ -58,9 +58,13 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
 
     from raylens.cluster import launch
     from raylens.cluster.folders import kept
+    from raylens.data.streaming import steps_done
 
     run, context = run.replace(**sample), tune.get_context()
-    TorchTrainer(
+    workers = f"{run.storage}/{run.title}/workers"
+    # Tune's record may be older than the end of a training, which then has nothing to report any more.
+    ended = steps_done(f"{workers}/{context.get_trial_id()}") >= run.fit.steps
+    result = TorchTrainer(
         launch.train_worker,
         train_loop_config={
             "run": run,
@@ -71,13 +75,15 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
         scaling_config=launch.scaling(run),
         run_config=train.RunConfig(
             name=context.get_trial_id(),  # found again by a trial that resumes
-            **kept(f"{run.storage}/{run.title}/workers"),
+            **kept(workers),
             logging_config=train.LoggingConfig(log_level="WARNING"),
             failure_config=train.FailureConfig(max_failures=run.search.retries),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
             callbacks=[TuneReportCallback()],
         ),
     ).fit()
+    if ended:
+        tune.report({**result.metrics, "checkpoint_path": result.checkpoint.path})
 
 
 def _device(run: Run) -> str:

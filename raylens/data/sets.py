@@ -27,7 +27,7 @@ SIMULATED = "the simulated"
 
 def absolute(path: str) -> str:
     """Workers run in folders of their own, so local paths are made absolute; addresses stay as they are."""
-    return path if "://" in path else os.path.abspath(path)
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def given(run: Run) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 from raylens import checkpoint, find
 from raylens.cluster import choice, launch
 from raylens.cluster.choice import Averaging, Gate, averaging, ordered, with_average, with_whole
-from raylens.cluster.search import Found, _whole
+from raylens.cluster.search import Found, _start, _whole
 from raylens.cluster.worker import WORST, work
 from raylens.data.stream import Split
 from raylens.health import COLLAPSED
@@ -115,6 +115,15 @@ def test_a_whole_training_that_diverges_leaves_the_next_one(tiny, monkeypatch, c
     whole = _whole(trial("part", run=run), tiny.facts(), find.method("adda"), "/runs/x")
     assert names(with_whole([trial("part", run=run), trial("next")], whole)) == ["next", "part", "whole-part"]
     assert "warning: whole-part: the training diverged" in capsys.readouterr().out
+
+
+def test_a_start_that_failed_half_way_is_none(tiny, monkeypatch, tmp_path):
+    """It has a checkpoint of a part of its steps, and all trials would be compared with that."""
+    half = trial("start", steps=200, error="out of memory")
+    monkeypatch.setattr("raylens.cluster.search.tune", lambda *_: [half])
+    with pytest.raises(RuntimeError, match="to start from was not trained: out of memory"):
+        _start(tiny.run("adda"), tiny.facts(), object(), "supervised", str(tmp_path))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_what_the_targets_batch_norm_costs_by_itself_is_no_loss(tiny, tmp_path):

@@ -14,7 +14,8 @@ def test_a_job_keeps_its_runs_where_they_are_found_again(tiny, monkeypatch, tmp_
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert launch.storage(tiny.run()) == f"{Path.home()}/runs"
     assert launch.storage(tiny.run(storage="/data/runs")) == "/data/runs"
-    assert launch.storage(tiny.run(storage="s3://bucket/runs")) == "s3://bucket/runs"
+    assert launch.storage(tiny.run(storage="s3://bucket/runs/")) == "s3://bucket/runs"
+    assert launch.storage(tiny.run(storage="~/elsewhere")) == f"{Path.home()}/elsewhere"
 
 
 def test_what_ray_names_without_its_scheme_is_an_address_again():

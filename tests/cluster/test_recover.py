@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from raylens import config
 from raylens.cluster.progress import Progress
 from raylens.cluster.search import tuned
+from raylens.cluster.trial import nested
 
 
 def counts(sample, folder):
@@ -120,3 +122,52 @@ def test_a_copy_of_the_record_is_made_of_whole_files_alone_and_whole_files_are_l
     assert trials.read_text() == "1"
     assert searcher.read_bytes() == b'held {"cut.', "it was whole"
     mend_record(f"{tmp_path}/nothing-there")
+
+
+def test_what_was_cut_off_before_any_trial_began_begins_anew(ray_cluster, tmp_path):
+    """Tune's settings are there, cut off or not, and no record of a trial."""
+    from ray import tune
+
+    run = config.build({"method.name": "supervised", "fit.steps": 6, "fit.report_every": 1})
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "tuner.pkl").write_bytes(b"\x80\x05cut off")
+    trial = tune.with_parameters(counts, folder=str(tmp_path))
+    settings, progress = tune.TuneConfig(metric="objective", mode="max"), Progress([run], lambda trial: run)
+    (result,) = tuned(trial, run, f"{tmp_path}/trials", {}, settings, progress)
+    assert (result.error, result.metrics["step"]) == (None, 6)
+
+
+def test_a_training_that_ended_before_tune_knew_of_it_tells_its_end(tiny, tmp_path, monkeypatch):
+    """Several workers' own record is written at each report, Tune's now and then."""
+    told = []
+
+    class Trained:
+        """As Ray Train's, of a training that has ended: there is nothing to report any more."""
+
+        def __init__(self, *_, **settings):
+            assert settings["run_config"].name == "abc_00000"
+
+        def fit(self):
+            return SimpleNamespace(
+                metrics={"step": 6, "objective": 0.9}, checkpoint=SimpleNamespace(path="/c/6")
+            )
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trained)
+    monkeypatch.setattr(
+        "ray.tune.get_context",
+        lambda: SimpleNamespace(get_trial_id=lambda: "abc_00000", get_trial_name=lambda: "a"),
+    )
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", lambda: None)
+    monkeypatch.setattr("ray.tune.report", told.append)
+    run = tiny.run(fit={"steps": 6, "report_every": 1}, scale={"gpus": 0}).replace(
+        storage=str(tmp_path), name="run"
+    )
+    nested({}, run, None, (None,))
+    assert told == [], "its reports came by the callback"
+    record = tmp_path / "run" / "workers" / "abc_00000"
+    record.mkdir(parents=True)
+    (record / "checkpoint_manager_snapshot.json").write_text(
+        '{"latest_checkpoint_result": {"metrics": {"step": 6}}}'
+    )
+    nested({}, run, None, (None,))
+    assert told == [{"step": 6, "objective": 0.9, "checkpoint_path": "/c/6"}]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -216,3 +219,65 @@ def test_a_start_that_is_not_there_is_refused(tiny, tmp_path):
 def test_too_many_workers_or_a_search_cannot_do_with_fewer(tiny, scale, search, said):
     with pytest.raises(ConfigError, match=said):
         training.check(tiny.run("supervised", scale=scale), search=search)
+
+
+def test_a_run_is_held_by_one_process_at_a_time(tmp_path):
+    from raylens.cluster.folders import hold, releases
+
+    held = f"hold({str(tmp_path / 'run')!r}); print('held', flush=True); input()"
+    script = f"from raylens.cluster.folders import hold; {held}"
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=r"another process is at work on .*run; wait for its end"):
+        hold(str(tmp_path / "run"))
+    other.kill()
+    other.wait()
+
+    @releases
+    def twice():
+        hold(str(tmp_path / "run"))
+        hold(str(tmp_path / "run"))
+
+    twice()
+    twice()
+
+
+@pytest.mark.parametrize(
+    ("mode", "fits", "refused"),
+    [("auto", False, True), ("streaming", True, True), ("resident", False, False), ("auto", True, False)],
+)
+def test_a_part_of_the_labels_is_of_a_set_in_memory(tiny, mode, fits, refused):
+    run = tiny.run(data={"labels": 0.1, "mode": mode})
+    with pytest.raises(ConfigError, match=r"data\.labels 0\.1 is a part") if refused else nullcontext():
+        training.check_amount(run, fits)
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"optimizer.name": {"choice": ["adamw", "sgd"]}}, "optimizer.name makes others"),
+        ({"method.hidden": {"choice": [64, 128]}}, "method.hidden makes others"),
+        ({"optimizer.lr": {"log_uniform": [1e-4, 1e-2]}}, None),
+    ],
+)
+def test_a_population_shares_weights_and_optimizer(tiny, space, said):
+    run = tiny.run("adda", search={"scheduler": "pbt", "space": space})
+    with pytest.raises(ConfigError, match=said) if said else nullcontext():
+        training.fits(run, tiny.facts())
+
+
+def test_each_of_several_views_is_known(tiny):
+    run = tiny.run("adda", search={"space": {"data.views": {"choice": ["dihedral", "strnog"]}}})
+    with pytest.raises(ConfigError, match=r"unknown data\.views 'strnog' \(did you mean strong\?\)"):
+        training.check(run, search=True)
+
+
+def test_a_finetuning_is_no_search(tiny, tmp_path):
+    run = tiny.run(name="run").replace(storage=str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is a finetuning: go on with it by"):
+        training.check_same(run, search=True)
+    training.check_same(run, search=True, finetunes=True)
