@@ -139,6 +139,8 @@ def test_what_was_cut_off_before_any_trial_began_begins_anew(ray_cluster, tmp_pa
 
 def test_a_training_that_ended_before_tune_knew_of_it_tells_its_end(tiny, tmp_path, monkeypatch):
     """Several workers' own record is written at each report, Tune's now and then."""
+    from ray.train import UserCallback
+
     told = []
 
     class Trained:
@@ -153,11 +155,12 @@ def test_a_training_that_ended_before_tune_knew_of_it_tells_its_end(tiny, tmp_pa
             )
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trained)
+    monkeypatch.setattr("raylens.cluster.launch.scaling", lambda run: None)
     monkeypatch.setattr(
         "ray.tune.get_context",
         lambda: SimpleNamespace(get_trial_id=lambda: "abc_00000", get_trial_name=lambda: "a"),
     )
-    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", lambda: None)
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", UserCallback)
     monkeypatch.setattr("ray.tune.report", told.append)
     run = tiny.run(fit={"steps": 6, "report_every": 1}, scale={"gpus": 0}).replace(
         storage=str(tmp_path), name="run"
