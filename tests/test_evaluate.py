@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
 from raylens import card, checkpoint
 from raylens.cluster.worker import build
+from raylens.data.outputs import _meets
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import LENS_CLASSES, ShardWriter
 from raylens.errors import ConfigError, DataError
@@ -166,3 +168,18 @@ def test_an_ensemble_is_of_models_that_say_the_same(tiny, held, tmp_path):
     checkpoint.save(tmp_path / "others", tiny.run(), others, build(tiny.run(), others).model, {})
     with pytest.raises(ConfigError, match="an ensemble predicts the same of the same images"):
         checkpoint.together([str(held.folder), str(tmp_path / "others")])
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "met"),
+    [
+        ([1.0, 2.0, None], ["1.0"], [True, False, False]),
+        ([1.0, 2.5, None], ["1", "2.5"], [True, True, False]),
+        ([1237648720693755918, 1237648720693755919], ["1237648720693755918"], [True, False]),
+        ([True, False, None], ["True"], [True, False, False]),
+        (["a", "b", None], ["b", "c"], [False, True, False]),
+        ([1, 2], ["a"], [False, False]),
+    ],
+)
+def test_values_of_a_condition_are_of_the_columns_type(held, asked, met):
+    assert _meets(pa.table({"x": held}), "x", asked).to_pylist() == met

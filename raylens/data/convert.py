@@ -174,7 +174,7 @@ def convert(
     for path, some in listed:
         if _is_table(path) and not classes:
             _are_classes(path, some, options)
-    units = [unit for path, some in listed for unit in (_prefixed(path, some) if len(inputs) > 1 else some)]
+    units = _apart(listed)
     if all(map(_is_table, inputs)):
         _check_kept({name for unit in units for name in unit.columns}, keep_columns, inputs, options)
     shape, kept_bands, scale = _probe(
@@ -263,10 +263,16 @@ def _stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path.rstrip("/")))[0]
 
 
-def _prefixed(path: str, units: list[Unit]) -> list[Unit]:
-    """Units that carry their input's name in the id, so that several inputs keep apart."""
-    stem = _stem(path)
-    return [unit if unit.id == stem else replace(unit, id=f"{stem}/{unit.id}") for unit in units]
+def _apart(listed: Sequence[tuple[str, list[Unit]]]) -> list[Unit]:
+    """Units that, of several inputs, carry their input's name in the id, or its whole path where two have one name."""
+    if len(listed) == 1:
+        return listed[0][1]
+    stems = [_stem(path) for path, _ in listed]
+    found = []
+    for (path, units), stem in zip(listed, stems, strict=True):
+        name = stem if stems.count(stem) == 1 else formats.stem_of(path.strip("/"))
+        found += [replace(unit, id=name if unit.id == stem else f"{name}/{unit.id}") for unit in units]
+    return found
 
 
 def _probe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from raylens.models import Model
 from raylens.progress import counting
 from raylens.records import Outputs
 
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
 ENOUGH = 20_000
 """Rows that tell batch norm its statistics."""
 
@@ -156,4 +158,13 @@ def _there(data: str, split: str, where: str) -> str:
 
 
 def _meets(table: pa.Table, column: str, values: list[str]) -> pa.ChunkedArray:
-    return pc.is_in(table[column].cast(pa.string()), pa.array(values))
+    held = table[column]
+    if pa.types.is_boolean(held.type):
+        return pc.is_in(
+            held, pa.array([TRUTH[value.lower()] for value in values if value.lower() in TRUTH], pa.bool_())
+        )
+    if pa.types.is_integer(held.type) or pa.types.is_floating(held.type):
+        kind = int if pa.types.is_integer(held.type) else float
+        with suppress(ValueError):  # as a word it matches none, and what there is is told
+            return pc.is_in(held, pa.array([kind(value) for value in values], held.type))
+    return pc.is_in(held.cast(pa.string()), pa.array(values))

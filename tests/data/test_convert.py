@@ -421,6 +421,19 @@ def test_labels_that_are_no_class_are_named():
     assert [row["label"] for row in rows] == [0, 1, -1]
 
 
+def test_inputs_of_one_name_keep_apart():
+    from raylens.data.convert import _apart
+    from raylens.data.formats import Unit
+
+    def ids(*paths, id="7"):
+        return [unit.id for unit in _apart([(path, [Unit(files=(), id=id)]) for path in paths])]
+
+    assert ids("d1/cutouts") == ["7"]
+    assert ids("d1/lenses", "d2/others/") == ["lenses/7", "others/7"]
+    assert ids("d1/cutouts", "/d2/cutouts") == ["d1/cutouts/7", "d2/cutouts/7"]
+    assert ids("d1/a.npy", "d2/a.npy", id="a") == ["d1/a", "d2/a"]
+
+
 @pytest.mark.parametrize(
     ("labels", "wanted", "numbers"),
     [

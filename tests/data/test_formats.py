@@ -361,9 +361,10 @@ def test_a_class_that_pandas_takes_for_nothing_is_refused(tmp_path, word):
         units(str(tmp_path / "t.csv"), Options())
 
 
-def test_a_table_without_lines_has_no_units(tmp_path):
+def test_a_table_without_lines_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("path,target\n")
-    assert units(str(tmp_path / "t.csv"), Options()) == []
+    with pytest.raises(formats.DataError, match="has no line of an image"):
+        units(str(tmp_path / "t.csv"), Options())
 
 
 PUBLISHED = {

@@ -26,6 +26,8 @@ def units(path: str, options: Options) -> list[Unit]:
         raise DataError(
             f"{path} is no table of paths: {first_line(error)}; give a CSV file with column names in its first line"
         ) from error
+    if table.empty:
+        raise DataError(f"{path} has no line of an image; give a table of some")
     if options.path_column not in table:
         raise DataError(
             f"{path} has no column {options.path_column!r}; set --path-column to one of {list(table)}"
