@@ -12,7 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
+
 from raylens.checkpoint import Checkpoint
+from raylens.data.shards import filesystem
 from raylens.errors import ConfigError
 from raylens.metrics import explain
 from raylens.predictor import Predictor
@@ -137,20 +140,25 @@ def measured(found: Checkpoint, more: Sequence[Mapping]) -> Iterator[str]:
 
 def evaluations(found: Checkpoint) -> Iterator[dict[str, Any]]:
     """The reports beside the checkpoint that are of it: its run's in test.json, and those in evaluation/."""
-    folder, used = found.folder.resolve(), found.run.data
+    at = found.address if "://" in found.address else str(found.folder.resolve())
+    (above, _, name), used = at.rstrip("/").rpartition("/"), found.run.data
+    fs, inner = filesystem(above)
     try:
-        held = json.loads((folder.parent / "test.json").read_text())
+        with fs.open_input_stream(f"{inner}/test.json") as file:
+            held = json.loads(file.read())
         about = {
             "data": used.test or used.target or used.source or "",
             "split": "test",
             "warning": held.get("warning"),
         }
-        yield about | held[folder.name]
+        yield about | held[name]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # neither a search nor a finetuning, or none of its models was released
-    for path in sorted((folder.parent / "evaluation").glob("**/metrics.json")):
+    measured = pyarrow.fs.FileSelector(f"{inner}/evaluation", recursive=True, allow_not_found=True)
+    for path in sorted(info.path for info in fs.get_file_info(measured) if info.base_name == "metrics.json"):
         try:
-            report = json.loads(path.read_text())
+            with fs.open_input_stream(path) as file:
+                report = json.loads(file.read())
             if of(found, report) and report["metrics"]:
                 yield report
         except (OSError, ValueError, KeyError, TypeError):
@@ -176,7 +184,7 @@ def of(found: Checkpoint, report: Mapping[str, Any]) -> bool:
     """Whether a report is of these weights; of one that does not say its weights, of a folder of this name."""
     if held := report.get("weights"):
         return held == found.weights
-    return Path(str(report["checkpoint"])).name == found.folder.resolve().name
+    return Path(str(report["checkpoint"])).name == found.address.rstrip("/").rpartition("/")[2]
 
 
 def limits(found: Checkpoint, ready: Predictor) -> Iterator[str]:

@@ -258,7 +258,7 @@ def write(
     folder(out)
     if found.run.task.name == "regression":
         predicted = found.facts.task(found.run.task).predict(output.logits)
-        pictures.draw_regression(predicted, output.labels, found.run.task.target, out)
+        pictures.draw_regression(predicted, output.labels, found.run.task.target, out, report=report)
     elif found.run.task.name == "super_resolution":
         device, transform = resolved(device), found.run.data.transform
         place = (report["data"], report["split"], transform, 4)
@@ -266,7 +266,8 @@ def write(
         pictures.draw_super_resolution(*shown, output.logits, out, apart=apart)
     else:
         classes = found.facts.classes
-        pictures.draw(output, classes, out, threshold=threshold, warning=report.get("warning"), apart=apart)
+        warning = report.get("warning")
+        pictures.draw(output, classes, out, threshold=threshold, warning=warning, apart=apart, report=report)
     save(out, report)
 
 

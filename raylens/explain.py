@@ -62,7 +62,8 @@ def explain(argv: Sequence[str]) -> str:
     what = "arrives in the features" if saliency.attentions(model) else "speaks for what stands above"
     note = f"{how}: the brighter, the more of a place {what}; each image on its own scale"
     shown = labels(found, said, target, ids)
-    picture = pictures.explained(pixels, maps(model, pixels, target), shown, note, found.run.data.transform)
+    seen, transform = maps(model, pixels, target), found.run.data.transform
+    picture = pictures.explained(pixels, seen, shown, note, transform, found.facts.bands)
     write(f"{asked.out.rstrip('/')}/explained.png", picture)
     alike = saliency.likeness_to_random(model, pixels, target)
     print(

@@ -15,7 +15,7 @@ from raylens.ema import over_workers
 def domain_loss(logits: Tensor, source: bool, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of a discriminator's logits (B,) with one domain for all of them.
 
-    Tzeng et al. 2017, eq. 7 (one of its two sums; with the label inverted, eq. 8). `weights` (B,) with mean 1 count
+    Tzeng et al. 2017, eq. 2 (one of its two sums; with the label inverted, eq. 7). `weights` (B,) with mean 1 count
     images unequally.
     """
     loss = F.softplus(-logits if source else logits)

@@ -56,13 +56,15 @@ def draw(
     threshold: float = 0.5,
     warning: str | None = None,
     apart: bool = False,
+    report: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write `roc.png`, `pr.png`, `confusion.png` and `calibration.png` of a labelled split, a warning below each.
 
-    Those of two panels are two files each if they shall be `apart`, for a page that sets them side by side or one
-    below the other: `roc-1.png`, `roc-2.png` and so on.
+    Figures and intervals on them are those of `report`, as `evaluate_outputs` gives it. Those of two panels are two
+    files each if they shall be `apart`, for a page that sets them side by side or one below the other: `roc-1.png`,
+    `roc-2.png` and so on.
     """
-    report = evaluate_outputs(outputs, classes, threshold=threshold)  # refuses what has no picture
+    report = report or evaluate_outputs(outputs, classes, threshold=threshold)
     said = {
         name: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one) for name, one in report["metrics"].items()
     }
@@ -99,10 +101,18 @@ def draw(
 
 
 def draw_regression(
-    predicted: np.ndarray, numbers: np.ndarray, name: str, out_folder: Path | str
+    predicted: np.ndarray,
+    numbers: np.ndarray,
+    name: str,
+    out_folder: Path | str,
+    *,
+    report: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write `scatter.png`, each image's predicted number against its own, and `residuals.png`, errors by tenths."""
-    report = evaluate_regression(predicted, numbers)
+    """Write `scatter.png`, each image's predicted number against its own, and `residuals.png`, errors by tenths.
+
+    Figures on them are those of `report`, as `evaluate_regression` gives it.
+    """
+    report = report or evaluate_regression(predicted, numbers)
     said = {
         key: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**one) for key, one in report["metrics"].items()
     }
@@ -230,11 +240,17 @@ def _saved(figures: Mapping[str, Figure], out_folder: Path | str) -> list[Path]:
 
 
 def sheet(
-    images: Sequence[np.ndarray], labels: Sequence[str], transform: str = "minmax", *, columns: int = 10
+    images: Sequence[np.ndarray],
+    labels: Sequence[str],
+    transform: str = "minmax",
+    bands: Sequence[str] = (),
+    *,
+    columns: int = 10,
 ) -> bytes:
     """Images (C, H, W), each on its own scale under its label, row by row: a PNG to grade candidates by eye.
 
     `transform` is how they were preprocessed: those that are still linear are stretched, or faint arcs would be lost.
+    Of three `bands` see `stretched`.
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -243,7 +259,7 @@ def sheet(
         for axis in figure.subplots(rows, columns, squeeze=False).flat:
             axis.set_axis_off()
         for axis, image, label in zip(figure.axes, images, labels, strict=False):
-            axis.imshow(stretched(image, transform), cmap="gray", origin="lower")
+            axis.imshow(stretched(image, transform, bands), cmap="gray", origin="lower")
             axis.set_title("\n".join(line[-18:] for line in label.split("\n")), fontsize=5.5, pad=2)
         held = io.BytesIO()
         figure.savefig(held, format="png")
@@ -256,12 +272,13 @@ def explained(
     labels: Sequence[str],
     told: str = "",
     transform: str = "minmax",
+    bands: Sequence[str] = (),
     *,
     columns: int = 4,
 ) -> bytes:
     """Images (C, H, W), each beside itself under its map (H, W) of 0 to 1, a label over both, `told` below: a PNG.
 
-    `transform` is how they were preprocessed; see `sheet`.
+    `transform` is how they were preprocessed, `bands` what they are; see `sheet`.
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -272,7 +289,7 @@ def explained(
             part.suptitle("\n".join(line[-40:] for line in label.split("\n")), fontsize=7)
             left, right = part.subplots(1, 2, gridspec_kw={"wspace": 0.02})
             for axis in (left, right):
-                axis.imshow(stretched(image, transform), cmap="gray", origin="lower")
+                axis.imshow(stretched(image, transform, bands), cmap="gray", origin="lower")
                 axis.set_axis_off()
             right.imshow(seen, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * seen, origin="lower")
         if told:
@@ -282,9 +299,16 @@ def explained(
     return held.getvalue()
 
 
-def pair(image: np.ndarray, seen: np.ndarray, transform: str = "minmax", *, least: int = 160) -> bytes:
+def pair(
+    image: np.ndarray,
+    seen: np.ndarray,
+    transform: str = "minmax",
+    bands: Sequence[str] = (),
+    *,
+    least: int = 160,
+) -> bytes:
     """An image (C, H, W) beside itself under its map (H, W) of 0 to 1: a PNG without words, `least` pixels high."""
-    shown = stretched(image, transform)
+    shown = stretched(image, transform, bands)
     left = np.stack([shown] * 3, -1) if shown.ndim == 2 else shown
     weight = 0.75 * seen[..., None]
     right = (1 - weight) * left + weight * matplotlib.colormaps["inferno"](seen)[..., :3]

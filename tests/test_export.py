@@ -12,6 +12,7 @@ import torch
 
 import raylens
 from raylens import checkpoint, standalone
+from raylens.card import evaluations
 from raylens.data.preprocess import TRANSFORMS, preprocess
 from raylens.errors import ConfigError
 from raylens.export import export
@@ -159,6 +160,12 @@ def test_files_of_before_stay_when_an_export_fails(save, tmp_path, monkeypatch):
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
 
+def test_an_export_leaves_nothing_of_the_model_that_was_there(save, tmp_path):
+    for form, left in (("torch", "model.pt2"), ("onnx", "model.onnx")):
+        export([str(save()), "--out", f"{tmp_path}/out", "--format", form])
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {left, "model-card.md"}
+
+
 @pytest.mark.parametrize(
     ("found", "told"),
     [
@@ -220,6 +227,8 @@ def test_the_card_tells_data_metrics_limits_and_versions(save, tmp_path):
         assert said in card
     assert "onnx" not in card
     assert "91 images" not in card
+    held = [report["rows"] for report in evaluations(checkpoint.read(f"file://{folder}"))]
+    assert held == [70, 90], "at an address too"
     elsewhere.write_text(json.dumps(report | far | {"weights": "0" * 64}))
     with pytest.raises(ConfigError, match="which has other weights than"):
         export(words)

@@ -17,7 +17,7 @@ def logits():
     return rng.normal(0, 2, 20), rng.normal(0, 2, 20)
 
 
-def test_the_discriminators_loss_is_equation_7_of_tzeng_2017(logits):
+def test_the_discriminators_loss_is_equation_2_of_tzeng_2017(logits):
     # min_D  -E_source[log D(M_s(x))] - E_target[log(1 - D(M_t(x)))]
     source, target = logits
     wanted = -np.log(sigmoid(source)).mean() - np.log(1 - sigmoid(target)).mean()
@@ -25,7 +25,7 @@ def test_the_discriminators_loss_is_equation_7_of_tzeng_2017(logits):
     assert ours.item() == pytest.approx(wanted)
 
 
-def test_the_adversarys_loss_is_equation_8_of_tzeng_2017(logits):
+def test_the_adversarys_loss_is_equation_7_of_tzeng_2017(logits):
     # min_Mt  -E_target[log D(M_t(x))]: the label is inverted, the gradient is not
     target = logits[1]
     assert domain_loss(torch.tensor(target), True).item() == pytest.approx(-np.log(sigmoid(target)).mean())

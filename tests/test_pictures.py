@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 from raylens import pictures
 from raylens.errors import DataError
+from raylens.metrics import evaluate_outputs
 from raylens.pictures import draw
 from raylens.records import Outputs
 
@@ -128,6 +129,30 @@ def test_a_pair_holds_the_image_and_what_speaks_in_it():
     assert coloured[:, 100:120].all()
     assert not coloured[:, :100].any()
     assert left[20 + 100, 80].min() > 0.9, "and the right way up"
+
+
+@pytest.mark.parametrize(("bands", "shown"), [(("red", "green", "blue"), 0), (("g", "r", "i"), 2), ((), 2)])
+def test_a_picture_keeps_its_colours_wherever_it_is_drawn(bands, shown):
+    """The last of three bands is red, but for pictures, whose first is."""
+    image = np.zeros((3, 32, 32), np.float32)
+    image[0, 8:24, 8:24] = 1.0
+    nothing = np.zeros((32, 32), np.float32)
+    for drawn in (
+        pictures.pair(image, nothing, "minmax", bands),
+        pictures.sheet([image], ["a"], "minmax", bands),
+        pictures.explained([image], [nothing], ["a"], "", "minmax", bands),
+    ):
+        colours = imread(io.BytesIO(drawn))[..., :3].reshape(-1, 3)
+        sure = colours[np.ptp(colours, axis=1) > 0.9]
+        assert len(sure)
+        assert (sure.argmax(1) == shown).all()
+
+
+def test_figures_on_pictures_are_those_of_the_report(tmp_path, monkeypatch):
+    given, classes = outputs(2), ("non-lens", "lens")
+    report = evaluate_outputs(given, classes, seed=7, resamples=50)
+    monkeypatch.setattr(pictures, "evaluate_outputs", lambda *_, **__: pytest.fail("it was measured again"))
+    assert len(draw(given, classes, tmp_path, report=report)) == 4
 
 
 def test_of_finetuned_encoders_each_amount_of_labels_has_a_panel(monkeypatch):

@@ -37,7 +37,7 @@ SHOWN = {
     ),
     "raylens_kept_share": Shown(
         "Share of target images that are sure enough to be learned from",
-        ("monitor/kept", "monitor/counted", "monitor/gate_open"),
+        ("monitor/kept", "monitor/counted"),
     ),
     "raylens_best_objective": Shown("The best objective of a search so far", tags=SEARCH),
     "raylens_trials": Shown("Trials of a search by their state", tags=(*SEARCH, "state")),

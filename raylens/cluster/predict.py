@@ -429,7 +429,7 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
 
         labels = [f"{rank}: {chance(row[score])}\n{row['id']}" for rank, row in enumerate(chosen, 1)]
         images = _images(reader, pieces, places)
-        write(f"{request.out}/candidates.png", sheet(images, labels, reader.transform))
+        write(f"{request.out}/candidates.png", sheet(images, labels, reader.transform, found.facts.bands))
 
 
 def _images(reader: Reader, pieces: Sequence[Piece], places: Sequence[tuple[int, int]]) -> list[np.ndarray]:

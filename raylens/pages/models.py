@@ -171,12 +171,12 @@ def _measured(
     """Every metric, beside those of the start, and pictures; `tell` is given the one that counts."""
     task = found.facts.task(found.run.task)
     output, report, blocks = _report(name, found, data, device)
-    beside, difference = {}, None
+    beside, difference, seed = {}, None, found.run.seed  # that of a leaderboard's intervals
     if start:
         before = evaluate.outputs(start, data, "test", device=device)
-        beside = start.facts.task(start.run.task).report(before.logits, before.labels, seed=0)["metrics"]
+        beside = start.facts.task(start.run.task).report(before.logits, before.labels, seed=seed)["metrics"]
         scores = (task.scores(one.logits) for one in (output, before))
-        difference = metrics.paired(*scores, output.labels, task.measured, seed=0)
+        difference = metrics.paired(*scores, output.labels, task.measured, seed=seed)
     counted = report["metrics"][task.measured]
     value = (counted["value"], counted["low"], counted["high"])
     tell(Result(task.measured, Path(data).name, value, difference))
@@ -201,7 +201,9 @@ def _report(
     """What the model says, every metric of it, and the pictures that raylens.evaluate makes."""
     output = evaluate.outputs(found, data, "test", device=device)
     about = {"data": data, "split": "test", "where": None} | evaluate.warning(found)
-    report = about | found.facts.task(found.run.task).report(output.logits, output.labels, seed=0)
+    report = about | found.facts.task(found.run.task).report(
+        output.logits, output.labels, seed=found.run.seed
+    )
     with tempfile.TemporaryDirectory() as folder:
         evaluate.write(Path(folder), report, output, found, 0.5, device, apart=True)
         return output, report, _pictures(name, Path(folder))
@@ -288,7 +290,7 @@ def _classes(found: Checkpoint, data: str, device: str) -> list[Block]:
     known = np.array([*read_manifest(data).classes, "unlabelled"], dtype=object)[seen.labels[some]]
     panel = _embedded(seen.features[some]), known.tolist(), [str(one) for one in seen.ids[some]]
     told = "t-SNE of features of validation images; labels were not used to learn them."
-    looks = charts.looks([""], read_manifest(data).classes)
+    looks = charts.looks([""], read_manifest(data).classes) | {"unlabelled": charts.Look()}
     return [Chart(charts.scatter(*panel, looks), told)]
 
 
@@ -356,8 +358,9 @@ def _gallery(
     pixels, labels = seen.pixels(rows), [_label(seen, row, found.facts.classes) for row in rows]
     maps = saliency.maps(model, pixels, target=target)
     told = _ROLLOUT if saliency.attentions(model) else _GRAD_CAM.format(of)
+    transform = found.run.data.transform
     shown = [
-        Picture(f"{name}-{number}", pictures.pair(image, seen, found.run.data.transform), label)
+        Picture(f"{name}-{number}", pictures.pair(image, seen, transform, found.facts.bands), label)
         for number, (image, seen, label) in enumerate(zip(pixels, maps, labels, strict=True), 1)
     ]
     return [Gallery(shown, told)]

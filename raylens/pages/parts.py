@@ -154,6 +154,8 @@ def _summary(folder: Folder, found: Checkpoint | None) -> list[Block]:
             if searched
             else "The run has not ended: there is no checkpoint of its best model yet."
         )
+        if folder.kind == "training" and folder.trials and (reason := folder.trials[0].diverged):
+            said = f"The training diverged: {reason}."
         return [*blocks, Words(said, warning=True)]
     if folder.kind == "finetuning":
         return [*blocks, *_finetuned(folder)]
@@ -334,7 +336,10 @@ def _ended(trial: Trial) -> dict[str, str]:
     last = trial.reports.iloc[-1]
     objective = last.get("objective")
     said = {"trial": trial.name, "state": trial.state, "steps": f"{last['step']:.0f}"}
-    return said | {"objective": scored(None if pd.isna(objective) else objective), "error": trial.error or ""}
+    return said | {
+        "objective": scored(None if pd.isna(objective) else objective),
+        "error": trial.error or trial.diverged,
+    }
 
 
 def _importances(folder: Folder) -> list[Block]:

@@ -15,6 +15,7 @@ import pyarrow.fs
 from raylens import checkpoint, config
 from raylens.checkpoint import Checkpoint
 from raylens.cluster.folders import exists
+from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data.shards import filesystem
 from raylens.errors import ConfigError
@@ -34,9 +35,15 @@ class Trial:
     """Whether it goes on no more: its search has ended, or has stopped it."""
 
     @property
+    def diverged(self) -> str:
+        """Why it diverged, if it did: what its last report warned of."""
+        last = self.reports.iloc[-1]
+        return str(last.get("warnings", "")) if last.get("objective", 0.0) <= WORST else ""
+
+    @property
     def state(self) -> str:
         """`ended`, `stopped early`, `failed` or, of one that runs still or can be resumed, `unfinished`."""
-        if self.error:
+        if self.error or self.diverged:
             return "failed"
         if self.reports["step"].max() >= self.steps:
             return "ended"
@@ -105,7 +112,8 @@ def read(path: str) -> Folder:
         table = _table(f"{path}/finetuned.csv")
         trials = _trials(f"{path}/trials", run, over=table is not None)
         return Folder(path, "finetuning", run, text, trials, table, tests)
-    if any(exists(f"{path}/{name}") for name in ("trials", "start-trial", "start-workers")):
+    trained = exists(f"{path}/workers") or not exists(f"{path}/start-workers")  # its start was, either way
+    if exists(f"{path}/trials") or exists(f"{path}/start-trial") or not trained:
         table = _table(f"{path}/leaderboard.csv")
         trials = _trials(f"{path}/trials", run, over=table is not None)
         return Folder(path, "search", run, text, trials, table, tests)

@@ -44,7 +44,7 @@ def test_one_backward_gives_the_gradients_of_the_two_problems(tiny, batch_norm):
     source, target = batch["source"].views["view"], batch["target"].views["view"]
     method(batch, 0.5).total.backward()
 
-    # Tzeng et al. 2017, eq. 7: the discriminator's problem, both encoders fixed.
+    # Tzeng et al. 2017, eq. 2: the discriminator's problem, both encoders fixed.
     if batch_norm == "target":
         plain.source_encoder.train()  # its own batch's statistics
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_one_backward_gives_the_gradients_of_the_two_problems(tiny, batch_norm):
     loss = loss + F.binary_cross_entropy_with_logits(plain.discriminator(from_target), zero)
     assert_same(method.discriminator, gradients(plain.discriminator, loss))
 
-    # eq. 8: the target encoder's problem with inverted labels, the discriminator fixed.
+    # eq. 7: the target encoder's problem with inverted labels, the discriminator fixed.
     fooled = F.binary_cross_entropy_with_logits(plain.discriminator(plain.model.encoder(target)), one)
     assert_same(method.model.encoder, gradients(plain.model.encoder, fooled))
 

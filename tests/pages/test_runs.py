@@ -9,7 +9,7 @@ import pytest
 
 from raylens import config
 from raylens.errors import ConfigError
-from raylens.pages import runs
+from raylens.pages import parts, runs
 
 
 def test_a_search_is_read_with_its_trials_as_they_went(searched):
@@ -59,6 +59,21 @@ def test_a_training_is_told_by_its_reports(tiny, tmp_path):
     (tmp_path / "one" / "workers" / "reports.jsonl").write_text('{"step": 2, "objective": 0.5}\n')
     (trial,) = runs.read(str(tmp_path / "one")).trials
     assert trial.state == "unfinished"
+    (tmp_path / "one" / "start-workers").mkdir()  # as an adaptation leaves it that trained its own start
+    assert runs.read(str(tmp_path / "one")).kind == "training"
+    (tmp_path / "one" / "trials").mkdir()
+    assert runs.read(str(tmp_path / "one")).kind == "search", "trials of several workers leave both"
+
+
+def test_what_diverged_has_failed_and_says_why(tiny, tmp_path):
+    (tmp_path / "one" / "workers").mkdir(parents=True)
+    (tmp_path / "one" / "run.yaml").write_text(config.dump(tiny.run()))
+    last = '{"step": 2, "objective": -1e9, "warnings": "not finite at step 1: loss/supervised"}\n'
+    (tmp_path / "one" / "workers" / "reports.jsonl").write_text(last)
+    folder = runs.read(str(tmp_path / "one"))
+    assert folder.trials[0].state == "failed"
+    (words,) = parts._summary(folder, None)
+    assert words.text == "The training diverged: not finite at step 1: loss/supervised."
 
 
 def test_what_is_no_run_is_refused(searched, tmp_path):
