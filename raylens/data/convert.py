@@ -49,7 +49,7 @@ class Shape:
     crop: int | None = None
     size: int | None = None
     masked: float | None = None
-    """What a pixel that was not seen holds, NaN too; it takes the median of its band."""
+    """What a pixel that was not seen holds, NaN too; it takes a value of its band, drawn from those that were seen."""
     expected: tuple[int, ...] | None = None
     """(C, H, W) that an image must have in the end."""
     names: tuple[str, ...] = ()
@@ -104,13 +104,11 @@ class Shape:
         if not (np.isfinite(kept) | unseen).all():
             raise Unreadable("infinite")
         if unseen.any():
-            kept = np.stack(
-                [
-                    np.where(u, np.median(b[~u]) if not u.all() else 0, b)
-                    for b, u in zip(kept, unseen, strict=True)
-                ]
-            )
-            kept = kept.astype(image.dtype if image.dtype == np.uint8 else np.float32)
+            kept, rng = kept.copy(), np.random.default_rng(0)
+            for band, without in zip(
+                kept, unseen, strict=True
+            ):  # a constant would be taken for sky without noise
+                band[without] = rng.choice(band[~without], without.sum()) if not without.all() else 0
         if kept.min() == kept.max():
             raise Unreadable("constant")
         if self.size and self.size != kept.shape[1]:

@@ -48,9 +48,9 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Config, channels: int, size: int) -> None:
         super().__init__()
-        if size < 24:
+        if side(size) < 1:
             raise ConfigError(
-                f"encoder 'ecnn' cannot take images of {size} pixels; convert or simulate them with --size 24 or more"
+                f"encoder 'ecnn' cannot take images of {size} pixels; convert or simulate them with --size 29 or more"
             )
         self.dim, self.size = config.features, size
         kind, turns = config.group[0], int(config.group[1:])

@@ -50,7 +50,11 @@ class Task(base.Task):
         slopes = torch.autograd.grad(maps.sum(), weights, allow_unused=True)
         for weight, slope in zip(weights, slopes, strict=True):
             weight.requires_grad_(slope is not None)  # what pools the maps is not trained here
-        head = Head(channels, size, maps.shape[1:], self.factor, width=self.width, blocks=self.blocks)
+        cells, side = getattr(encoder, "cells", None), maps.shape[-1]
+        at = cells(side) if cells else (0.0, size / side)
+        head = Head(
+            channels, size, maps.shape[1:], self.factor, width=self.width, blocks=self.blocks, cells=at
+        )
         return Painter(encoder, head)
 
     def loss(self, painted: Tensor, high: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -95,12 +99,27 @@ class Head(nn.Module):
     """Paints an image `factor` times as wide, of the image and the encoder's maps of it."""
 
     def __init__(
-        self, channels: int, size: int, maps: tuple[int, int, int], factor: int, *, width: int, blocks: int
+        self,
+        channels: int,
+        size: int,
+        maps: tuple[int, int, int],
+        factor: int,
+        *,
+        width: int,
+        blocks: int,
+        cells: tuple[float, float],
     ) -> None:
         super().__init__()
         self.factor, self.size = factor, size
-        depth, side, _ = maps
-        wider = min(size // side, WIDER)
+        (depth, side, _), (first, step) = maps, cells
+        tiled = round(step * side) >= size
+        wider = min(size // side, WIDER) if tiled else 1
+        if (
+            not tiled
+        ):  # cells that leave the image's frame out, as an encoder's `cells` says, stay where they look
+            at = ((torch.arange(size) - first) / step).clamp(0, side - 1)
+            weights = (1 - (at[:, None] - torch.arange(side)).abs()).clamp_min(0)
+            self.register_buffer("placed", weights, persistent=False)
         self.details = nn.Sequential(nn.Conv2d(depth, DETAILS * wider**2, 1), nn.PixelShuffle(wider))
         self.stem = nn.Conv2d(channels + DETAILS, width, 3, padding=1)
         self.trunk = nn.Sequential(*(Residual(width) for _ in range(blocks)))
@@ -112,7 +131,9 @@ class Head(nn.Module):
 
     def forward(self, pixels: Tensor, maps: Tensor) -> Tensor:
         details = self.details(maps)
-        if details.shape[-1] != self.size:
+        if hasattr(self, "placed"):
+            details = self.placed @ details @ self.placed.T
+        elif details.shape[-1] != self.size:
             details = F.interpolate(details, size=self.size, mode="bilinear", align_corners=False)
         first = self.stem(torch.cat([pixels, details.to(pixels.dtype)], 1))
         return bicubic(pixels, self.factor) + self.shuffle(first + self.trunk(first))

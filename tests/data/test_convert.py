@@ -173,7 +173,7 @@ class TestConvert:
             if id == "lenses/nan"
         )
         before = np.load(folder / "lenses" / "nan.npy")
-        assert filled[0, 3, 3] == pytest.approx(np.nanmedian(before))
+        assert filled[0, 3, 3] in before[np.isfinite(before)]
 
     @pytest.mark.parametrize(
         ("asked", "message"),
@@ -382,12 +382,13 @@ def test_a_smaller_image_is_averaged_not_sampled():
     assert Shape(size=16).apply((noise * 20 + 128).astype(np.uint8)).dtype == np.uint8
 
 
-def test_masked_pixels_take_the_median_of_their_band():
+def test_masked_pixels_take_values_of_their_band():
     pixels = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
     masked = pixels.copy()
     masked[1, :4] = 100
     kept = Shape(masked=100).apply(masked)
-    np.testing.assert_array_equal(kept[1, :4], np.median(pixels[1, 4:]))
+    assert np.isin(kept[1, :4], pixels[1, 4:]).all()
+    assert kept[1, :4].std() == pytest.approx(pixels[1, 4:].std(), rel=0.2)
     np.testing.assert_array_equal(kept[:, 4:], pixels[:, 4:])
 
 
@@ -397,7 +398,8 @@ def test_masked_pixels_may_be_no_numbers(value):
     masked = pixels.copy()
     masked[1, :4] = value
     kept = Shape(masked=value).apply(masked)
-    np.testing.assert_array_equal(kept[1, :4], np.median(pixels[1, 4:]))
+    assert np.isin(kept[1, :4], pixels[1, 4:]).all()
+    assert kept[1, :4].std() == pytest.approx(pixels[1, 4:].std(), rel=0.2)
     np.testing.assert_array_equal(kept[:, 4:], pixels[:, 4:])
     for other in (None, 0.0):
         with pytest.raises(Unreadable, match="NaN" if np.isnan(value) else "infinite"):

@@ -91,3 +91,10 @@ def test_without_escnn_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "raylens.models.escnn_compat")
     with pytest.raises(ConfigError, match="pip install"):
         import raylens.models.escnn_compat  # noqa: F401
+
+
+def test_the_smallest_image_is_one_that_it_can_run_on():
+    found = Encoder(Config(width=3, features=8), 1, 29).eval()
+    assert found(torch.rand(2, 1, 29, 29)).shape == (2, 8)
+    with pytest.raises(ConfigError, match=r"cannot take images of 28 pixels.*--size 29 or more"):
+        Encoder(Config(width=3, features=8), 1, 28)

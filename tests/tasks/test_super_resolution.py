@@ -38,6 +38,19 @@ def test_every_encoder_gives_maps_and_what_is_not_in_them_is_not_trained(name):
     assert any(weight.grad is not None and weight.grad.any() for weight in model.encoder.parameters())
 
 
+def test_details_of_cells_that_leave_the_frame_out_stay_where_these_look():
+    """As of `ecnn`, whose maps have a cell every 4 pixels about the middle."""
+    torch.manual_seed(0)
+    model = Task(factor=2, width=8, blocks=1).model(make("ecnn", size=64), 1, 64)
+    pixels = torch.rand(4, 1, 64, 64, requires_grad=True)
+    maps = model.encoder.eval().maps(pixels)
+    details = model.head.placed @ model.head.details(maps) @ model.head.placed.T
+    for at in (20, 32, 44):
+        (slope,) = torch.autograd.grad(details[:, :, at, at].square().sum(), pixels, retain_graph=True)
+        weight = slope.square().sum((0, 1, 2))
+        assert (weight * torch.arange(64)).sum() / weight.sum() == pytest.approx(at, abs=3), at
+
+
 def test_an_encoder_without_maps_is_refused():
     encoder = make("test_resnet")
     encoder.network.forward_features = lambda pixels: pixels.mean((2, 3))

@@ -17,13 +17,14 @@ from raylens.data.simulate.painted import Backgrounds, backgrounds
 from raylens.data.simulate.picture import composite
 from raylens.data.simulate.presets import (
     BANDS,
-    MARGIN,
     PAINTED,
     SIM,
     ZERO_POINT,
     Preset,
     checked_pixel,
+    margin,
     preset,
+    resampled,
 )
 from raylens.data.simulate.skies import skies
 from raylens.errors import ConfigError
@@ -81,7 +82,7 @@ def simulate(
             )
         fields = skies(noise_from, bands, size)
     if pixel is not None:
-        recipe = replace(recipe, pixel=checked_pixel(pixel))
+        recipe = resampled(recipe, checked_pixel(pixel))
     if theta_e is not None:
         if len(theta_e) != 2 or not 0 < theta_e[0] < theta_e[1]:
             raise ConfigError(f"theta_e {theta_e} is no range of Einstein radii; give two, such as 0.7,3")
@@ -90,6 +91,11 @@ def simulate(
     check_device(device)
     if size < 16 or rows < 1:
         raise ConfigError(f"rows {rows} and size {size} make no data set; give at least 1 row and 16 pixels")
+    if (half := size * recipe.pixel / 2) < max(recipe.theta_e):
+        raise ConfigError(
+            f"images of {size} pixels of {recipe.pixel:g} arcsec reach {half:.3g} arcsec from the middle, and Einstein "
+            f"radii up to {max(recipe.theta_e):g}; set --size or --pixel to more, or --theta-e to less"
+        )
     prior = recipe.prior if prior is None else prior
     if not 0 <= prior <= 1:
         raise ConfigError(f"prior {prior:g} is no share of lenses; give a number between 0 and 1")
@@ -158,8 +164,10 @@ def simulate_substructure(
         as_published=as_published,
     )
     splits = {split: share for split, share in (splits or SIM.splits).items() if share}
-    if rows < 3 * len(splits):
-        raise ConfigError(f"rows {rows} are too few for three classes in {len(splits)} splits")
+    if _share(rows, splits).min() < 3:
+        raise ConfigError(
+            f"rows {rows} are too few for three classes in each of {', '.join(splits)}; give more"
+        )
     check_device(device)
     given = {"size": size, "pixel": pixel, "slope": slope, "discrete": discrete, "heavier": heavier}
     flags = "".join(f" --{key} {value:g}" for key, value in given.items() if value is not None)
@@ -261,7 +269,8 @@ def render(
 
     rng = np.random.default_rng(seeded(*key))
     field = scene.Scene(recipe, rng, bands, cutouts=cutouts is not None)
-    wide = size + 2 * MARGIN
+    edge = margin(preset(recipe.name).pixel, recipe.pixel)
+    wide = size + 2 * edge
     truth = scene.populate(field, kinds, wide)
     with torch.inference_mode(), torch.device(device):
         clean, lensed = field.draw(len(kinds), wide)
@@ -269,18 +278,21 @@ def render(
         fwhm = np.stack([rng.uniform(*recipe.fwhm[band], len(kinds)) for band in names], 1).astype(np.float32)
         beta = None if recipe.moffat is None else rng.uniform(*recipe.moffat, len(kinds)).astype(np.float32)
         seen = camera.blur(
-            clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), recipe.pixel
+            clean, torch.as_tensor(fwhm), None if beta is None else torch.as_tensor(beta), recipe.pixel, edge
         )
-        seen = seen[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+        seen = seen[:, :, edge:-edge, edge:-edge]
         images = camera.record(seen, recipe, bands, rng, fields) if cutouts is None else seen
     images = images.cpu().numpy()
     if cutouts is not None:
         images, truth["cutout"] = cutouts.paint(images, truth["magnitude"], bands, rng)
+        scale = ("magnitude", "source_magnitude")  # of the drawn galaxy, whose place a real one took
+        truth |= {name: np.full(len(kinds), np.nan) for name in scale}
     if recipe.picture is not None:
         images = composite(images, recipe, bands, rng)
     arcs = lensed.cpu().numpy()
     truth["lensed_magnitude"] = np.full(len(kinds), np.nan)
-    truth["lensed_magnitude"][arcs > 0] = ZERO_POINT - 2.5 * np.log10(arcs[arcs > 0])
+    if cutouts is None:
+        truth["lensed_magnitude"][arcs > 0] = ZERO_POINT - 2.5 * np.log10(arcs[arcs > 0])
     truth["moffat_beta"] = np.full(len(kinds), np.nan) if beta is None else beta
     truth |= {f"fwhm_{name}": fwhm[:, index] for index, name in enumerate(names)}
     return images, truth

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raylens.data.simulate.presets import Preset
+from raylens.data.simulate.presets import MARGIN, Preset
 from raylens.data.simulate.skies import drawn
 
 TOGETHER = 16
@@ -30,10 +30,13 @@ def psf(fwhm: Tensor, beta: Tensor | None, size: int, pixel: float) -> Tensor:
     return kernel / kernel.sum((-2, -1), keepdim=True)
 
 
-def blur(images: Tensor, fwhm: Tensor, beta: Tensor | None, pixel: float) -> Tensor:
-    """Images (N, C, H, W) seen through seeing of `fwhm` (N or 1, C) arcsec; the sky goes on beyond their edges as 0."""
+def blur(images: Tensor, fwhm: Tensor, beta: Tensor | None, pixel: float, margin: int = MARGIN) -> Tensor:
+    """Images (N, C, H, W) seen through seeing of `fwhm` (N or 1, C) arcsec; the sky goes on beyond their edges as 0.
+
+    For `margin` pixels on each side, so that light does not come back at the other edge.
+    """
     _, bands, height, _ = images.shape
-    size = height + 8
+    size = height + 2 * margin
     seen = torch.empty_like(images)
     for begin in range(0, len(images), TOGETHER):
         some = slice(begin, begin + TOGETHER)

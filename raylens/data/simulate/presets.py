@@ -7,6 +7,7 @@ searches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -236,6 +237,16 @@ def preset(name: str) -> Preset:
         known = (*PRESETS, "model-i", "model-ii", "model-iii", "common", "sr-pairs")
         raise ConfigError(f"unknown preset {name!r}{guess(name, known)}; known here: {', '.join(known)}")
     return PRESETS[name]
+
+
+def resampled(made: Preset, pixel: float) -> Preset:
+    """The same sky in pixels of so many arcsec: the noise of one goes with its side, as that of the sky's photons."""
+    return replace(made, pixel=pixel, noise=tuple(noise * pixel / made.pixel for noise in made.noise))
+
+
+def margin(native: float, pixel: float) -> int:
+    """Pixels drawn beyond each edge, from where seeing spreads light into the image: a frame as wide as at `native`."""
+    return max(MARGIN, math.ceil(MARGIN * native / pixel - 1e-6))
 
 
 def checked_pixel(pixel: float) -> float:

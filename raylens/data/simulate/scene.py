@@ -114,7 +114,7 @@ class Scene:
         owner = np.repeat(np.arange(rows), count)
         half = size * self.preset.pixel / 2
         angle = self.rng.uniform(0, 2 * np.pi, len(owner))
-        away = np.sqrt(self.rng.uniform(1.8**2, (1.25 * half) ** 2, len(owner)))
+        away = np.sqrt(self.rng.uniform(1.8**2, max(1.8, 1.25 * half) ** 2, len(owner)))
         magnitude = 25 - 5 * self.rng.random(len(owner)) ** 2.0
         x, y = away * np.cos(angle), away * np.sin(angle)
         blue = self.rng.random(len(owner)) < 0.5
@@ -136,7 +136,7 @@ class Scene:
         """Red galaxies of a group, and bright ones near the edge, in the preset's share of images."""
         half = size * self.preset.pixel / 2
         for share, mean, magnitude, near, scale in (
-            (self.preset.groups, 4.0, (19.0, 22.5), (1.5, half), 0.5),
+            (self.preset.groups, 4.0, (19.0, 22.5), (1.5, max(1.5, half)), 0.5),
             (self.preset.bright, 1.0, (15.5, 18.0), (0.8 * half, 1.4 * half), 2.0),
         ):
             count = self.rng.poisson(mean, rows) * (self.rng.random(rows) < share)
@@ -300,6 +300,7 @@ def _faint(
 ) -> None:
     """A galaxy of the field, too faint to be the lens in any system that could be found."""
     fainter, small = magnitude + scene.uniform((2.0, 4.0), len(rows)), 0.4
+    truth["magnitude"][rows] = fainter
     red = scene.rng.random(len(rows)) < 0.4
     scene.galaxy(rows[red], x[red], y[red], fainter[red], small)
     scene.spiral(rows[~red], x[~red], y[~red], fainter[~red], small)

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from raylens.data.shards import HIGH
-from raylens.data.simulate.presets import MARGIN, checked_pixel
+from raylens.data.simulate.presets import checked_pixel, margin
 from raylens.errors import ConfigError
 from raylens.seeds import one_thread
 from raylens.seeds import seed as seeded
@@ -352,12 +352,13 @@ def seen(made: Recipe, lights: list[dict[str, float]], device: str) -> np.ndarra
     """Counts a second and pixel (N, size, size), after seeing and before noise."""
     from raylens.data.simulate import camera, physics
 
-    wide = made.size + 2 * MARGIN
+    edge = margin(RECIPES[made.name].pixel / made.finer, made.pixel)
+    wide = made.size + 2 * edge
     with torch.inference_mode(), torch.device(device):
         light = _levelled({name: torch.tensor([one[name] for one in lights]) for name in lights[0]})
         clean = physics.integrate(arcs, light, wide, made.pixel)
-        blurred = camera.blur(clean[:, None], torch.tensor([[made.camera.fwhm]]), None, made.pixel)
-        return blurred[:, 0, MARGIN:-MARGIN, MARGIN:-MARGIN].cpu().numpy()
+        blurred = camera.blur(clean[:, None], torch.tensor([[made.camera.fwhm]]), None, made.pixel, edge)
+        return blurred[:, 0, edge:-edge, edge:-edge].cpu().numpy()
 
 
 def _levelled(light: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from raylens.data.simulate import MARGIN, camera
-from raylens.data.simulate.presets import BANDS, PRESETS, preset
+from raylens.data.simulate import camera
+from raylens.data.simulate.presets import BANDS, MARGIN, PRESETS, preset
 
 PIXEL = 0.168
 FWHM = torch.tensor([0.5, 0.7, 0.9])

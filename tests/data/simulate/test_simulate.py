@@ -1,13 +1,15 @@
 """What a simulated set promises: the same images for the same seed, exact lenses, kinds and their truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from raylens.data.__main__ import main
 from raylens.data.shards import read_manifest, read_split
-from raylens.data.simulate import BLOCK, plan, render, simulate
-from raylens.data.simulate.presets import PRESETS, preset
+from raylens.data.simulate import BLOCK, camera, plan, render, simulate
+from raylens.data.simulate.presets import PRESETS, ZERO_POINT, margin, preset, resampled
 from raylens.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -154,3 +156,43 @@ def test_the_command_writes_a_set_with_its_truth(ray_cluster, tmp_path, capsys):
     assert ((rows["kind"] == "lens") == (rows["label"] == 1)).all()
     assert (np.isfinite(rows["theta_e"]) == (rows["label"] == 1)).all()
     assert set(rows["prior"]) == {0.25}
+
+
+def test_another_pixel_has_the_same_sky():
+    """The noise of a pixel goes with its side, as that of the sky's photons does."""
+    half = resampled(preset("sim"), 0.084)
+    assert half.pixel == 0.084
+    assert half.noise == pytest.approx([noise / 2 for noise in preset("sim").noise])
+
+
+@pytest.mark.parametrize(
+    ("size", "pixel", "theta_e"), [(64, 0.02, None), (16, None, None), (64, None, (6.0, 8.0))]
+)
+def test_a_field_that_holds_no_ring_is_refused(tmp_path, size, pixel, theta_e):
+    with pytest.raises(ConfigError, match=r"Einstein radii up to .*; set --size or --pixel to more"):
+        simulate("sim", rows=8, seed=0, out=str(tmp_path / "a"), size=size, pixel=pixel, theta_e=theta_e)
+
+
+def test_a_small_field_without_neighbours_in_it_is_drawn():
+    made = replace(preset("survey"), theta_e=(0.3, 0.5), pixel=0.07)
+    images, _ = render(made, np.array(["lens"] * 3 + ["spiral"] * 3), ("a",), bands=[2], size=32)
+    assert np.isfinite(images).all()
+
+
+def test_a_true_magnitude_is_that_of_what_is_drawn():
+    made = replace(
+        preset("spacewarps"), neighbours=0, groups=0, bright=0, picture=None, depth=(1e-6, 1e-6), gain=1e12
+    )
+    kinds = np.array(["faint"] * 8 + ["elliptical"] * 8)
+    images, truth = render(made, kinds, ("a",), bands=[2], size=64)
+    drawn = ZERO_POINT - 2.5 * np.log10(images.sum((1, 2, 3)))
+    assert np.abs(drawn - truth["magnitude"]).max() < 0.3
+
+
+def test_light_does_not_come_back_at_the_other_edge():
+    clean = torch.zeros(1, 1, 32, 32)
+    edge = margin(0.168, 0.05)
+    wide = torch.nn.functional.pad(clean, (edge,) * 4)
+    wide[..., 0] = 1.0
+    seen = camera.blur(wide, torch.tensor([[0.7]]), None, 0.05, edge)[0, 0, edge:-edge, edge:-edge]
+    assert seen[:, -1].max() < 1e-3 * seen[:, 0].max()
