@@ -59,15 +59,6 @@ def write_toy(out: str, *, shifted: bool, rows: int = 600, prior: float = 0.4, s
     return out
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Under `-n`, a file's tests share a process, for its clusters and models; in the tree's order, the slow first."""
-    from xdist.scheduler import LoadFileScheduling
-
-    config.option.loadscopereorder = False
-    return LoadFileScheduling(config, log)
-
-
 @pytest.fixture(scope="session")
 def toy_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Shard sets of the two toy domains: settings data.source and data.target."""
