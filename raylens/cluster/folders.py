@@ -34,9 +34,9 @@ def kept(storage: str) -> dict[str, Any]:
 
 
 def hold(folder: str) -> None:
-    """Keep the run in `folder` to this process, until `released` ends. Raises ConfigError where another one holds it.
+    """Keep the run in `folder` to this process, until its verb ends: see `releases`.
 
-    At an address, and on a file system without locks, nobody can tell.
+    Raises ConfigError where another process holds it. At an address, and without locks on a disk, nobody can tell.
     """
     fs, path = patient(folder)
     if path in _held or not isinstance(fs, pyarrow.fs.LocalFileSystem):

@@ -104,10 +104,9 @@ class Shape:
         if not (np.isfinite(kept) | unseen).all():
             raise Unreadable("infinite")
         if unseen.any():
+            # Values that were seen, at random: a constant would be taken for sky without noise.
             kept, rng = kept.copy(), np.random.default_rng(0)
-            for band, without in zip(
-                kept, unseen, strict=True
-            ):  # a constant would be taken for sky without noise
+            for band, without in zip(kept, unseen, strict=True):
                 band[without] = rng.choice(band[~without], without.sum()) if not without.all() else 0
         if kept.min() == kept.max():
             raise Unreadable("constant")

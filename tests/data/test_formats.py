@@ -283,8 +283,15 @@ def test_labels_of_any_shape_are_read_and_of_another_number_refused(tmp_path, su
 
     classes = np.arange(6) % 2
     assert written(classes) == written(classes[:, None]) == written(np.eye(2)[classes]) == classes.tolist()
-    with pytest.raises(formats.DataError, match="'is_lens' has 5 labels for 6 images"):
+    with pytest.raises(formats.DataError, match="'is_lens', 5, is no label of each of 6 images"):
         written(classes[:5])
+    with pytest.raises(formats.DataError, match="'is_lens', 6 x 2, is no label"):
+        written(np.arange(12.0).reshape(6, 2))
+
+
+def test_an_array_that_is_only_called_like_labels_is_left(tmp_path):
+    np.savez(tmp_path / "a.npz", images=image(3)[:, None].repeat(2, 0), y=np.linspace(0, 1, 16))
+    assert [row.label for row in read(tmp_path / "a.npz")] == [None] * 6
 
 
 def test_words_in_hdf5_are_labels_and_columns(tmp_path):

@@ -392,7 +392,13 @@ def stack_rows(arrays: Mapping[str, Any], options: Options) -> Iterator[Row]:
             key: arrays[key][:] for key, shape in shapes.items() if key != name and shape == stack.shape[:1]
         }
         beside.pop(label_key, None)
-        labels = _labels(label_key, arrays[label_key][:], len(stack)) if label_key else None
+        labels = _labels(arrays[label_key][:], len(stack)) if label_key else None
+        if options.label_key and labels is None:
+            shape = " x ".join(map(str, shapes[label_key]))
+            raise DataError(
+                f"the array {label_key!r}, {shape}, is no label of each of {len(stack)} images, one-hot or not; set "
+                "--label-key to another"
+            )
         bands = tuple(match[1]) if (match := BANDS.search(name.lower())) else ()
         for i, image in enumerate(stack):
             columns = {key: _scalar(values[i]) for key, values in beside.items()}
@@ -401,16 +407,16 @@ def stack_rows(arrays: Mapping[str, Any], options: Options) -> Iterator[Row]:
             yield Row(channels_first(image), label, id, columns, bands)
 
 
-def _labels(name: str, labels: np.ndarray, images: int) -> list[Label]:
-    """One label for each image, of an array (N,), (N, 1) or one-hot (N, K). Raises DataError for another number."""
-    if labels.ndim == 2 and labels.shape[1] > 1:
+def _labels(labels: np.ndarray, images: int) -> list[Label] | None:
+    """One label for each image, of an array (N,), (N, 1) or one-hot (N, K); None for any other."""
+    if (
+        labels.ndim == 2
+        and labels.shape[1] > 1
+        and np.isin(labels, (0, 1)).all()
+        and (labels.sum(1) == 1).all()
+    ):
         labels = labels.argmax(-1)
-    labels = labels.reshape(-1)
-    if len(labels) != images:
-        raise DataError(
-            f"the array {name!r} has {len(labels)} labels for {images} images; set --label-key to another"
-        )
-    return settled(map(_scalar, labels))
+    return settled(map(_scalar, labels.reshape(-1))) if labels.size == images == len(labels) else None
 
 
 def _key(asked: str | None, shapes: Mapping[str, Any], flag: str, usual: tuple[str, ...]) -> str | None:

@@ -17,9 +17,8 @@ def rows(path: str, options: Options) -> Iterator[Row]:
     with warnings.catch_warnings(), opened(path) as source, fits.open(source, memmap=False) as file:
         warnings.simplefilter("error", AstropyWarning)  # a truncated file is only a warning there
         images = {str(i): hdu for i, hdu in enumerate(file) if hdu.is_image and hdu.shape}
-        names = {
-            hdu.name.lower(): number for number, hdu in reversed(images.items()) if hdu.name
-        }  # the first of a name
+        # Of HDUs of one name the first is meant.
+        names = {hdu.name.lower(): number for number, hdu in reversed(images.items()) if hdu.name}
         numbers = [names.get(wanted.lower(), wanted) for wanted in options.hdu] or list(images)
         if absent := [number for number in numbers if number not in images]:
             raise DataError(f"no image HDU {absent[0]!r} in {path}; there are {', '.join([*images, *names])}")
