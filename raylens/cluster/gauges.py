@@ -36,8 +36,8 @@ SHOWN = {
         ("monitor/discriminator_accuracy",),
     ),
     "raylens_kept_share": Shown(
-        "Share of target images that are sure enough to be learned from",
-        ("monitor/kept", "monitor/counted"),
+        "Share of target images that are sure enough to be learned from; of ADDA of steps in which its encoder moves",
+        ("monitor/kept", "monitor/counted", "monitor/gate_open"),
     ),
     "raylens_best_objective": Shown("The best objective of a search so far", tags=SEARCH),
     "raylens_trials": Shown("Trials of a search by their state", tags=(*SEARCH, "state")),
