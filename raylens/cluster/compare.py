@@ -148,9 +148,9 @@ def ready(grid: Grid) -> dict[Cell, Run]:
         _check_parts(grid, sets.absolute(given))
     launch.check_writable(first.storage)
     _check_same(grid, f"{first.storage}/{grid.title}")
-    hold(f"{first.storage}/{grid.title}")
     launch.connect(benchmark=grid.title)
     cells = {cell: placed(run) for cell, run in cells.items()}
+    hold(f"{first.storage}/{grid.title}")
     cells = {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}
     for path in dict.fromkeys(_tested(run) for run in cells.values()):
         _check_parts(grid, path)

@@ -87,11 +87,11 @@ def ready(
     launch.check_writable(run.storage)
     check_same(run, search=search, finetunes=finetunes)
     fits(run, sets.facts(run, streams, test=test))
-    hold(f"{run.storage}/{run.title}")
     launch.connect(method=run.method.name, run=run.title)
     given, run = run, placed(run)
     for remark in [*sets.remarks(run, streams, test=test), *prior.remarks(run)]:
         print(remark, flush=True)
+    hold(f"{run.storage}/{run.title}")
     write(f"{run.storage}/{run.title}/run.yaml", config.dump(given))  # another cluster may have other GPUs
     run = sets.prepare(run, streams)
     return run, sets.facts(run, streams, test=test)
