@@ -114,9 +114,8 @@ class Head(nn.Module):
         (depth, side, _), (first, step) = maps, cells
         tiled = round(step * side) >= size
         wider = min(size // side, WIDER) if tiled else 1
-        if (
-            not tiled
-        ):  # cells that leave the image's frame out, as an encoder's `cells` says, stay where they look
+        # Cells that leave the image's frame out, as an encoder's `cells` says, stay where they look.
+        if not tiled:
             at = ((torch.arange(size) - first) / step).clamp(0, side - 1)
             weights = (1 - (at[:, None] - torch.arange(side)).abs()).clamp_min(0)
             self.register_buffer("placed", weights, persistent=False)

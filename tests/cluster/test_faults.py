@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -142,13 +141,12 @@ def test_a_stream_outlives_a_task_that_reads_it(cluster, toy_sets, tmp_path):
 
 
 def kill_reader() -> bool:
-    """Kill a process of this one's clusters in which a task of Ray Data runs; whether there was one."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            words = " ".join(process.cmdline())
-            if words.startswith("ray::") and ("Map" in words or "Read" in words):
-                process.kill()
-                return True
+    """Kill a process in which a task of Ray Data runs; whether there was one."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = " ".join(process.info["cmdline"] or ())
+        if words.startswith("ray::") and ("Map" in words or "Read" in words):
+            process.kill()
+            return True
     return False
 
 

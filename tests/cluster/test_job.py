@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -150,13 +149,8 @@ def smoke(storage: Path, name: str, *flags: str) -> list[str]:
     return ["--", *command, "--storage", str(storage), "--name", name, *flags]
 
 
-def processes(head: Head, word: str) -> list[psutil.Process]:
-    """The head's processes, not those of other tests beside this one, with `word` in their command."""
-    found = []
-    for process in psutil.Process(head.process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found += [process] if word in " ".join(process.cmdline()) else []
-    return found
+def processes(word: str) -> list[psutil.Process]:
+    return [one for one in psutil.process_iter(["cmdline"]) if word in " ".join(one.info["cmdline"] or ())]
 
 
 def test_a_submitted_job_succeeds_and_its_trials_are_seen(head, tmp_path):
@@ -188,12 +182,12 @@ def test_a_stopped_job_leaves_no_process_and_a_run_that_goes_on(head, prometheus
     assert list(trials.glob("*/checkpoint_*")), head.job("logs", "stopped").stdout[-3000:]
     assert head.job("stop", "stopped").returncode == 0
     for _ in range(120):
-        if not processes(head, "raylens.tune") and not processes(head, "adda_trial"):
+        if not processes("raylens.tune") and not processes("adda_trial"):
             break
         time.sleep(0.25)
-    assert not processes(head, "raylens.tune")
-    assert not processes(head, "adda_trial")
-    assert not processes(head, str(tmp_path))
+    assert not processes("raylens.tune")
+    assert not processes("adda_trial")
+    assert not processes(str(tmp_path))
     again = head.job(
         "submit",
         "--working-dir",
