@@ -18,6 +18,7 @@ from scipy.special import softmax
 from raylens import checkpoint, predict, priors
 from raylens.cluster import worker
 from raylens.cluster.predict import Correction, whole
+from raylens.data.convert import Shape
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import ShardWriter, read_manifest, read_split
 from raylens.errors import ConfigError, DataError
@@ -367,9 +368,8 @@ def test_what_a_file_keeps_where_is_told_and_any_class_has_its_candidates(ray_cl
         "0",
     ]
     out = predict.predict([*words, "--class", "nonlens", "--top", "3", "--out", str(tmp_path / "out")])
-    seen = pixels[::-1, None].copy()
-    middle = np.median(seen[:, :, 4:], axis=(1, 2, 3), keepdims=True)
-    expected = said(models[0], np.where(seen == -1, middle, seen))
+    filled = [Shape(masked=-1).apply(image) for image in pixels[::-1, None]]
+    expected = said(models[0], np.stack(filled))
     table = pd.read_parquet(f"{out}/predictions").sort_values("row")
     np.testing.assert_allclose(table["probability"], expected, atol=1e-5)
     found = pd.read_csv(f"{out}/candidates.csv")["probability"]
