@@ -128,7 +128,8 @@ def measured(found: Checkpoint, more: Sequence[Mapping]) -> Iterator[str]:
         name = report["data"].rstrip("/").rpartition("/")[2]
         other = report.get("batch_norm_from")
         normed = f", with batch norm's statistics of {other.rstrip('/').rpartition('/')[2]}" if other else ""
-        yield f"{name}, {report['split']}{where}{rows}{normed}:\n"
+        turned = ", on average of the eight turns and mirrors of each" if report.get("dihedral") else ""
+        yield f"{name}, {report['split']}{where}{rows}{normed}{turned}:\n"
         if report.get("warning"):
             yield f"**{report['warning']}**\n"
         yield "| metric | value | 95 % interval | meaning |\n|---|---|---|---|"

@@ -41,7 +41,7 @@ from safetensors import SafetensorError
 from raylens import config, find
 from raylens.config import Run, TaskConfig
 from raylens.errors import ConfigError
-from raylens.models import Model
+from raylens.models import Model, Turned
 from raylens.tasks.base import Task
 
 
@@ -94,11 +94,17 @@ class Checkpoint:
         """SHA-256 of the file of the weights, which tells one checkpoint from another of the same place."""
         return hashlib.sha256((self.folder / "model.safetensors").read_bytes()).hexdigest()
 
-    def model(self, device: torch.device | str = "cpu") -> Model:
-        """The model, in evaluation mode. Raises ConfigError when its weights cannot be read, or fit no such model."""
+    def model(self, device: torch.device | str = "cpu", *, dihedral: bool = False) -> Model:
+        """The model, in evaluation mode; `dihedral`, averaged over the turns and mirrors of each image.
+
+        Raises ConfigError when its weights cannot be read, or fit no such model, and for turns of painted images.
+        """
+        if dihedral and self.run.task.name == "super_resolution":
+            raise ConfigError(f"{self.address} paints images, which are not averaged; leave --dihedral out")
         model = build_model(self.run, self.facts, weights=False)
         _load(model, _tensors(self.folder / "model.safetensors"), self.folder)
-        return model.eval().to(device)
+        model = model.eval().to(device)
+        return Turned(model) if dihedral else model
 
     def method(self, device: torch.device | str = "cpu") -> torch.nn.Module:
         """The method as it was left, with what it learned beside the model. Raises ConfigError if that was not kept."""

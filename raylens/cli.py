@@ -288,6 +288,15 @@ def more(group: argparse._ActionsContainer) -> None:
     )
 
 
+def dihedral(group: argparse._ActionsContainer) -> None:
+    """Add the flag that averages what a model says over the turns and mirrors of each image; see models.Turned."""
+    group.add_argument(
+        "--dihedral",
+        action="store_true",
+        help="mean over each image's eight turns and mirrors: better, at eight times the work",
+    )
+
+
 def device(group: argparse._ActionsContainer) -> None:
     """Add the flag that says where a verb runs its models; see evaluate.resolved."""
     group.add_argument(
@@ -326,7 +335,7 @@ def kept(parser: argparse.ArgumentParser) -> Callable[..., Any]:
         "--masked",
         type=float,
         metavar="VALUE",
-        help="value of pixels that were not seen, such as 0 or nan; they take the median of their band",
+        help="value of pixels that were not seen, such as 0 or nan; they take others of their band, at random",
     )
     return add
 

@@ -50,6 +50,7 @@ def evaluate(argv: Sequence[str]) -> str:
         metavar="DIR",
         help="take batch norm's statistics from this set's train split first",
     )
+    cli.dihedral(model)
     model.add_argument("--batch", type=int, default=256, metavar="N", help="images at a time [256]")
     cli.device(model)
     measured = parser.add_argument_group("metrics")
@@ -92,7 +93,8 @@ def evaluate(argv: Sequence[str]) -> str:
         "split": asked.split,
         "where": asked.where,
     }
-    about |= {"batch_norm_from": asked.batch_norm_from, "weights": "+".join(one.weights for one in together)}
+    about |= {"batch_norm_from": asked.batch_norm_from, "dihedral": asked.dihedral}
+    about |= {"weights": "+".join(one.weights for one in together)}
     for one in together:
         about |= warning(one)
     place = "-".join(
@@ -102,6 +104,7 @@ def evaluate(argv: Sequence[str]) -> str:
             asked.split,
             *([asked.where] if asked.where else []),
             *(["batch-norm"] if asked.batch_norm_from else []),
+            *(["dihedral"] if asked.dihedral else []),
             *([f"ensemble-of-{len(together)}"] if others else []),
         ]
     )
@@ -119,6 +122,7 @@ def evaluate(argv: Sequence[str]) -> str:
                 asked.split,
                 where=asked.where,
                 batch_norm_from=asked.batch_norm_from,
+                dihedral=asked.dihedral,
                 batch=asked.batch,
                 device=asked.device,
             )
@@ -154,10 +158,10 @@ def painted(
     """What a masked autoencoder paints: errors beside what needs no learning, and a picture."""
     from raylens import pictures, reconstruction
 
-    if asked.where or asked.batch_norm_from:
+    if asked.where or asked.batch_norm_from or asked.dihedral:
         raise ConfigError(
-            f"{found.address} is a masked autoencoder, whose painting is measured on all rows as it is; leave --where "
-            "and --batch-norm-from out"
+            f"{found.address} is a masked autoencoder, whose painting is measured on all rows as it is; leave "
+            "--where, --batch-norm-from and --dihedral out"
         )
     device = resolved(asked.device)
     fits(found, data)
@@ -176,6 +180,7 @@ def outputs(
     *,
     where: str | None = None,
     batch_norm_from: str | None = None,
+    dihedral: bool = False,
     batch: int = 256,
     device: str = "auto",
 ) -> Outputs:
@@ -205,7 +210,7 @@ def outputs(
             f"{data} has the classes {', '.join(manifest.classes)}, the checkpoint {', '.join(facts.classes)}; "
             "convert it with --classes"
         )
-    model, transform = found.model(device), found.run.data.transform
+    model, transform = found.model(device, dihedral=dihedral), found.run.data.transform
     if batch_norm_from:
         unlabelled = some(batch_norm_from, "train", transform)
         adapt_batch_norm(model, unlabelled, batch=batch, device=device)
@@ -294,7 +299,9 @@ def show(report: dict[str, Any]) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in report.get("classes", {}).items())
     counts = counts or f"{report['rows']} images"
     where = f" where {report['where']}" if report["where"] else ""
-    table = Table(title=f"{report['data']}, {report['split']}{where}: {counts}", title_justify="left")
+    turned = ", each turned and mirrored" if report.get("dihedral") else ""
+    title = f"{report['data']}, {report['split']}{where}: {counts}{turned}"
+    table = Table(title=title, title_justify="left")
     for name in ("metric", "value", "95 % interval", "meaning"):
         table.add_column(name)
     for name, found in report["metrics"].items():

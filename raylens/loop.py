@@ -161,8 +161,7 @@ def collect(
     for begin in range(0, max(1, len(pixels)), batch):
         on = torch.from_numpy(np.array(pixels[begin : begin + batch], dtype=np.float32)).to(device)
         if judge is None:
-            found = model.features(on)
-            said = model.head(found)
+            found, said = model.said(on)
         else:
             found, true = on.new_zeros(len(on), 0), torch.from_numpy(np.array(labels[begin : begin + batch]))
             said = judge(model(on), true.to(device), on)

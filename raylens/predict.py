@@ -30,6 +30,7 @@ def predict(argv: Sequence[str]) -> str:
     parser.add_argument("--out", required=True, help="folder or address of the predictions")
     models = parser.add_argument_group("models")
     cli.more(models)
+    cli.dihedral(models)
     models.add_argument("--features", action="store_true", help="keep the encoder's features too")
     models.add_argument("--batch", type=int, default=256, help="images at a time [256]")
     models.add_argument(
@@ -70,12 +71,13 @@ def predict(argv: Sequence[str]) -> str:
     if (asked.calibrate or prior) and not exists(
         f"{out}/predict.json"
     ):  # which keeps those that it began with
-        corrections = tuple(corrected(one, asked.calibrate, prior) for one in found)
+        corrections = tuple(corrected(one, asked.calibrate, prior, dihedral=asked.dihedral) for one in found)
     request = Request(
         checkpoints=tuple(absolute(path) for path in (asked.checkpoint, *asked.more)),
         images=absolute(asked.images),
         out=out,
         split=asked.split,
+        dihedral=asked.dihedral,
         features=asked.features or found[0].run.task.name == "pretraining",
         calibrate=absolute(asked.calibrate) if asked.calibrate else None,
         prior=prior,
@@ -143,7 +145,9 @@ def shares(text: str, classes: Sequence[str]) -> tuple[float, ...]:
     return tuple(given[name] for name in classes)
 
 
-def corrected(found: Checkpoint, calibrate: str | None, prior: Sequence[float] | None) -> Any:
+def corrected(
+    found: Checkpoint, calibrate: str | None, prior: Sequence[float] | None, *, dihedral: bool = False
+) -> Any:
     """How logits of a checkpoint become probabilities of images with a share `prior` (K,) of each class.
 
     Calibration is by bias-corrected temperature scaling on labelled rows (Alexandari et al. 2020), and the shift by the
@@ -153,7 +157,7 @@ def corrected(found: Checkpoint, calibrate: str | None, prior: Sequence[float] |
 
     temperature, shift = 1.0, np.zeros(len(found.facts.classes))
     if calibrate:
-        output = evaluate.outputs(found, calibrate, "val")
+        output = evaluate.outputs(found, calibrate, "val", dihedral=dihedral)
         temperature, shift = priors.calibration(output.logits, output.labels)
         held = np.bincount(output.labels, minlength=len(shift)) / len(output.labels)
         if not held.all():

@@ -23,13 +23,15 @@ class Predictor:
     raise DataError for images of another shape.
     """
 
-    def __init__(self, found: Checkpoint, device: str | None = None, batch: int = 256) -> None:
-        """On `device`, or the GPU if there is one; `batch` images at a time."""
+    def __init__(
+        self, found: Checkpoint, device: str | None = None, batch: int = 256, *, dihedral: bool = False
+    ) -> None:
+        """On `device`, or the GPU if there is one; `batch` images at a time, over the turns of each if `dihedral`."""
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device {device!r} was asked for, and there is no GPU here; give 'cpu'")
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.batch = batch
-        self.model = found.model(self.device)
+        self.model = found.model(self.device, dihedral=dihedral)
         self.task = found.facts.task(found.run.task)
         self.transform = found.run.data.transform
         self.kind = found.run.task.name

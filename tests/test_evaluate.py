@@ -15,10 +15,11 @@ from raylens import card, checkpoint
 from raylens.cluster.worker import build
 from raylens.data.outputs import _meets
 from raylens.data.preprocess import preprocess
-from raylens.data.shards import LENS_CLASSES, ShardWriter
+from raylens.data.shards import LENS_CLASSES, ShardWriter, read_split
 from raylens.errors import ConfigError, DataError
 from raylens.evaluate import averaged, evaluate, outputs
 from raylens.loop import collect
+from raylens.models import turns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -161,6 +162,24 @@ def test_an_ensemble_says_the_mean_of_its_models_probabilities(tiny, held, toy_s
     assert report["metrics"]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
     assert "ensemble-of-2" in out
     assert not list(card.evaluations(held))  # it is no figure of the first model's
+
+
+def test_turned_images_are_averaged_and_told(held, toy_sets):
+    split = read_split(toy_sets["data.target"], "test", ("pixels", "label"))
+    model, pixels = held.model(), preprocess(split["pixels"], held.run.data.transform)
+    with torch.inference_mode():
+        said = [model(turn).softmax(1)[:, 1].numpy() for turn in turns(torch.from_numpy(pixels))]
+    found = np.exp(outputs(held, toy_sets["data.target"], "test", dihedral=True).logits[:, 1])
+    np.testing.assert_allclose(found, np.mean(said, axis=0), atol=1e-6)
+
+    flags = ["--data", toy_sets["data.target"], "--resamples", "50"]
+    out = evaluate([str(held.folder), *flags, "--dihedral"])
+    report = json.loads((Path(out) / "metrics.json").read_text())
+    expected = roc_auc_score(split["label"], found)
+    assert report["metrics"]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert report["dihedral"]
+    assert out.endswith("-dihedral")
+    assert "on average of the eight turns" in "\n".join(card.measured(held, []))
 
 
 def test_an_ensemble_is_of_models_that_say_the_same(tiny, held, tmp_path):

@@ -50,6 +50,21 @@ def test_images_are_preprocessed_as_in_training(save, transform):
     np.testing.assert_allclose(model.features(images), output.features, atol=1e-5)
 
 
+def test_what_is_said_of_turned_images_does_not_depend_on_how_they_lie(save):
+    folder, images = save(), sky(5)
+    model, turned = raylens.load(folder), raylens.load(folder, dihedral=True)
+    other = np.rot90(images, 1, (2, 3))
+    assert not np.allclose(model(images), model(other), atol=1e-5)
+    np.testing.assert_allclose(turned(images), turned(other), atol=1e-6)
+    expected = [model(np.rot90(side, k, (2, 3))) for side in (images, images[..., ::-1]) for k in range(4)]
+    np.testing.assert_allclose(turned(images), np.mean(expected, axis=0), atol=1e-6)
+
+
+def test_turns_of_painted_images_are_refused(save):
+    with pytest.raises(ConfigError, match="leave --dihedral out"):
+        raylens.load(save(task={"name": "super_resolution"}), dihedral=True)
+
+
 def test_a_finder_says_what_it_is_and_gives_probabilities(save):
     folder = save()
     model = raylens.load(folder, device="cpu", batch=2)

@@ -67,6 +67,7 @@ class Request:
     images: str
     out: str
     split: str | None = None
+    dihedral: bool = False
     features: bool = False
     calibrate: str | None = None
     prior: tuple[float, ...] | None = None
@@ -82,7 +83,7 @@ class Request:
 
     def shaping(self) -> dict[str, Any]:
         """All that a prediction depends on, in plain values."""
-        named = ("checkpoints", "images", "split", "features", "calibrate", "prior")
+        named = ("checkpoints", "images", "split", "dihedral", "features", "calibrate", "prior")
         return _plain({name: getattr(self, name) for name in named})
 
 
@@ -187,7 +188,7 @@ def _begun(request: Request, reader: Reader, pieces: Sequence[Piece]) -> tuple[R
         return request, pieces
     fs, inner = patient(path)
     with fs.open_input_stream(inner) as stream:
-        held = json.loads(stream.read())
+        held = {"dihedral": False} | json.loads(stream.read())  # which earlier versions did not know
     for name, value in asked.items():
         if held.get(name) != value:
             raise ConfigError(
@@ -310,7 +311,7 @@ class Predictor:
         quiet(int(request.cpus))
         self.request, self.device = request, task_device()
         found = [checkpoint.read(path) for path in request.checkpoints]
-        self.models = [one.model(self.device) for one in found]
+        self.models = [one.model(self.device, dihedral=request.dihedral) for one in found]
         self.tasks = [one.facts.task(one.run.task) for one in found]
         self.first = found[0]
 

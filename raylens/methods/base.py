@@ -107,13 +107,11 @@ class Adaptation(Method):
     def on_source(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, dim) and logits (B, K) of source images; leaves batch norm's running statistics alone."""
         with without_tracking(self.model) if self.training else nullcontext():
-            features = self.model.features(pixels)
-        return features, self.model.head(features)
+            return self.model.said(pixels)
 
     def on_target(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, dim) and logits (B, K) of target images; batch norm's running statistics follow them."""
-        features = self.model.features(pixels)
-        return features, self.model.head(features)
+        return self.model.said(pixels)
 
 
 class Pretraining(Method):

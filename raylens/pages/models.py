@@ -211,7 +211,12 @@ def _report(
 
 def _painted(name: str, found: Checkpoint, data: str, device: str) -> list[Block]:
     asked = SimpleNamespace(
-        where=None, batch_norm_from=None, device=device, seed=0, resamples=metrics.RESAMPLES
+        where=None,
+        batch_norm_from=None,
+        dihedral=False,
+        device=device,
+        seed=0,
+        resamples=metrics.RESAMPLES,
     )
     split = "test" if "test" in read_manifest(data).splits else "val"
     with tempfile.TemporaryDirectory() as folder:

@@ -378,6 +378,18 @@ def test_what_a_file_keeps_where_is_told_and_any_class_has_its_candidates(ray_cl
         predict.predict([*words[:4], "--gpus", "0", "--out", str(tmp_path / "out")])
 
 
+def test_turned_images_are_averaged_and_others_go_elsewhere(ray_cluster, models, tmp_path):
+    words = [models[0], write_set(f"{tmp_path}/set", {"test": 9}), "--gpus", "0", "--out", f"{tmp_path}/out"]
+    predict.predict([*words, "--dihedral"])
+    pixels = read_split(f"{tmp_path}/set", "test", ("pixels",))["pixels"]
+    sides = (pixels, pixels[..., ::-1])
+    expected = [said(models[0], np.rot90(side, k, (2, 3)).copy()) for side in sides for k in range(4)]
+    table = pd.read_parquet(tmp_path / "out" / "predictions").sort_values("row")
+    np.testing.assert_allclose(table["probability"], np.mean(expected, axis=0), atol=1e-6)
+    with pytest.raises(ConfigError, match="has predictions with dihedral True, and False was given"):
+        predict.predict(words)
+
+
 def test_whole_numbers_of_a_table_come_to_the_candidates_as_they_are(ray_cluster, models, tmp_path):
     """Beside an image without one, and under another name where the list has one of its own."""
     for name in "ab":
@@ -396,7 +408,7 @@ def test_shares_of_three_classes_are_those_that_were_drawn_and_none_is_missing(t
     shift = predict.corrected(found, None, (0.25, 0.25, 0.5)).shift
     np.testing.assert_allclose(shift, 0, atol=1e-12)
     output = Outputs(np.zeros((4, 2)), np.eye(3)[[0, 1, 0, 1]], np.array([0, 1, 0, 1]), np.arange(4))
-    monkeypatch.setattr("raylens.evaluate.outputs", lambda *_: output)
+    monkeypatch.setattr("raylens.evaluate.outputs", lambda *_, **__: output)
     with pytest.raises(DataError, match="the split 'val' of shards/x has no image of vort"):
         predict.corrected(found, "shards/x", (0.8, 0.1, 0.1))
 

@@ -2,12 +2,13 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from raylens import find
-from raylens.models import Model, batch_norms, without_tracking
+from raylens.models import Model, Turned, batch_norms, turns, without_tracking
 
 
 def model(name):
@@ -20,6 +21,41 @@ def model(name):
 def test_logits_are_the_head_of_the_features():
     whole, pixels = model("small").eval(), torch.rand(2, 1, 32, 32)
     assert torch.equal(whole(pixels), whole.head(whole.features(pixels)))
+
+
+def test_turns_are_the_eight_orientations_of_an_image_each_once():
+    pixels = torch.rand(2, 1, 5, 5)
+    seen = [*turns(pixels)]
+    assert torch.equal(seen[0], pixels)
+    assert len({turn.numpy().tobytes() for turn in seen}) == 8
+    for turn in seen:  # the group is closed: each one's turns are the same eight
+        assert {one.numpy().tobytes() for one in turns(turn)} == {one.numpy().tobytes() for one in seen}
+
+
+def test_a_turned_model_says_the_mean_of_the_turns_whichever_way_an_image_lies():
+    whole, pixels = model("small").eval(), 3 * torch.rand(4, 1, 32, 32)
+    turned = Turned(whole)
+    seen = [
+        np.rot90(side, quarters, (2, 3))
+        for side in (pixels.numpy(), pixels.numpy()[..., ::-1])
+        for quarters in range(4)
+    ]
+    seen = [torch.from_numpy(one.copy()) for one in seen]
+    features, logits = turned.said(pixels)
+    expected = np.mean([whole(one).softmax(1).detach().numpy() for one in seen], axis=0)
+    np.testing.assert_allclose(logits.softmax(1).detach(), expected, atol=1e-6)
+    assert not np.allclose(whole(pixels).softmax(1).detach(), expected, atol=1e-4)
+    for one in seen:
+        torch.testing.assert_close(turned(one), logits)
+        torch.testing.assert_close(turned.features(one), features)
+    torch.testing.assert_close(features, torch.stack([whole.features(one) for one in seen]).mean(0))
+
+
+def test_a_turned_model_averages_the_numbers_of_a_regression():
+    whole, pixels = model("small").eval(), torch.rand(4, 1, 32, 32)
+    whole.head = nn.Linear(whole.encoder.dim, 1)
+    expected = torch.stack([whole(turn) for turn in turns(pixels)]).mean(0)
+    torch.testing.assert_close(Turned(whole)(pixels), expected)
 
 
 @pytest.mark.parametrize("name", ["small", "ecnn", "test_resnet", "test_efficientnet"])
