@@ -97,12 +97,18 @@ class Checkpoint:
     def model(self, device: torch.device | str = "cpu", *, dihedral: bool = False) -> Model:
         """The model, in evaluation mode; `dihedral`, averaged over the turns and mirrors of each image.
 
-        Raises ConfigError when its weights cannot be read, or fit no such model, and for turns of painted images.
+        Raises ConfigError when its weights cannot be read, fit no such model or are not finite, and for turns of
+        painted images.
         """
         if dihedral and self.run.task.name == "super_resolution":
             raise ConfigError(f"{self.address} paints images, which are not averaged; leave --dihedral out")
         model = build_model(self.run, self.facts, weights=False)
-        _load(model, _tensors(self.folder / "model.safetensors"), self.folder)
+        tensors = _tensors(self.folder / "model.safetensors")
+        _load(model, tensors, self.folder)
+        if not all(value.isfinite().all() for value in tensors.values()):
+            raise ConfigError(
+                f"the weights in {self.address} are not finite: its training diverged; take another checkpoint"
+            )
         model = model.eval().to(device)
         return Turned(model) if dihedral else model
 

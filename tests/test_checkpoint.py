@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from raylens import checkpoint, config
+from raylens.cluster.training import fits
 from raylens.cluster.worker import build, work
 from raylens.data.stream import Resident
 from raylens.errors import ConfigError
@@ -204,6 +205,18 @@ def test_broken_weights_are_met_with_a_line(saved, content):
     with pytest.raises(ConfigError, match="cannot be read") as refused:
         found.model()
     assert "\n" not in str(refused.value)
+
+
+def test_weights_of_a_training_that_diverged_are_met_with_a_line(tiny, tmp_path):
+    run, facts = tiny.run(), tiny.facts()
+    model = build(run, facts).model
+    model.head.bias.data[0] = float("nan")
+    checkpoint.save(tmp_path / "diverged", run, facts, model, {})
+    with pytest.raises(ConfigError, match="diverged are not finite: its training diverged"):
+        checkpoint.read(tmp_path / "diverged").model()
+    onward = tiny.run(start=str(tmp_path / "diverged"))
+    with pytest.raises(ConfigError, match="are not finite"):
+        fits(onward, facts)  # before any training
 
 
 def test_weights_of_another_model_are_met_with_a_line(saved):
