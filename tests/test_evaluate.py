@@ -169,7 +169,8 @@ def test_turned_images_are_averaged_and_told(held, toy_sets):
     model, pixels = held.model(), preprocess(split["pixels"], held.run.data.transform)
     with torch.inference_mode():
         said = [model(turn).softmax(1)[:, 1].numpy() for turn in turns(torch.from_numpy(pixels))]
-    found = np.exp(outputs(held, toy_sets["data.target"], "test", dihedral=True).logits[:, 1])
+    turned = outputs(held, toy_sets["data.target"], "test", dihedral=True)
+    found = held.facts.task(held.run.task).scores(turned.logits)
     np.testing.assert_allclose(found, np.mean(said, axis=0), atol=1e-6)
 
     flags = ["--data", toy_sets["data.target"], "--resamples", "50"]

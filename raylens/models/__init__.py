@@ -50,12 +50,12 @@ class Turned(Model):
 
     def features(self, pixels: Tensor) -> Tensor:
         """The mean of what the encoder makes of the turns of pixels (N, C, H, W): (N, dim)."""
-        return torch.stack([self.encoder(turn) for turn in turns(pixels)]).mean(0)
+        return self.said(pixels)[0]
 
     def said(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean features (N, dim), and logits (N, K) whose probabilities are the mean of the turns' own."""
-        features, logits = zip(*(Model.said(self, turn) for turn in turns(pixels)), strict=True)
-        return torch.stack(features).mean(0), mean_said(torch.stack(logits))
+        features = torch.stack([self.encoder(turn) for turn in turns(pixels)])
+        return features.mean(0), mean_said(torch.stack([self.head(one) for one in features]))
 
 
 def turns(pixels: Tensor) -> Iterator[Tensor]:
