@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
 from typing import Any
 
+AGAIN = 5.0
+"""Seconds after which gauges are set anew: Ray drops one that was not set for 20, and reports may be minutes apart."""
 WORKER = ("method", "trial", "worker")
 SEARCH = ("method", "run")
 
@@ -46,15 +50,24 @@ SHOWN = {
 
 
 class Gauges:
-    """Sets the gauges of a worker of a trial."""
+    """Sets the gauges of a worker of a trial, which are shown until this is left."""
 
     def __init__(self, method: str, trial: str, worker: int = 0) -> None:
         self.tags = {"method": method, "trial": trial, "worker": str(worker)}
 
+    def __enter__(self) -> Gauges:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        forget(self.tags)  # the process goes on to another trial
+
     def set(self, metrics: Mapping[str, float | str]) -> None:
-        """What a worker reports."""
+        """What a worker reports; the objective of a training that diverged would hide all others', and is not told."""
+        from raylens.cluster.worker import WORST
+
+        told = {name: value for name, value in metrics.items() if name != "objective" or value > WORST}
         for name, shown in SHOWN.items():
-            if found := [metrics[metric] for metric in shown.metrics if metric in metrics]:
+            if found := [told[metric] for metric in shown.metrics if metric in told]:
                 tell(name, found[0], self.tags)
         if metrics.get("time/step"):
             tell("raylens_wait_share", metrics["time/wait"] / metrics["time/step"], self.tags)
@@ -75,13 +88,50 @@ def tell_search(method: str, run: str, best: float, states: Iterable[str], warne
         tell("raylens_trials", states.count(state), tags | {"state": state})
 
 
+def forget_search(method: str, run: str) -> None:
+    """A search has ended."""
+    forget({"method": method, "run": run})
+
+
 STATES = ("PENDING", "RUNNING", "PAUSED", "TERMINATED", "ERROR")
 """What Tune says of a trial."""
 
 
+_told: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+_lock = threading.Lock()
+_setter: threading.Thread | None = None
+
+
 def tell(name: str, value: float, tags: Mapping[str, str]) -> None:
-    """Set the gauge `name`."""
+    """Set the gauge `name`, and again until it is forgotten."""
+    global _setter
+    with _lock:
+        if _setter is None:
+            _setter = threading.Thread(target=_again, name="raylens-gauges", daemon=True)
+            _setter.start()
+        _told[name, tuple(tags.items())] = float(value)
     _gauge(name).set(float(value), tags=dict(tags))
+
+
+def forget(tags: Mapping[str, str]) -> None:
+    """Set no gauge with these tags any more."""
+    with _lock:
+        for name, held in [*_told]:
+            if tags.items() <= dict(held).items():
+                del _told[name, held]
+
+
+def _again() -> None:
+    """Set all gauges anew as long as there are any."""
+    global _setter
+    while True:
+        time.sleep(AGAIN)
+        with _lock:
+            if not _told:
+                _setter = None
+                return
+            for (name, tags), value in _told.items():
+                _gauge(name).set(value, tags=dict(tags))
 
 
 @cache

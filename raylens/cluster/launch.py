@@ -225,18 +225,18 @@ def train_worker(config: dict[str, Any]) -> None:
 
     run, context = config["run"], ray_train.get_context()
     quiet(int(run.scale.cpus))
-    gauges = Gauges(run.method.name, config["label"], context.get_world_rank())
     data = config["data"]
     if isinstance(data, ray.ObjectRef):
         data = ray.get(data)
     latest = ray_train.get_checkpoint()
-    with tempfile.TemporaryDirectory() as folder:
+    rank = context.get_world_rank()
+    with tempfile.TemporaryDirectory() as folder, Gauges(run.method.name, config["label"], rank) as gauges:
         resume = latest.to_directory(folder) if latest else None
         reports = work(
             run,
             config["facts"],
             data,
-            rank=context.get_world_rank(),
+            rank=rank,
             world=context.get_world_size(),
             device=get_device(),
             resume=resume,
@@ -244,7 +244,7 @@ def train_worker(config: dict[str, Any]) -> None:
         for report in reports:
             gauges.set(report.metrics)
             began, checkpoint = time.perf_counter(), None
-            if context.get_world_rank() == 0:
+            if rank == 0:
                 out = Path(tempfile.mkdtemp(prefix="raylens-"))
                 report.save(out)
                 checkpoint = ray_train.Checkpoint.from_directory(out)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raylens.cluster import gauges
 from raylens.cluster.folders import exists, patient, write
 from raylens.cluster.live import Board, Row
-from raylens.cluster.worker import scored
+from raylens.cluster.worker import WORST, scored
 from raylens.config import Run
 
 EVERY, OFTEN = 5.0, 0.5
@@ -73,13 +74,16 @@ class Progress(Callback):
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Show a table until the end of this, if there is a terminal to show it in."""
-        if not sys.stdout.isatty():
-            yield
-            return
-        with Board() as self.board:
-            yield
-        self.board = None
+        """Show a table until the end of this, if there is a terminal to show it in, and gauges in any case."""
+        try:
+            if sys.stdout.isatty():
+                with Board() as self.board:
+                    yield
+                self.board = None
+            else:
+                yield
+        finally:
+            gauges.forget_search(*self.of_what)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         # TensorBoard is told these; of a trial that was given its settings, the defaults', Tune keeps none.
@@ -87,7 +91,8 @@ class Progress(Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         self.done[trial.trial_id] = int(result.get("step", 0))
-        self.best = max(self.best, result.get("objective", self.best))
+        if (objective := result.get("objective", WORST)) > WORST:  # not of one that diverged
+            self.best = max(self.best, objective)
         for warning in filter(None, (result.get("warnings") or "").split("; ")):
             if (trial.trial_id, warning) not in self.warned:
                 self.warned.add((trial.trial_id, warning))
@@ -123,7 +128,7 @@ class Progress(Callback):
         running = sum(steps for trial, steps in self.done.items() if trial not in self.ended)
         left = round((self.trials - len(self.ended)) * self.steps) - running
         since, wait = self.clock.read(taken, left)
-        best = f", best {self.objective} {self.best:.4f}" if self.comparable else ""
+        best = f", best {self.objective} {self.best:.4f}" if self.comparable and isfinite(self.best) else ""
         line = (
             f"{since} {len(self.ended)}/{self.trials} trials ended, {taken} steps taken"
             f"{best}{wait and f'{wait} at most'}"

@@ -34,9 +34,11 @@ def direct(sample: dict[str, Any], run: Run, facts: Any, data: Any) -> None:
 
     run = run.replace(**sample)
     quiet(int(run.scale.cpus))
-    gauges = Gauges(run.method.name, tune.get_context().get_trial_name())
-    latest = tune.get_checkpoint()
-    with tempfile.TemporaryDirectory(prefix="raylens-") as folder:
+    latest, name = tune.get_checkpoint(), tune.get_context().get_trial_name()
+    with (
+        tempfile.TemporaryDirectory(prefix="raylens-") as folder,
+        Gauges(run.method.name, name) as gauges,
+    ):
         resume = latest.to_directory(f"{folder}/resume") if latest else None
         for report in work(run, facts, data, device=_device(run), resume=resume):
             gauges.set(report.metrics)

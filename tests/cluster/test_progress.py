@@ -8,8 +8,17 @@ import pandas as pd
 import pytest
 
 from raylens import config
+from raylens.cluster import gauges
 from raylens.cluster.progress import Clock, Progress
 from raylens.cluster.search import _remember
+from raylens.cluster.worker import WORST
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """No gauge is set any more once a test has ended."""
+    yield
+    gauges.forget({})
 
 
 class Trial(SimpleNamespace):
@@ -26,7 +35,7 @@ def clock(monkeypatch):
 
 
 def result(progress: Progress, name: str, step: int, **more) -> None:
-    progress.on_trial_result(0, [], Trial(trial_id=name), {"step": step, "objective": 0.5, **more})
+    progress.on_trial_result(0, [], Trial(trial_id=name), {"step": step, "objective": 0.5} | more)
 
 
 def searched(trials: int, steps: int, oracle: bool = False) -> Progress:
@@ -59,6 +68,17 @@ def test_a_line_tells_what_is_done_and_left(clock, capsys):
     assert said[1:3] == ["  a warns at step 100: it is cold", "  a warns at step 100: it is dark"]
     assert said[-2] == "  b warns at step 50: it is cold"
     assert said[-1] == "[0:30] 1/2 trials ended, 150 steps taken, best objective 0.5000, 0:10 left at most"
+
+
+def test_a_trial_that_diverged_is_not_the_best(clock, capsys):
+    progress = searched(trials=2, steps=100)
+    clock.now = 10.0
+    result(progress, "a", 50, objective=WORST)
+    clock.now = 20.0
+    result(progress, "b", 50)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "[0:10] 0/2 trials ended, 50 steps taken"
+    assert "best objective 0.5000" in second
 
 
 def test_what_was_chosen_by_target_labels_says_so(clock, capsys):

@@ -51,6 +51,13 @@ def test_nothing_runs_on_the_head_and_workers_come_and_go(whole):
     assert sum(kind.get("max_workers", 0) for kind in types.values()) == whole["max_workers"]
 
 
+def test_the_head_has_boto3_where_its_autoscaler_runs(whole):
+    """Ray's own line for AWS is of the system's pip."""
+    (command,) = whole["head_setup_commands"][-1:]
+    assert command.endswith("--python ~/raylens/.venv/bin/python boto3")
+    assert not any("pip install" in one and ".venv" not in one for one in whole["head_setup_commands"])
+
+
 def test_no_port_is_open_to_the_network(cluster):
     commands = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
     started = [command for command in commands if "ray start" in command]

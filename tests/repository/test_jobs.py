@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raylens import cli, config, find, grid
+from raylens.data import sets
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SCRIPTS = [*JOBS.glob("*.sh"), JOBS / "kuberay.yaml"]
@@ -23,6 +24,15 @@ def test_a_run_file_is_a_run(path):
         assert grid.build((held, str(path))).cells()
     else:
         assert config.build((config.read(path), str(path))).method.name
+
+
+@pytest.mark.parametrize("name", [name for name in find.names("methods") if find.method(name).streams[1:]])
+def test_simulated_sets_of_a_search_fit_into_memory(name):
+    """Of sets that do not, trials learn from a part, and their weights are not averaged."""
+    run = config.build((config.read(JOBS / f"{name}.yaml"), name))
+    held = [sets.manifest(run, stream) for stream in ("source", "target")]
+    taken = sum(4 * one.splits["train"].rows * one.channels * one.size**2 for one in held)
+    assert taken <= 1e9 * run.data.resident_limit
 
 
 @pytest.mark.parametrize("path", [*RUNS, *SCRIPTS], ids=lambda path: path.name)
