@@ -22,7 +22,12 @@ def build(config: Optimizer, groups: Sequence[dict[str, Any]]) -> torch.optim.Op
     fused = all(weight.device.type in ("cpu", "cuda") for group in groups for weight in group["params"])
     shared = {"weight_decay": config.weight_decay, "fused": fused}
     if config.name == "sgd":
-        return torch.optim.SGD(groups, momentum=config.betas[0], **shared)
+        made = torch.optim.SGD(groups, momentum=config.betas[0], **shared)
+        if config.betas[0]:
+            # A fused first step that a scaler skips would leave momentum as the memory was before.
+            for weight in (weight for group in made.param_groups for weight in group["params"]):
+                made.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return made
     make = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return make(groups, betas=config.betas, **shared)
 

@@ -162,3 +162,11 @@ def test_a_model_that_breaks_at_a_report_is_the_worst_and_no_error(tiny, name):
     (report,) = work(run, tiny.facts(), tiny.resident())
     assert report.metrics["objective"] == WORST
     assert BROKEN in report.metrics["warnings"]
+
+
+def test_a_validator_without_a_finite_score_is_named(tiny, monkeypatch):
+    monkeypatch.setattr("raylens.validators.entropy.score", lambda *_: float("nan"))
+    run = tiny.run("adda", fit={"steps": 1, "report_every": 1}, search={"validator": "entropy"})
+    (report,) = work(run, tiny.facts(), tiny.resident())
+    assert report.metrics["objective"] == WORST
+    assert "search.validator entropy says nothing finite" in report.metrics["warnings"]

@@ -73,3 +73,20 @@ def test_an_encoder_learns_at_its_share_of_the_head_s_rate(tiny):
     assert sum(len(group["params"]) for group in made.param_groups) == len([*method.parameters()])
     (whole,) = build(Optimizer(lr=0.01), tiny.method("supervised").groups()).param_groups
     assert whole["peak"] == 0.01
+
+
+def test_a_first_step_that_a_scaler_skips_leaves_no_trace():
+    """Fused momentum would be what the memory held before."""
+    weight, plain = nn.Parameter(torch.ones(1000)), nn.Parameter(torch.ones(1000))
+    made = build(Optimizer(name="sgd", lr=0.1, betas=(0.9, 0.99), weight_decay=0), [{"params": [weight]}])
+    scaler, expected = torch.amp.GradScaler("cpu"), torch.optim.SGD([plain], lr=0.1, momentum=0.9)
+    for bad in (True, False, False):
+        made.zero_grad()
+        scaler.scale((weight * (float("inf") if bad else 2.0)).sum()).backward()
+        scaler.step(made)
+        scaler.update()
+    for _ in range(2):
+        expected.zero_grad()
+        (plain * 2.0).sum().backward()
+        expected.step()
+    torch.testing.assert_close(weight, plain)

@@ -154,6 +154,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     from raylens.data.streaming import datasets
 
     streams = {} if isinstance(data, ray.ObjectRef) else datasets(run, find.method(run.method.name), folder)
+    held = data if isinstance(data, ray.ObjectRef) else ray.put(data)  # once, not once a worker
     in_order = ray.data.ExecutionOptions(preserve_order=True)
     storage, _, name = folder.rpartition("/")
     interrupt = signal.getsignal(signal.SIGINT)
@@ -163,7 +164,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     with told(run, folder) as progress:
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"run": run, "facts": facts, "data": data, "label": run.title},
+            train_loop_config={"run": run, "facts": facts, "data": held, "label": run.title},
             scaling_config=scaling(run),
             datasets=streams,
             dataset_config=DataConfig(

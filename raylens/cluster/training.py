@@ -17,6 +17,7 @@ from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch, nodes, prior, tensorboard
 from raylens.cluster.folders import copy, exists, hold, releases, write
+from raylens.cluster.launch import TrainingDiverged
 from raylens.cluster.worker import build
 from raylens.config import Run
 from raylens.data import bands, sets
@@ -143,6 +144,11 @@ def check(run: Run, *, search: bool = False) -> None:
         raise ConfigError(
             f"scale.min_workers is {run.scale.min_workers}, and trials of a search wait for all of their workers; "
             "leave it out"
+        )
+    if run.scale.workers > 1 and 0 < (run.scale.gpus or 0) < 1:
+        raise ConfigError(
+            f"scale.gpus is {run.scale.gpus:g}, a share of a GPU, which NCCL lets no two workers of a training have; "
+            "set it to 1, or scale.workers to 1"
         )
     if (run.scale.min_workers or 1) > run.scale.workers:
         raise ConfigError(
@@ -283,7 +289,13 @@ def trained_start(run: Run, facts: Facts, name: str, folder: str, data: Any = No
         first = start_run(run, name)
         print(f"training the {name} model to start from, {first.fit.steps} steps", flush=True)
         held = loaded(first, find.method(name)) if data is None else data
-        copy(launch.train(first, facts, held, f"{folder}/start-workers"), path)
+        try:
+            copy(launch.train(first, facts, held, f"{folder}/start-workers"), path)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(
+                f"of the model to start from {error}: python -m raylens.train {name} takes one, and --start what it "
+                "leaves"
+            ) from error
     return path
 
 

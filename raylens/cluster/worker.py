@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,8 +26,8 @@ from raylens.records import Outputs
 from raylens.seeds import seed
 
 WORST = -1e9
-BROKEN = "what the model says of the validation images is not finite: lower optimizer.lr"
 """Objective of a trial whose loss or score is not finite: below all that a validator gives."""
+BROKEN = "what the model says of the validation images is not finite: lower optimizer.lr"
 
 
 def scored(objective: float | None) -> str:
@@ -102,7 +102,7 @@ def work(
                 metrics.update(found)
                 metrics["warnings"] = "; ".join(
                     [
-                        *([BROKEN] if found == {"objective": WORST} else []),
+                        *_broken(run, found),
                         *method.symptoms(metrics),
                         *health.collapses(metrics, facts.classes),
                         *health.surprises(metrics, facts.classes),
@@ -150,6 +150,14 @@ def validate(
     found[f"validator/{run.search.validator}"] = score
     found["objective"] = score if math.isfinite(score) else WORST
     return found
+
+
+def _broken(run: Run, found: Mapping[str, float | str]) -> Iterator[str]:
+    """Why what `validate` found has the objective WORST, if it has."""
+    if found == {"objective": WORST}:
+        yield BROKEN
+    elif found.get("objective") == WORST:
+        yield f"search.validator {run.search.validator} says nothing finite of the validation images"
 
 
 def _finite(said: Outputs) -> bool:

@@ -278,7 +278,19 @@ def reside(run: Run, streams: Sequence[str], trained: Sequence[str] = (), *, sha
             share=min(1.0, run.data.validation_rows / held),
             seed=run.seed,
         )
+        if needed and labels and not target_of(run):
+            _check_sampled(run, path, validation[stream])
     return Resident(train, validation)
+
+
+def _check_sampled(run: Run, path: str, sampled: Split) -> None:
+    """Raises DataError when the rows that validation takes of a split have lost one of its classes."""
+    for index, name in enumerate(read_manifest(path).classes):
+        if not (sampled.labels == index).any():
+            raise DataError(
+                f"of the split 'val' of {path}, data.validation_rows {run.data.validation_rows} takes no image of "
+                f"{name}; raise it"
+            )
 
 
 def target_of(run: Run) -> str | None:
@@ -324,14 +336,15 @@ def share(run: Run, trained: Sequence[str]) -> float:
 
 
 def gigabytes(run: Run, trained: Sequence[str]) -> float:
-    """What the streams' train rows take in memory."""
-    manifests = [read_manifest(getattr(run.data, stream)) for stream in trained]
-    finer = target_of(run) == HIGH
-    pixels = [held.size**2 + (held.high**2 if finer and held.high else 0) for held in manifests]
-    return sum(
-        held.splits["train"].rows * held.channels * each * 4 / 1e9
-        for held, each in zip(manifests, pixels, strict=True)
-    )
+    """What the streams' train rows take in memory; of the source those with a label, if the method needs one."""
+    taken = 0
+    for stream in trained:
+        held = read_manifest(getattr(run.data, stream))
+        train, finer = held.splits["train"], target_of(run) == HIGH and held.high
+        labelled = stream == "source" and find.method(run.method.name).labelled and not target_of(run)
+        rows = train.rows - (train.labels.get("unlabelled", 0) if labelled else 0)
+        taken += rows * held.channels * (held.size**2 + (held.high**2 if finer else 0)) * 4
+    return taken / 1e9
 
 
 def remarks(run: Run, streams: tuple[str, ...], *, test: bool = False) -> list[str]:

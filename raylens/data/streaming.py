@@ -8,6 +8,7 @@ there. Every worker has a plan of its own, as long as the run, so unequal shards
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,30 +95,39 @@ def dataset(run: Run, stream: str, rank: int, *, start: int = 0) -> Any:
 def plan(run: Run, stream: str, rank: int) -> Iterator[dict[str, Any]]:
     """Pools of row groups with the steps that they serve, until the run's last step is served.
 
-    Row groups come in endless seeded permutations; workers take turns at the pools. A pool gives as many whole batches
-    as it has rows for, at least one; rows left over get their turn when a later permutation pools them otherwise. Where
-    batches are balanced, a pool without the last class, or with nothing else, is given one more group that has it.
+    Row groups come in endless seeded permutations; workers take turns at the pools. A pool has rows for a batch at
+    least, and gives as many whole batches as it has rows for; rows and groups left over get their turn when a later
+    permutation pools them otherwise. One that has all groups gives as many as there are rows with and without a label,
+    so that it is not read for each step anew. Where batches are balanced, a pool without the last class, or with
+    nothing else, is given one more group that has it.
     """
     path, batch = getattr(run.data, stream), sizes(run)[stream]
+    labelled = stream == "source" and find.method(run.method.name).labelled
     fs, _ = filesystem(path)
-    groups = []
+    groups, held = [], 0
     for file in split_files(path, "train"):
         with fs.open_input_file(filesystem(file)[1]) as opened:
-            groups += _groups(file, pq.ParquetFile(opened).metadata)
+            footer = pq.ParquetFile(opened).metadata
+        held += footer.num_rows
+        groups += [group for group in _groups(file, footer, labelled) if group.rows]
     order = Shuffled(np.arange(len(groups)), (run.seed, "groups", stream))
     needed = []
     if stream == "source" and run.data.balance is not None:
         last = max(group.high for group in groups)
         sides = ([group.high == last for group in groups], [0 <= group.low < last for group in groups])
         needed = [np.flatnonzero(side) for side in sides if any(side)]
-    size, step, turn = min(POOL, len(groups)), 0, rank
+    each = sum(group.rows for group in groups) / len(groups)
+    size = min(max(POOL, math.ceil(batch / each) + 1), len(groups))  # + 1: some groups have fewer
+    pools = len(groups) // size  # of a permutation: of two, a pool may have a group twice
+    step, turn = 0, rank
     while step < run.fit.steps:
-        chosen = order.take(turn * size, size)
+        chosen = order.take(turn // pools * len(groups) + turn % pools * size, size)
         for key, side in enumerate(needed):
             if not np.isin(chosen, side).any():
                 chosen = np.append(chosen, Shuffled(side, (run.seed, "groups", stream, key)).take(turn, 1))
         pool = [groups[index] for index in chosen]
-        count = max(1, sum(group.rows for group in pool) // batch)
+        rows = held if size == len(groups) else sum(group.rows for group in pool)
+        count = max(1, rows // batch)
         yield {
             "groups": [(group.file, group.index) for group in pool],
             "turn": turn,
@@ -129,7 +139,7 @@ def plan(run: Run, stream: str, rank: int) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Group:
-    """A row group of a file: its rows, and the lowest and highest of their labels."""
+    """A row group of a file: its rows, those with a label where others are left out, and their lowest and highest."""
 
     file: str
     index: int
@@ -138,13 +148,14 @@ class _Group:
     high: int
 
 
-def _groups(file: str, footer: pq.FileMetaData) -> Iterator[_Group]:
+def _groups(file: str, footer: pq.FileMetaData, labelled: bool) -> Iterator[_Group]:
     column = footer.schema.names.index("label") if "label" in footer.schema.names else None
     for index in range(footer.num_row_groups):
         held = footer.row_group(index)
         labels = None if column is None else held.column(column).statistics
         low, high = (labels.min, labels.max) if labels is not None and labels.has_min_max else (-1, -1)
-        yield _Group(file, index, held.num_rows, low, high)
+        without = labels.null_count if labelled and labels is not None and labels.has_null_count else 0
+        yield _Group(file, index, held.num_rows - without, low, high)
 
 
 class Pools:

@@ -40,6 +40,9 @@ class Encoder(nn.Module):
         self.dim, self.name = config.features, config.name
         self.channels, self.size = channels, size
         self.network = network(config.name, channels, size, config.pretrained)
+        for module in self.network.modules():
+            if hasattr(module, "attention_bias_cache"):
+                module.register_forward_pre_hook(_without_cache)
         pooled = width(self.network, config.name, channels, size)
         self.project = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(pooled, self.dim), nn.PReLU())
         self.to(memory_format=torch.channels_last)  # most of them are faster so, on CPUs too
@@ -78,6 +81,11 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.project(self.network(pixels.contiguous(memory_format=torch.channels_last)))
+
+
+def _without_cache(module: nn.Module, _: tuple) -> None:
+    """Some of timm's attention keeps what it made of its weights in evaluation mode, where methods here still learn."""
+    module.attention_bias_cache = {}
 
 
 def network(name: str, channels: int, size: int, pretrained: bool) -> nn.Module:

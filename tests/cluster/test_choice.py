@@ -11,6 +11,7 @@ from raylens import checkpoint, find
 from raylens.cluster import choice, launch
 from raylens.cluster.choice import Averaging, Gate, averaging, ordered, with_average, with_whole
 from raylens.cluster.search import Found, _start, _whole
+from raylens.cluster.training import trained_start
 from raylens.cluster.worker import WORST, work
 from raylens.data.stream import Split
 from raylens.health import COLLAPSED
@@ -115,6 +116,21 @@ def test_a_whole_training_that_diverges_leaves_the_next_one(tiny, monkeypatch, c
     whole = _whole(trial("part", run=run), tiny.facts(), find.method("adda"), "/runs/x")
     assert names(with_whole([trial("part", run=run), trial("next")], whole)) == ["next", "part", "whole-part"]
     assert "warning: whole-part: the training diverged" in capsys.readouterr().out
+
+
+def test_a_start_that_diverges_says_what_takes_another_rate(tiny, monkeypatch, tmp_path):
+    """optimizer.lr of the run is not the start's."""
+
+    def diverges(*_):
+        raise launch.TrainingDiverged(
+            "the training diverged: not finite at step 3; a lower optimizer.lr may do"
+        )
+
+    monkeypatch.setattr(launch, "train", diverges)
+    with pytest.raises(
+        launch.TrainingDiverged, match=r"start from .* python -m raylens.train supervised takes one"
+    ):
+        trained_start(tiny.run("adda"), tiny.facts(), "supervised", str(tmp_path), object())
 
 
 def test_a_start_that_failed_half_way_is_none(tiny, monkeypatch, tmp_path):

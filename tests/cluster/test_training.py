@@ -212,11 +212,12 @@ def test_a_start_that_is_not_there_is_refused(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("scale", "search", "said"),
     [
+        ({"workers": 2, "gpus": 0.5}, False, "NCCL lets no two workers"),
         ({"workers": 2, "min_workers": 3}, False, "min_workers is 3, more than scale.workers, 2"),
         ({"workers": 2, "min_workers": 1}, True, "trials of a search wait for all of their workers"),
     ],
 )
-def test_too_many_workers_or_a_search_cannot_do_with_fewer(tiny, scale, search, said):
+def test_workers_that_cannot_be_are_refused(tiny, scale, search, said):
     with pytest.raises(ConfigError, match=said):
         training.check(tiny.run("supervised", scale=scale), search=search)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raylens.data import sets
-from raylens.data.shards import LENS_CLASSES, ShardWriter
+from raylens.data.shards import LENS_CLASSES, UNLABELLED, ShardWriter
 from raylens.data.stream import Split, few
 from raylens.errors import DataError
 
@@ -61,6 +61,29 @@ def test_a_number_s_scale_is_of_the_labels_that_are_left(tiny, tmp_path):
     assert sets.facts(less, ("source",)).scale == pytest.approx((masses[left].mean(), masses[left].std()))
     with pytest.raises(DataError, match=r"1 numbers left by data\.labels 0\.01 .* set more"):
         sets.facts(run.replace(**{"data.labels": 0.01}), ("source",))
+
+
+def test_a_class_that_validation_s_part_of_a_split_lacks_is_told(tiny, tmp_path, ray_cluster):
+    labels = np.arange(200) == 17
+    with ShardWriter(str(tmp_path / "sky"), classes=LENS_CLASSES) as writer:
+        for split in ("train", "val", "test"):
+            images, ids = np.zeros((200, 1, 32, 32), np.float32), [f"{split}{row}" for row in range(200)]
+            writer.add(split, images, labels.astype(int), ids)
+    run = tiny.run("supervised", data={"source": str(tmp_path / "sky"), "validation_rows": 5})
+    with pytest.raises(DataError, match=r"data.validation_rows 5 takes no image of lens; raise it"):
+        sets.reside(run, ("source",))
+    sets.reside(run.replace(**{"data.validation_rows": 200}), ("source",))
+
+
+def test_what_is_in_memory_of_a_partly_labelled_source_is_what_has_a_label(tiny, tmp_path):
+    labels = np.where(np.arange(100) < 10, np.arange(100) % 2, UNLABELLED)
+    with ShardWriter(str(tmp_path / "sky"), classes=LENS_CLASSES) as writer:
+        writer.add("train", np.zeros((100, 1, 32, 32), np.float32), labels, [f"{row}" for row in range(100)])
+    given = {"source": str(tmp_path / "sky"), "target": str(tmp_path / "sky")}
+    run = tiny.run("adda", data=given)
+    assert sets.gigabytes(run, ("source",)) == pytest.approx(10 * 32 * 32 * 4 / 1e9)
+    assert sets.gigabytes(run, ("source", "target")) == pytest.approx(110 * 32 * 32 * 4 / 1e9)
+    assert sets.gigabytes(tiny.run("byol", data=given), ("source",)) == pytest.approx(100 * 32 * 32 * 4 / 1e9)
 
 
 def test_more_labels_than_there_are_is_refused(tiny, toy_sets):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raylens.data import streaming
-from raylens.data.shards import LENS_CLASSES, ShardWriter
+from raylens.data.shards import LENS_CLASSES, UNLABELLED, ShardWriter
 from raylens.data.streaming import Pools, plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,14 +19,25 @@ ROWS, PER_GROUP = 230, 20  # the last row group has ten rows
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory) -> str:
     """A set of many small row groups; each image holds its row's number; one row in 46 is a lens."""
-    out = str(tmp_path_factory.mktemp("wide") / "set")
+    return written(tmp_path_factory.mktemp("wide") / "set", np.arange(ROWS) % 46 == 0)
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory) -> str:
+    """The same with a label in one row of 40: most row groups have none."""
+    labels = np.where(np.arange(ROWS) % 40 == 7, np.arange(ROWS) % 80 == 7, UNLABELLED)
+    return written(tmp_path_factory.mktemp("sparse") / "set", labels)
+
+
+def written(path, labels) -> str:
+    out = str(path)
     pixels = np.arange(ROWS, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 8, 8), np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("raylens.data.shards.ROWS_PER_GROUP", PER_GROUP)
         with ShardWriter(out, classes=LENS_CLASSES, bands=("i",)) as writer:
             for split in ("train", "val", "test"):
                 ids = [f"{split}{row}" for row in range(ROWS)]
-                writer.add(split, pixels, np.arange(ROWS) % 46 == 0, ids)
+                writer.add(split, pixels, np.asarray(labels, int), ids)
     return out
 
 
@@ -109,6 +120,20 @@ def test_balance_holds_in_every_pool(run):
     assert {float(np.mean(label)) for label in labels} == {0.5}
     sizes = [len(pool["groups"]) for pool in plan(run(balance=0.5), "source", 0)]
     assert set(sizes) == {3, 4}
+
+
+def test_a_batch_larger_than_a_few_groups_repeats_no_image(run):
+    for batch in batches(run(batch=100), "target", 0):
+        assert len({*seen(batch)}) == len(batch["row"]) == 100
+
+
+def test_of_few_labels_each_step_sees_all(run, sparse):
+    """Not the one or two of a few groups, over and over."""
+    made = list(batches(run(source=sparse), "source", 0))
+    assert [int(batch["step"][0]) for batch in made] == list(range(40))
+    rows = {7, 47, 87, 127, 167, 207}
+    assert all({*seen(batch)} == rows for batch in made)
+    assert len(list(plan(run(source=sparse), "source", 0))) < 5  # and is not read anew for each
 
 
 def test_views_are_made_in_the_tasks(run):

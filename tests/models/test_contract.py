@@ -112,3 +112,19 @@ def test_weights_that_cannot_be_fetched_are_said_so(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
     assert "encoder.pretrained" in refused("resnet10t.c3_in1k", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "tiny_vit_5m_224"])
+def test_attention_is_of_the_weights_as_they_are_in_evaluation_mode_too(name):
+    """ADDA trains its encoder in it, and averages of weights are in no other; timm keeps what it made of them."""
+    encoder, pixels = make(name, size=64).eval(), torch.rand(2, 1, 64, 64)
+    before = encoder(pixels)
+    before.sum().backward()
+    biases = [weight for path, weight in encoder.named_parameters() if path.endswith("attention_biases")]
+    assert biases
+    with torch.no_grad():
+        for weight in biases:
+            weight.normal_(std=3)
+    after = encoder(pixels)
+    after.sum().backward()  # not through a graph that is gone
+    assert not torch.allclose(before, after)
