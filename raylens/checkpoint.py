@@ -208,7 +208,9 @@ def save(
 def together(paths: Sequence[str]) -> list[Checkpoint]:
     """The checkpoints of an ensemble, of one or more. Raises ConfigError when they do not say the same of the same."""
     first, *others = found = [read(path) for path in paths]
-    for other in others:
+    for index, other in enumerate(others, 1):
+        if twin := next((one for one in found[:index] if one.weights == other.weights), None):
+            raise ConfigError(f"{other.address} has the weights of {twin.address}; give each model once")
         for what in ("classes", "channels", "size", "bands"):
             if getattr(other.facts, what) != getattr(first.facts, what):
                 raise ConfigError(

@@ -101,8 +101,11 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 return _refuse_verb(action.choices, words)
-        for word in words:
-            flag = word.partition("=")[0]
+        for before, word in zip(("", *words), words, strict=False):
+            flag, equals, value = word.partition("=")
+            if not word.strip() or (flag in self.flags and equals and not value):
+                name = flag or (before if before in self.flags else "an argument")
+                raise ConfigError(f"{name} was given nothing; give a value, or leave it out")
             if flag.startswith("--") and flag != "--" and flag not in self.flags:
                 hint = find.guess(flag, self.flags)
                 raise ConfigError(f"unknown flag {flag}{hint}; {self.prog} --help lists all")
@@ -259,6 +262,8 @@ def grid(argv: Sequence[str]) -> Grid | None:
             )
         folder = asked.resume.rstrip("/")
         storage, _, name = folder.rpartition("/")
+        if not exists(f"{folder}/grid.yaml"):
+            raise ConfigError(f"{asked.resume} is no benchmark to resume: it has no grid.yaml")
         file = (config.written(f"{folder}/grid.yaml"), f"{folder}/grid.yaml")
         return grids.build(file, ({"storage": storage or ".", "name": name}, "--resume"))
     layers = [(config.written(asked.file), asked.file)] if asked.file else []
@@ -351,8 +356,10 @@ def reader(asked: argparse.Namespace, found: Checkpoint) -> Reader:
     from raylens.data.formats import Options
     from raylens.data.pieces import Reader
 
-    if asked.bands and not asked.bands.replace(",", "").isdigit():
+    if asked.bands and not re.fullmatch(r"[0-9]+(,[0-9]+)*", asked.bands):
         raise ConfigError(f"--bands {asked.bands!r} is no list of numbers; give such as 0,1,2")
+    if asked.crop is not None and asked.crop < 2:
+        raise ConfigError(f"--crop {asked.crop} is no size of an image in pixels; give 2 or more")
     facts = found.facts
     shape = Shape(
         bands=tuple(int(band) for band in asked.bands.split(",")) if asked.bands else None,
@@ -383,6 +390,8 @@ def flags(rest: Sequence[str], known: dict[str, config.Setting], own: Sequence[s
         name, equals, value = word[2:].partition("=")
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        if not value.strip():
+            raise ConfigError(f"--{name} was given nothing; give a value, or null for none")
         path = "data.prior" if (name, value) == ("target-prior", "estimate") else SHORT.get(name, name)
         if path not in known and str(config.nearest(path, known, own)).startswith("--"):
             raise ConfigError(config.unknown(path, "the command line", known, own))
@@ -508,10 +517,9 @@ def _resumed(path: str, method: str | None, rest: Sequence[str]) -> Run:
     if rest:
         raise ConfigError(f"--resume takes all settings from {path}; {rest[0]} cannot be changed on the way")
     folder = path.rstrip("/")
-    try:
-        settings = config.read(f"{folder}/run.yaml")
-    except ConfigError:
-        raise ConfigError(f"{path} is no run to resume: it has no run.yaml") from None
+    if not exists(f"{folder}/run.yaml"):
+        raise ConfigError(f"{path} is no run to resume: it has no run.yaml")
+    settings = config.read(f"{folder}/run.yaml")
     if exists(f"{folder}/model.safetensors"):
         raise ConfigError(f"{path} is a checkpoint; --resume takes the run's folder, above it")
     storage, _, name = folder.rpartition("/")

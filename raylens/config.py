@@ -27,7 +27,7 @@ from typing import (
 import pyarrow.fs
 import pydantic
 import yaml
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from raylens import find
 from raylens.errors import ConfigError
@@ -42,8 +42,15 @@ def section(cls: type) -> type:
         use_attribute_docstrings=True,
         coerce_numbers_to_str=True,
         arbitrary_types_allowed=True,
+        allow_inf_nan=False,
     )
     return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings)
+
+
+def _folder(name: str | None) -> str | None:
+    if name and {".", ".."} & {*name.split("/")}:
+        raise ValueError("it names no folder of its own; leave . and .. out")
+    return name
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -217,7 +224,7 @@ class Run:
     """Feeds shuffles, initial weights, views and the search."""
     storage: str = "runs"
     """Folder or s3://, gs:// address under which runs are kept."""
-    name: str | None = None
+    name: Annotated[str | None, AfterValidator(_folder)] = None
     """Name of the run's folder; made from the settings without it, so that the same command finds it again."""
     start: str | None = None
     """Checkpoint to start from, for methods that adapt a trained model."""
@@ -345,8 +352,8 @@ def build(*layers: Mapping[str, Any] | tuple[Mapping[str, Any], str]) -> Run:
             raise ConfigError(unknown(path, origins[path], known))
     merged = {path: given.get(path, setting.default) for path, setting in known.items()}
     steps, every = merged["fit.steps"], "fit.report_every"
-    if every not in given and isinstance(steps, int) and 0 < steps < merged[every]:
-        merged[every] = steps  # a short run reports once
+    if every not in given and str(steps).isdecimal() and 0 < int(steps) < merged[every]:
+        merged[every] = int(steps)  # a short run reports once
     parts: dict[str, dict[str, Any]] = {name: {} for name in ("method", "encoder", *SECTIONS)}
     top: dict[str, Any] = {}
     for path, value in merged.items():

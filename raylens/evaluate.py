@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from raylens.data.outputs import examples, look, some
 from raylens.data.sets import target_of
 from raylens.data.shards import HIGH, Manifest, read_manifest
 from raylens.errors import ConfigError, DataError
-from raylens.models import adapt_batch_norm
+from raylens.models import adapt_batch_norm, batch_norms
 from raylens.records import Outputs
 
 
@@ -108,7 +109,8 @@ def evaluate(argv: Sequence[str]) -> str:
             *([f"ensemble-of-{len(together)}"] if others else []),
         ]
     )
-    out = Path(asked.out or f"{beside or '.'}/evaluation/{place.replace('/', '_')}")
+    usual = Path(f"{beside or '.'}/evaluation/{place.replace('/', '_')}")
+    out = Path(asked.out) if asked.out else _free(usual, about)
     if found.run.method.name == "mae":
         report = about | painted(found, asked.data, asked.split, out, asked)
         save(out, report)
@@ -135,6 +137,19 @@ def evaluate(argv: Sequence[str]) -> str:
     write(out, report, output, found, asked.threshold, asked.device)
     show(report)
     return str(out)
+
+
+def _free(folder: Path, about: Mapping[str, Any]) -> Path:
+    """`folder`, or where that has a report of something else, of a set of the same name, one beside it."""
+    try:
+        held = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return folder
+    asked = [about[name] for name in ("checkpoint", "data", "where", "batch_norm_from")]
+    if asked == [held.get(name) for name in ("checkpoint", "data", "where", "batch_norm_from")]:
+        return folder
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
+    return folder.with_name(f"{folder.name}-{digest}")
 
 
 def averaged(said: Sequence[Outputs]) -> Outputs:
@@ -212,6 +227,10 @@ def outputs(
         )
     model, transform = found.model(device, dihedral=dihedral), found.run.data.transform
     if batch_norm_from:
+        if not any(batch_norms(model)):
+            raise ConfigError(
+                f"{found.address} has no batch norm (encoder {found.run.encoder.name}); leave --batch-norm-from out"
+            )
         unlabelled = some(batch_norm_from, "train", transform)
         adapt_batch_norm(model, unlabelled, batch=batch, device=device)
     judge = facts.task(found.run.task).judge

@@ -108,9 +108,13 @@ def _check(asked: Any, found: Sequence[Checkpoint]) -> None:
             f"{asked.checkpoint} paints images; use python -m raylens.data resolve {asked.checkpoint} SET --out DIR, "
             "of a set that raylens.data convert makes of them"
         )
-    for name, value, least in (("batch", asked.batch, 1), ("top", asked.top, 0), ("cpus", asked.cpus, 0)):
+    for name, value, least in (("batch", asked.batch, 1), ("top", asked.top, 0)):
         if value < least:
             raise ConfigError(f"--{name} {value:g} is too few; give {least} or more")
+    if not 0 < asked.cpus < math.inf:
+        raise ConfigError(f"--cpus {asked.cpus:g} is no number of CPUs; give one above 0")
+    if asked.gpus is not None and not 0 <= asked.gpus < math.inf:
+        raise ConfigError(f"--gpus {asked.gpus:g} is no number of GPUs; give 0 or more")
     if (asked.calibrate or asked.prior or asked.of) and first.run.task.name != "classification":
         raise ConfigError(
             f"{asked.checkpoint} is of {first.run.task.name}; --calibrate, --prior and --class are of classes"

@@ -8,6 +8,7 @@ import pytest
 from raylens import cli, config, find
 from raylens.config import build, dump
 from raylens.errors import ConfigError
+from raylens.evaluate import evaluate
 
 
 def run(*words):
@@ -216,6 +217,8 @@ def test_a_resumed_run_takes_no_other_settings(words, said):
 
 def test_what_is_no_run_cannot_be_resumed(tmp_path):
     assert "is no run to resume" in refusal("--resume", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("method: [adda")
+    assert "run.yaml is no YAML" in refusal("--resume", str(tmp_path))
     (tmp_path / "run.yaml").write_text(dump(build({"method": "adda"})))
     assert "is a run of adda, not of supervised" in refusal("supervised", "--resume", str(tmp_path))
 
@@ -279,6 +282,26 @@ def test_a_verb_that_does_not_end_well_says_so_in_a_line(error, code, said, monk
 
     assert main(act, monkeypatch) == code
     assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize(("words", "name"), [(["--data.source", ""], "data.source"), (["--name="], "name")])
+def test_a_setting_that_was_given_nothing_is_not_the_default(words, name):
+    """As an unset variable of a shell gives it."""
+    assert f"--{name} was given nothing" in refusal("adda", *words)
+    assert run("adda", f"--{name}", "null").data.source is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["runs/a/best", "--data", "", "--split", "test"], "--data was given nothing"),
+        (["runs/a/best", "--data="], "--data was given nothing"),
+        (["", "--data", "sky"], "an argument was given nothing"),
+    ],
+)
+def test_a_flag_or_word_that_is_empty_is_refused(words, said):
+    with pytest.raises(ConfigError, match=said):
+        evaluate(words)
 
 
 @pytest.mark.parametrize("words", [["tune", "addda"], ["train", "adda", "--optimizer.lrr", "1"]])

@@ -76,6 +76,9 @@ def test_a_setting_of_another_encoder_is_unknown():
         ("data.transform", "sqrt"),
         ("optimizer.lr", -1e-3),
         ("optimizer.lr", "fast"),
+        ("optimizer.lr", float("inf")),
+        ("name", ".."),
+        ("name", "runs/../.."),
         ("optimizer.betas", 0.9),
         ("optimizer.betas", [0.9, 1.5]),
         ("fit.precision", 8),
@@ -300,6 +303,7 @@ def test_a_whole_number_is_searched_among_whole_numbers():
 
 def test_a_short_run_reports_once():
     assert config.build({"method.name": "adda", "fit.steps": 50}).fit.report_every == 50
+    assert config.build({"method.name": "adda", "fit.steps": "50"}).fit.report_every == 50
     assert config.build({"method.name": "adda", "fit.steps": 5000}).fit.report_every == 100
 
 

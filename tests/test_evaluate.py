@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,32 @@ def test_turned_images_are_averaged_and_told(held, toy_sets):
     assert report["dihedral"]
     assert out.endswith("-dihedral")
     assert "on average of the eight turns" in "\n".join(card.measured(held, []))
+
+
+def test_a_set_of_the_same_name_does_not_replace_a_report(held, toy_sets, tmp_path):
+    shutil.copytree(toy_sets["data.target"], tmp_path / "other")
+    sets = [toy_sets["data.target"], str(tmp_path / "other"), toy_sets["data.target"]]
+    first, second, third = (
+        evaluate([str(held.folder), "--data", data, "--resamples", "50"]) for data in sets
+    )
+    assert first == third != second
+    told = [json.loads((Path(out) / "metrics.json").read_text())["data"] for out in (first, second)]
+    assert told == sets[:2]
+    assert len(list(card.evaluations(held))) == 2
+
+
+def test_an_ensemble_is_of_models_that_differ(held, tmp_path):
+    shutil.copytree(held.folder, tmp_path / "copy")
+    with pytest.raises(ConfigError, match=r"has the weights of .*; give each model once"):
+        checkpoint.together([str(held.folder), str(tmp_path / "copy")])
+
+
+def test_batch_norm_of_a_network_without_any_is_refused(tiny, toy_sets, tmp_path):
+    run = tiny.run(encoder={"name": "vit", "features": 16, "depth": 1, "heads": 2})
+    checkpoint.save(tmp_path / "vit", run, tiny.facts(), build(run, tiny.facts()).model, {})
+    where = toy_sets["data.target"]
+    with pytest.raises(ConfigError, match=r"has no batch norm \(encoder vit\); leave --batch-norm-from out"):
+        outputs(checkpoint.read(tmp_path / "vit"), where, "test", batch_norm_from=where)
 
 
 def test_an_ensemble_is_of_models_that_say_the_same(tiny, held, tmp_path):

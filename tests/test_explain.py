@@ -72,6 +72,21 @@ def test_the_first_images_that_can_be_read_are_taken_as_the_model_wants_them(sav
         first(Reader(Shape(expected=(1, 48, 48)), "minmax"), images, None, 3)
 
 
+@pytest.mark.parametrize(
+    ("taken", "error", "said"),
+    [
+        (["--bands", "0,"], ConfigError, "--bands '0,' is no list of numbers"),
+        (["--crop", "0"], ConfigError, "--crop 0 is no size of an image"),
+        (["--crop", "-5"], ConfigError, "--crop -5 is no size of an image"),
+        (["--bands", "3"], DataError, "no band 3, there are 0 to 0"),
+    ],
+)
+def test_a_part_of_images_that_there_is_not_is_refused(save, images, tmp_path, taken, error, said):
+    with pytest.raises(error, match=said):
+        explain([save(), images, "--out", str(tmp_path / "out"), *taken])
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_tell_the_explained_class_and_its_probability(save):
     found = checkpoint.read(save(classes=("no", "cdm", "axion")))
     said = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])

@@ -65,7 +65,7 @@ def test_an_unknown_setting_is_named_with_those_known(refused):
         (["--encoders", "smal"], "close to it: small"),
         (["--methods", "addaa"], "did you mean adda?"),
         (["--seeds", "one"], "invalid int value: 'one'"),
-        (["--resume", "nowhere"], "there is no run file nowhere/grid.yaml"),
+        (["--resume", "nowhere"], "nowhere is no benchmark to resume: it has no grid.yaml"),
         (["--resume", "nowhere", "--seeds", "1"], "--seeds cannot be changed"),
         (["--data.target", "nowhere"], "no data set at"),
         (["adda"], "'adda' on the command line"),

@@ -89,6 +89,7 @@ class Request:
 
 def predict(request: Request, reader: Reader, pieces: Sequence[Piece]) -> str:
     """Predict what is not yet predicted, then gather candidates and failures; returns the folder. Needs Ray."""
+    gpus, most = _room(request)
     request, pieces = _begun(request, reader, pieces)
     known = done(request.out)
     left = {
@@ -101,7 +102,7 @@ def predict(request: Request, reader: Reader, pieces: Sequence[Piece]) -> str:
             flush=True,
         )
     if left:
-        _run(request, reader, {number: pieces[number] for number in left}, left)
+        _run(request, reader, {number: pieces[number] for number in left}, left, gpus=gpus, most=most)
     gather(request, reader, pieces)
     return request.out
 
@@ -261,10 +262,8 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _run(request: Request, reader: Reader, pieces: Mapping[int, Piece], known: Mapping[int, Any]) -> None:
-    """Read, predict and write what is left, on all of the cluster."""
-    import ray
-
+def _room(request: Request) -> tuple[float, int]:
+    """GPUs of each process, and the processes that there is room for. Raises ConfigError when there is for none."""
     from raylens.cluster import nodes
 
     there = nodes.capacity()
@@ -273,7 +272,21 @@ def _run(request: Request, reader: Reader, pieces: Mapping[int, Piece], known: M
         raise ConfigError(f"--gpus is {gpus:g}, the cluster has {there['GPU']:g}; lower it, or set it to 0")
     if request.cpus > there["CPU"]:
         raise ConfigError(f"--cpus is {request.cpus:g}, the cluster has {there['CPU']:g}; lower it")
-    most = max(1, int(there["GPU"] / gpus if gpus else there["CPU"] / request.cpus))
+    return gpus, max(1, int(there["GPU"] / gpus if gpus else there["CPU"] / request.cpus))
+
+
+def _run(
+    request: Request,
+    reader: Reader,
+    pieces: Mapping[int, Piece],
+    known: Mapping[int, Any],
+    *,
+    gpus: float,
+    most: int,
+) -> None:
+    """Read, predict and write what is left, on all of the cluster."""
+    import ray
+
     held = {number: ray.put((piece, list(known[number]))) for number, piece in pieces.items()}
 
     def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

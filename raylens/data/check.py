@@ -67,7 +67,14 @@ class Checked:
 
 
 def check(sets: list[str], *, distance: int = DISTANCE, similarity: float | None = None) -> Checked:
-    """Compare every image of the sets with every other; `similarity` replaces TEXTURE and STRUCTURE."""
+    """Compare every image of the sets with every other; `similarity` replaces TEXTURE and STRUCTURE.
+
+    Raises ConfigError for limits within which nothing could be found.
+    """
+    if not 0 <= distance <= 64:
+        raise ConfigError(f"--distance {distance} is no number of the hash's 64 bits; give 0 to 64")
+    if similarity is not None and not 0 < similarity <= 1:
+        raise ConfigError(f"--similarity {similarity:g} is no correlation; give a number above 0, up to 1")
     sets = list(dict.fromkeys(path.rstrip("/") for path in sets))
     manifests = {path: read_manifest(path) for path in sets}
     side = min(SIDE, *(held.size for held in manifests.values()))

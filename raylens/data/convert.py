@@ -83,7 +83,7 @@ class Shape:
         """The image as it is kept; raises Unreadable with the reason why it is not."""
         if self.bands:
             if max(self.bands) >= len(image):
-                raise _misshapen(image)
+                raise Unreadable(f"no band {max(self.bands)}, there are 0 to {len(image) - 1}")
             image = image[list(self.bands)]
         if self.crop:
             top, left = ((length - self.crop) // 2 for length in image.shape[1:])
@@ -171,6 +171,7 @@ def convert(
     for path, some in listed:
         if _is_table(path) and not classes:
             _are_classes(path, some, options)
+    _once(listed)
     units = _apart(listed)
     if all(map(_is_table, inputs)):
         _check_kept({name for unit in units for name in unit.columns}, keep_columns, inputs, options)
@@ -254,6 +255,19 @@ def _pairs(inputs: list[str]) -> None:
     )
     if low and high:
         raise DataError(f"{low[0]} and {high[0]} are twins: give the one folder that holds both")
+
+
+def _once(listed: Sequence[tuple[str, list[Unit]]]) -> None:
+    """Raises DataError for a file that comes with two inputs: its copies would lie in several splits."""
+    first: dict[str, int] = {}
+    for index, (path, units) in enumerate(listed):
+        for file in {
+            os.path.realpath(file) if "://" not in file else file for unit in units for file in unit.files
+        }:
+            if first.setdefault(file, index) != index:
+                raise DataError(
+                    f"{file} comes with {listed[first[file]][0]} and again with {path}; give it once"
+                )
 
 
 def _stem(path: str) -> str:

@@ -378,6 +378,20 @@ def test_what_a_file_keeps_where_is_told_and_any_class_has_its_candidates(ray_cl
         predict.predict([*words[:4], "--gpus", "0", "--out", str(tmp_path / "out")])
 
 
+def test_a_prediction_that_is_refused_leaves_its_folder_alone(ray_cluster, models, images, tmp_path):
+    words = [models[0], images, "--out", str(tmp_path / "out")]
+    for flags, said in (
+        (["--cpus", "nan"], "--cpus nan is no number of CPUs"),
+        (["--cpus", "0"], "--cpus 0 is no number of CPUs"),
+        (["--gpus", "-1"], "--gpus -1 is no number of GPUs"),
+        (["--cpus", "500"], "--cpus is 500, the cluster has"),
+        (["--gpus", "500"], "--gpus is 500, the cluster has"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            predict.predict([*words, *flags])
+        assert not (tmp_path / "out").exists()
+
+
 def test_turned_images_are_averaged_and_others_go_elsewhere(ray_cluster, models, tmp_path):
     words = [models[0], write_set(f"{tmp_path}/set", {"test": 9}), "--gpus", "0", "--out", f"{tmp_path}/out"]
     predict.predict([*words, "--dihedral"])

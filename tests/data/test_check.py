@@ -50,6 +50,19 @@ def test_different_images_are_clean(tmp_path, capsys):
     assert "clean" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (["--similarity", "95"], "--similarity 95 is no correlation"),
+        (["--similarity", "nan"], "--similarity nan is no correlation"),
+        (["--distance", "-1"], "--distance -1 is no number of the hash's 64 bits"),
+    ],
+)
+def test_limits_within_which_nothing_can_be_found_are_refused(tmp_path, capsys, limit, said):
+    assert main(["check", write(tmp_path / "one", train=sky(3)), *limit]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
 def test_an_exact_copy_in_another_set_is_a_leak(tmp_path, capsys):
     pixels = sky(30)
     one = write(tmp_path / "one", train=pixels[:20])

@@ -43,6 +43,13 @@ def folder(tmp_path):
 
 @pytest.mark.usefixtures("ray_cluster")
 class TestConvert:
+    @pytest.mark.parametrize("again", ["", "/lenses"])
+    def test_what_comes_with_two_inputs_is_refused(self, folder, tmp_path, again):
+        """Its copies would lie in several splits."""
+        with pytest.raises(DataError, match=r"comes with .* and again with .*; give it once"):
+            convert([str(folder), f"{folder}{again}"], str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
     def test_what_is_fit_is_taken_and_the_rest_counted(self, folder, tmp_path):
         said = []
         manifest = convert([str(folder)], str(tmp_path / "out"), say=said.append)
