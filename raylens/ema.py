@@ -6,7 +6,6 @@ import copy
 
 import torch
 import torch.distributed as dist
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -18,6 +17,8 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
 def without_dropout(module: nn.Module) -> nn.Module:
     """`module`, made to drop nothing, in training neither; its batch norm stays as it is."""
+    from timm.layers import DropPath  # here, not above: timm takes seconds to import
+
     for layer in module.modules():
         if isinstance(layer, _DropoutNd):
             layer.p = 0.0

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, normalize
 
 ROWS = 2000
 """Rows that are looked at, at most."""
@@ -46,6 +40,8 @@ def spread(features: np.ndarray) -> float:
 
     Chen & He 2021 (arXiv 2011.10566), section 4.1.
     """
+    from sklearn.preprocessing import normalize
+
     return float(normalize(features.astype(np.float64)).std(0).mean() * np.sqrt(features.shape[1]))
 
 
@@ -54,6 +50,12 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
 
     Logistic regression on standardised features; each row is told by a classifier that has not seen it.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features, labels = _some(features, labels)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     folds = StratifiedKFold(min(5, np.bincount(labels).min()), shuffle=True, random_state=seed)
@@ -68,6 +70,10 @@ def knn(features: np.ndarray, labels: np.ndarray) -> float:
 
     Of features (N, D) with labels (N,), of which `measurable` must hold.
     """
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import normalize
+
     features, labels = _some(features, labels)
     least = np.bincount(labels).min()
     folds = StratifiedKFold(min(5, least), shuffle=True, random_state=0)

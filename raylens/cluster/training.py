@@ -321,6 +321,7 @@ def start_run(run: Run, name: str) -> Run:
             "search.scheduler": "none",
             "search.validator": "source_auroc",
             "search.retries": run.search.retries,
+            "search.concurrent": run.search.concurrent,
             "search.space": dict.fromkeys(config.space(config.build({"method.name": name}))),
         },
     )

@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from raylens.augment import DIHEDRAL
@@ -58,6 +57,8 @@ class MAE(Pretraining):
         """Blocks of the decoder."""
 
     def __init__(self, config: Config, model: Model, task: Task) -> None:
+        from timm.models.vision_transformer import Block
+
         super().__init__(config, model, task)
         encoder = model.encoder
         self.narrow = nn.Linear(encoder.dim, config.decoder)

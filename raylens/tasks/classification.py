@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from raylens import metrics
@@ -52,6 +50,9 @@ class Task(base.Task):
 
     def fitted(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights (K, D) and bias (K,) of a head, by logistic regression of features (N, D) with labels (N,)."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
         scaler, classifier = StandardScaler(), LogisticRegression(C=0.1, max_iter=500)
         classifier.fit(scaler.fit_transform(features.astype(np.float64)), labels)
         weights, bias = classifier.coef_, classifier.intercept_

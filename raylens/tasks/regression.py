@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch.nn.functional as F
-from sklearn.linear_model import RidgeCV
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from raylens import metrics
@@ -54,6 +52,9 @@ class Task(base.Task):
 
     def fitted(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights (1, D) and bias (1,) of a head, by ridge regression of features (N, D) with numbers (N,)."""
+        from sklearn.linear_model import RidgeCV
+        from sklearn.preprocessing import StandardScaler
+
         scaler, ridge = StandardScaler(), RidgeCV(alphas=np.logspace(-2, 4, 13))
         ridge.fit(scaler.fit_transform(features.astype(np.float64)), (labels - self.scale[0]) / self.scale[1])
         weights = ridge.coef_[None] / scaler.scale_

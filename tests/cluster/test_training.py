@@ -146,6 +146,12 @@ def test_every_method_is_validated_on_the_source_and_can_train_its_start(tiny, n
     assert sets.trained(run.replace(start="there"), cls) == cls.streams
 
 
+def test_what_bounds_the_trials_of_a_search_bounds_its_starts(tiny):
+    run = tiny.run("adda", search={"concurrent": 1, "retries": 5})
+    start = training.start_run(run, "supervised")
+    assert (start.search.concurrent, start.search.retries) == (1, 5)
+
+
 def test_a_name_belongs_to_one_run(tiny, tmp_path):
     run = tiny.run("adda", storage=str(tmp_path), name="mine")
     check_same(run, search=True)

@@ -100,6 +100,23 @@ def test_the_package_imports_nothing_until_it_is_asked():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_what_asks_for_help_or_is_refused_waits_for_no_package_that_only_training_needs():
+    code = """
+import sys
+from raylens.errors import ConfigError
+from raylens.tune import tune
+try:
+    tune(["adda", "--fit.stpes", "3"])
+    raise AssertionError
+except ConfigError as error:
+    assert "fit.steps" in str(error)
+assert tune(["--help"]) is None
+loaded = {"ray", "timm", "torchvision", "torch._dynamo", "sklearn", "matplotlib"} & sys.modules.keys()
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_loop_methods_models_and_validators_run_where_ray_is_not_installed():
     names = (
         "loop",
