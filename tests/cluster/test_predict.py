@@ -39,6 +39,21 @@ def models(tiny, tmp_path_factory):
     return made
 
 
+@pytest.fixture
+def here(ray_cluster, monkeypatch, one_thread):
+    """Images are read and predicted in this process, as Ray Data's would, which take ten seconds to begin."""
+    from raylens.cluster import predict as work
+
+    def run(request, reader, pieces, known, **_):
+        predictor = work.Predictor(request)
+        for number, piece in pieces.items():
+            for block in reader.blocks(piece, list(known[number])):
+                predictor(work.packed(number, block))
+
+    monkeypatch.setattr(work, "_run", run)
+    monkeypatch.setattr("raylens.cluster.launch.quiet", lambda threads: None)
+
+
 def write_set(out: str, rows: dict[str, int], seed: int = 0) -> str:
     """A set of so many images of noise, 32 x 32, in each split."""
     rng = np.random.default_rng(seed)
@@ -89,7 +104,7 @@ def test_a_folder_of_files_is_predicted_ranked_and_pictured(ray_cluster, models,
     assert Image.open(f"{out}/candidates.png").size[0] > 500
 
 
-def test_what_was_predicted_is_not_predicted_again(ray_cluster, models, images, tmp_path, capsys):
+def test_what_was_predicted_is_not_predicted_again(here, models, images, tmp_path, capsys):
     out = tmp_path / "out"
     words = [models[0], images, "--out", str(out), "--gpus", "0"]
     predict.predict(words)
@@ -106,9 +121,7 @@ def test_what_was_predicted_is_not_predicted_again(ray_cluster, models, images, 
         predict.predict([*words, "--features"])
 
 
-def test_files_that_were_added_are_predicted_and_others_are_not_again(
-    ray_cluster, models, images, tmp_path, capsys
-):
+def test_files_that_were_added_are_predicted_and_others_are_not_again(here, models, images, tmp_path, capsys):
     out = tmp_path / "out"
     words = [models[0], images, "--out", str(out), "--gpus", "0"]
     predict.predict(words)
@@ -139,7 +152,7 @@ def test_files_that_were_added_are_predicted_and_others_are_not_again(
         predict.predict(words)
 
 
-def test_a_set_of_other_images_at_the_same_place_is_refused(ray_cluster, models, tmp_path):
+def test_a_set_of_other_images_at_the_same_place_is_refused(here, models, tmp_path):
     data, out = str(tmp_path / "data"), str(tmp_path / "out")
     words = [models[0], write_set(data, {"test": 20}), "--out", out, "--gpus", "0"]
     predict.predict(words)
@@ -148,7 +161,7 @@ def test_a_set_of_other_images_at_the_same_place_is_refused(ray_cluster, models,
         predict.predict(words)
 
 
-def test_weights_and_calibrations_that_were_made_again_are_told_in_words(ray_cluster, models, tmp_path):
+def test_weights_and_calibrations_that_were_made_again_are_told_in_words(here, models, tmp_path):
     model, labelled = shutil.copytree(models[0], tmp_path / "model"), str(tmp_path / "labelled")
     write_toy(labelled, shifted=False)
     words = [str(model), write_set(str(tmp_path / "data"), {"test": 20}), "--out", str(tmp_path / "out")]
@@ -164,9 +177,7 @@ def test_weights_and_calibrations_that_were_made_again_are_told_in_words(ray_clu
         predict.predict(words)
 
 
-def test_an_ensemble_gives_the_mean_the_spread_and_each_ones_features(
-    ray_cluster, models, toy_sets, tmp_path
-):
+def test_an_ensemble_gives_the_mean_the_spread_and_each_ones_features(here, models, toy_sets, tmp_path):
     out, data = str(tmp_path / "out"), toy_sets["data.target"]
     words = [models[0], data, "--checkpoint", models[1], "--split", "test", "--features", "--gpus", "0"]
     predict.predict([*words, "--out", out])
@@ -201,7 +212,7 @@ def learned(tiny, toy_sets, tmp_path_factory):
     ],
 )
 def test_probabilities_are_calibrated_and_corrected_for_the_prior_by_the_formulas(
-    ray_cluster, learned, toy_sets, tmp_path, balance, calibrated, prior
+    here, learned, toy_sets, tmp_path, balance, calibrated, prior
 ):
     data, labelled, out = toy_sets["data.target"], toy_sets["data.source"], str(tmp_path / "out")
     words = [learned[balance], data, "--split", "test", "--out", out, "--gpus", "0"]
@@ -225,7 +236,7 @@ def test_probabilities_are_calibrated_and_corrected_for_the_prior_by_the_formula
 
 
 def test_a_resumed_prediction_keeps_its_corrections_and_refuses_another_prior(
-    ray_cluster, models, toy_sets, tmp_path
+    here, models, toy_sets, tmp_path
 ):
     words = [models[0], toy_sets["data.target"], "--split", "test", "--out", str(tmp_path), "--gpus", "0"]
     words += ["--calibrate", toy_sets["data.source"]]
@@ -240,7 +251,7 @@ def test_a_resumed_prediction_keeps_its_corrections_and_refuses_another_prior(
         predict.predict([*words, "--prior", "0.02"])
 
 
-def test_rows_that_two_files_hold_are_counted_once(ray_cluster, models, tmp_path, capsys):
+def test_rows_that_two_files_hold_are_counted_once(here, models, tmp_path, capsys):
     data, out = write_set(str(tmp_path / "data"), {"test": 20}), tmp_path / "out"
     words = [models[0], data, "--out", str(out), "--features", "--gpus", "0"]
     predict.predict(words)
@@ -353,7 +364,7 @@ def test_shares_are_of_the_last_of_two_or_of_each_by_name():
         predict.shares("0.1", ("a", "b", "c"))
 
 
-def test_what_a_file_keeps_where_is_told_and_any_class_has_its_candidates(ray_cluster, models, tmp_path):
+def test_what_a_file_keeps_where_is_told_and_any_class_has_its_candidates(here, models, tmp_path):
     pixels = np.random.default_rng(0).random((9, 32, 32)).astype(np.float32)
     pixels[:, :4] = -1
     np.savez(tmp_path / "stack.npz", first=pixels[:, None], second=pixels[::-1, None])
@@ -378,7 +389,7 @@ def test_what_a_file_keeps_where_is_told_and_any_class_has_its_candidates(ray_cl
         predict.predict([*words[:4], "--gpus", "0", "--out", str(tmp_path / "out")])
 
 
-def test_a_prediction_that_is_refused_leaves_its_folder_alone(ray_cluster, models, images, tmp_path):
+def test_a_prediction_that_is_refused_leaves_its_folder_alone(here, models, images, tmp_path):
     words = [models[0], images, "--out", str(tmp_path / "out")]
     for flags, said in (
         (["--cpus", "nan"], "--cpus nan is no number of CPUs"),
@@ -392,7 +403,7 @@ def test_a_prediction_that_is_refused_leaves_its_folder_alone(ray_cluster, model
         assert not [*(tmp_path / "out").glob("*")]
 
 
-def test_turned_images_are_averaged_and_others_go_elsewhere(ray_cluster, models, tmp_path):
+def test_turned_images_are_averaged_and_others_go_elsewhere(here, models, tmp_path):
     words = [models[0], write_set(f"{tmp_path}/set", {"test": 9}), "--gpus", "0", "--out", f"{tmp_path}/out"]
     predict.predict([*words, "--dihedral"])
     pixels = read_split(f"{tmp_path}/set", "test", ("pixels",))["pixels"]
@@ -404,7 +415,7 @@ def test_turned_images_are_averaged_and_others_go_elsewhere(ray_cluster, models,
         predict.predict(words)
 
 
-def test_whole_numbers_of_a_table_come_to_the_candidates_as_they_are(ray_cluster, models, tmp_path):
+def test_whole_numbers_of_a_table_come_to_the_candidates_as_they_are(here, models, tmp_path):
     """Beside an image without one, and under another name where the list has one of its own."""
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(ord(name)).random((32, 32), np.float32))

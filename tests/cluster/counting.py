@@ -1,0 +1,26 @@
+"""A trial that learns nothing, in a module that workers import in no time."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+
+def counts(sample, folder):
+    """Counts to 6, a checkpoint a step, and fails at 4 as long as the file `folder`/fail is there."""
+    from ray import tune
+
+    latest, step = tune.get_checkpoint(), 0
+    if latest:
+        with latest.as_directory() as held:
+            step = json.loads(Path(held, "step.json").read_text())
+    with Path(folder, "begun").open("a") as begun:
+        begun.write(f"{step}\n")
+    while step < 6:
+        if step == 4 and Path(folder, "fail").exists():
+            raise OSError("as if the driver had been killed here")
+        step += 1
+        with tempfile.TemporaryDirectory() as out:
+            Path(out, "step.json").write_text(json.dumps(step))
+            tune.report({"step": step, "objective": 0.5}, checkpoint=tune.Checkpoint.from_directory(out))
