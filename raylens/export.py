@@ -64,12 +64,15 @@ def export(argv: Sequence[str]) -> str:
         }
         Path(partial, "model-card.md").write_text(card(found, ready, differences, more))
         folder(out)
-        if (out / "model-card.md").exists():
+        if replaces := (out / "model-card.md").exists():
             print(f"the model that was in {out} is replaced")
         for file in sorted(Path(partial).iterdir()):
             os.replace(file, out / file.name)
         for name in {*standalone.FORMATS.values()} - {standalone.FORMATS[form] for form in differences}:
-            (out / name).unlink(missing_ok=True)  # of the model that was there, under the card of this one
+            if replaces:
+                (out / name).unlink(
+                    missing_ok=True
+                )  # of the model that was there, under the card of this one
     for form, worst in differences.items():
         print(f"{standalone.FORMATS[form]} differs from the checkpoint by at most {worst:.1g}")
     return asked.out

@@ -9,6 +9,7 @@ import torch
 from scipy.interpolate import NearestNDInterpolator, griddata
 from torch import Tensor
 
+from raylens.errors import DataError
 from raylens.methods.mae import EPSILON, MAE, patches, seen_mean
 from raylens.seeds import seed as seeded
 
@@ -38,8 +39,14 @@ class Reconstruction:
 def reconstruction(
     method: MAE, pixels: np.ndarray, *, seed: int = 0, shown: int = 4, device: torch.device | str = "cpu"
 ) -> Reconstruction:
-    """How `method` paints preprocessed pixels (N, C, H, W), of which the first IMAGES count, under random masks."""
-    images = torch.from_numpy(np.array(pixels[:IMAGES], np.float32))
+    """How `method` paints preprocessed pixels (N, C, H, W), of which the first IMAGES count, under random masks.
+
+    Blank images are left out: there is nothing to be painted. Raises DataError when all are.
+    """
+    some = np.array(pixels[:IMAGES], np.float32)
+    images = torch.from_numpy(some[np.ptp(some, axis=(1, 2, 3)) > 0])
+    if not len(images):
+        raise DataError(f"all of {len(some)} images are blank, and nothing can be painted behind their masks")
     torch.manual_seed(seeded(seed, "masks"))
     hidden = method.masked(len(images), torch.device("cpu"))
     rng = np.random.default_rng(seeded(seed, "noise"))

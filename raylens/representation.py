@@ -6,6 +6,8 @@ import numpy as np
 
 ROWS = 2000
 """Rows that are looked at, at most."""
+FEWEST = 50
+"""Rows of a class that are looked at, if it has as many."""
 NEIGHBOURS = 20
 
 
@@ -92,8 +94,8 @@ def measurable(labels: np.ndarray | None) -> bool:
 
 
 def _some(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most ROWS rows, by a fixed seed, with classes numbered from 0."""
-    rows = some(len(labels))
-    if not measurable(labels[rows]):
-        rows = np.arange(len(labels))
-    return features[rows].astype(np.float64), np.unique(labels[rows], return_inverse=True)[1]
+    """Some ROWS rows, by a fixed seed, with classes numbered from 0; in their shares, but FEWEST of a rare one."""
+    random, (_, labels) = np.random.default_rng(0), np.unique(labels, return_inverse=True)
+    each = [random.permutation(np.flatnonzero(labels == label)) for label in range(labels.max() + 1)]
+    rows = np.sort(np.concatenate([held[: max(FEWEST, ROWS * len(held) // len(labels))] for held in each]))
+    return features[rows].astype(np.float64), labels[rows]

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from timm.layers import Attention
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from raylens.errors import ConfigError
 from raylens.loop import collect
-from raylens.models import Model, Painter
+from raylens.models import Model, Painter, Turned, turned_back, turns
 from raylens.progress import track
 
 ALIKE = 0.8
@@ -42,11 +43,11 @@ def maps(
 
     By Grad-CAM for the class `target`, one or one an image, or the likeliest; a regression's number alone has none. 0
     everywhere where nothing speaks for it. By attention rollout where there is attention. The finest detail is a cell
-    of the encoder's maps: 16 pixels of `small`, a patch of `vit`. The model is left as it was. Raises ConfigError for
-    a model that says nothing of a whole image.
+    of the encoder's maps: 16 pixels of `small`, a patch of `vit`. Of a model that averages an image's turns, the mean
+    of their maps, each turned back. The model is left as it was. Raises ConfigError for a model that says nothing of a
+    whole image.
     """
     check(model, target)
-    look = rollout if attentions(model) else grad_cam
     device = next(model.parameters()).device
     wanted = np.full(len(pixels), -1) if target is None else np.broadcast_to(target, len(pixels))
     found = [np.zeros((0, *pixels.shape[2:]), np.float32)]
@@ -54,11 +55,21 @@ def maps(
         for begin in track(range(0, len(pixels), batch), "maps"):
             here = slice(begin, begin + batch)
             some = torch.from_numpy(np.array(pixels[here], np.float32)).to(device)
-            seen = look(model, some, torch.from_numpy(np.array(wanted[here], np.int64)).to(device))
-            whole = enlarged(seen, model.encoder.cells(seen.shape[-1]), pixels.shape[-1])
+            whole = _seen(model, some, torch.from_numpy(np.array(wanted[here], np.int64)).to(device))
             most = whole.amax((1, 2), keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
             found.append((whole / most).cpu().numpy())
     return np.concatenate(found)
+
+
+def _seen(model: Model, pixels: Tensor, target: Tensor) -> Tensor:
+    """Of pixels (B, C, H, W) the maps (B, H, W) for the classes `target` (B,), -1 for the likeliest."""
+    if isinstance(model, Turned):
+        with torch.no_grad():
+            likeliest = model(pixels).argmax(1)  # of all turns together, and not of each
+        plain, target = Model(model.encoder, model.head), torch.where(target < 0, likeliest, target)
+        return turned_back([_seen(plain, turn, target) for turn in turns(pixels)]).mean(0)
+    seen = (rollout if attentions(model) else grad_cam)(model, pixels, target)
+    return enlarged(seen, model.encoder.cells(seen.shape[-1]), pixels.shape[-1])
 
 
 def check(model: Model, target: int | np.ndarray | None = None) -> None:
@@ -105,7 +116,10 @@ def rollout(model: Model, pixels: Tensor, target: Tensor) -> Tensor:
         arrived = (matrix + torch.eye(len(matrix[0]), device=pixels.device)) / 2 @ arrived
     prefix = encoder.network.num_prefix_tokens
     by_first = encoder.network.global_pool == "token" or getattr(encoder, "pool", "") == "cls"
-    seen = (arrived[:, 0] if by_first else arrived[:, prefix:].mean(1))[:, prefix:]
+    first = (
+        2 if isinstance(encoder.network, VisionTransformerDistilled) else 1
+    )  # whose second token counts alike
+    seen = (arrived[:, :first] if by_first else arrived[:, prefix:]).mean(1)[:, prefix:]
     side = math.isqrt(seen.shape[1])
     return (seen - seen.amin(1, keepdim=True)).unflatten(1, (side, side))
 

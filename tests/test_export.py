@@ -166,6 +166,12 @@ def test_an_export_leaves_nothing_of_the_model_that_was_there(save, tmp_path):
         assert {path.name for path in (tmp_path / "out").iterdir()} == {left, "model-card.md"}
 
 
+def test_an_export_leaves_the_models_of_others_alone(save, tmp_path):
+    (tmp_path / "model.pt2").write_text("another's")
+    export([str(save()), "--out", str(tmp_path), "--format", "onnx"])
+    assert (tmp_path / "model.pt2").read_text() == "another's"
+
+
 @pytest.mark.parametrize(
     ("found", "told"),
     [

@@ -8,7 +8,7 @@ import torch
 
 from raylens import checkpoint
 from raylens.data.shards import ShardWriter
-from raylens.errors import ConfigError
+from raylens.errors import ConfigError, DataError
 from raylens.evaluate import evaluate
 from raylens.methods.mae import patches
 from raylens.reconstruction import _interpolated, _whole, reconstruction
@@ -69,6 +69,15 @@ def test_who_paints_the_mean_has_the_error_of_the_mean_and_1_on_noise(tiny, slop
     found = reconstruction(normal, slopes.numpy())
     assert found.noise.mean() == pytest.approx(1, abs=0.05)
     np.testing.assert_allclose(found.masked, 1, atol=0.05)
+
+
+def test_blank_images_have_no_part_in_it(tiny, slopes):
+    method = paints(tiny.method("mae"), lambda pixels: pixels)
+    found = reconstruction(method, torch.cat([torch.ones(2, 1, 32, 32), slopes]).numpy())
+    assert len(found.masked) == len(found.noise) == 6
+    assert np.isfinite(found.noise).all()
+    with pytest.raises(DataError, match="all of 2 images are blank"):
+        reconstruction(method, np.ones((2, 1, 32, 32)))
 
 
 def test_an_evaluation_of_an_autoencoder_leaves_numbers_and_a_picture(tiny, tmp_path):

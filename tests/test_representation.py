@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raylens.representation import knn, measurable, probe, rankme, spread
+from raylens.representation import _some, knn, measurable, probe, rankme, spread
 
 RANDOM = np.random.default_rng(0)
 
@@ -45,6 +45,15 @@ def test_a_rare_class_counts_as_much_as_a_common_one():
     """All called common would be right for 95 in 100."""
     labels = (np.arange(400) % 20 == 0).astype(int)
     assert knn(RANDOM.normal(size=(400, 8)), labels) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_rare_class_is_not_lost_among_many_rows_and_these_stay_few():
+    labels = np.r_[np.zeros(40_000), np.ones(150), np.full(3, 2)].astype(int)
+    features, kept = _some(RANDOM.normal(size=(len(labels), 2)), labels)
+    assert np.bincount(kept).tolist() == [1992, 50, 3]
+    assert len(features) == len(kept)
+    few = np.arange(90) % 3
+    assert (_some(few[:, None], few)[1] == few).all(), "all of few rows, as they lie"
 
 
 def test_labels_that_tell_too_little():

@@ -12,7 +12,7 @@ from torch import nn
 
 from raylens import find, saliency
 from raylens.errors import ConfigError
-from raylens.models import Model
+from raylens.models import Model, Turned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,6 +128,17 @@ def test_the_map_of_the_equivariant_encoder_turns_with_the_image(size, element):
     assert np.abs(element(there) - there).max() > 0.05
 
 
+@pytest.mark.parametrize("name", ["small", "vit"])
+def test_the_map_of_a_model_that_averages_turns_turns_with_the_image(name):
+    made, pixels = Turned(model(name)), np.random.default_rng(0).random((3, 1, SIZE, SIZE), np.float32)
+    there = saliency.maps(made, pixels, batch=2)
+    for element in (lambda x: np.rot90(x, axes=(-2, -1)), lambda x: x[..., ::-1]):
+        np.testing.assert_allclose(saliency.maps(made, element(pixels)), element(there), atol=1e-4)
+        assert np.abs(element(there) - there).max() > 0.05
+    likeliest = made(torch.from_numpy(pixels)).argmax(1).numpy()
+    np.testing.assert_allclose(saliency.maps(made, pixels, likeliest), there, atol=1e-6)
+
+
 def test_grad_cam_is_the_formula_of_the_paper():
     """Selvaraju et al. 2017, eqs. 1 and 2, the slope by finite differences."""
     made, pixels = model("small").double(), torch.rand(1, 1, SIZE, SIZE, dtype=torch.float64)
@@ -149,16 +160,19 @@ def test_grad_cam_is_the_formula_of_the_paper():
         torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-4)
 
 
-def test_rollout_is_the_formula_of_the_paper():
-    """Abnar and Zuidema 2020, section 3, over the class token's row."""
-    made, pixels = model("test_vit"), torch.rand(2, 1, SIZE, SIZE)
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("test_vit", 1), ("deit_tiny_distilled_patch16_224", 2)], ids=["vit", "distilled"]
+)
+def test_rollout_is_the_formula_of_the_paper(name, tokens):
+    """Abnar and Zuidema 2020, section 3, over the rows of the tokens whose mean the features are."""
+    made, pixels = model(name), torch.rand(2, 1, SIZE, SIZE)
     with torch.no_grad():
         matrices = [matrix.numpy() for matrix in saliency.attention(made, pixels)]
     assert all(np.allclose(matrix.sum(-1), 1, atol=1e-5) for matrix in matrices)
     product = np.eye(matrices[0].shape[-1])
     for matrix in matrices:
         product = (0.5 * matrix + 0.5 * np.eye(len(product[-1]))) @ product
-    expected = product[:, 0, 1:].reshape(2, 3, 3)
+    expected = product[:, :tokens, tokens:].mean(1).reshape(2, 3, 3)
     expected -= expected.min((1, 2), keepdims=True)
     np.testing.assert_allclose(saliency.rollout(made, pixels, torch.tensor([-1, -1])), expected, atol=1e-6)
 

@@ -69,7 +69,8 @@ class Gate:
 def gate(run: Run, data: Any) -> Gate | None:
     """The gate of a search that starts from a classifier, which needs Ray; of pretrainings only collapses count.
 
-    None by the oracle, or without search.may_lose.
+    None of what starts from nothing, such as `supervised`: what it says of a target that it never saw is no collapse of
+    its training. None by the oracle, or without search.may_lose.
     """
     if run.search.may_lose is None or run.search.oracle:
         return None

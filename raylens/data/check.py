@@ -31,6 +31,8 @@ from raylens.errors import ConfigError
 from raylens.progress import track
 
 SIDE = 64
+LEAST = 8
+"""Cosine terms along each side of the perceptual hash."""
 DISTANCE = 20
 TEXTURE = 0.85
 STRUCTURE = 0.8
@@ -69,7 +71,9 @@ class Checked:
 def check(sets: list[str], *, distance: int = DISTANCE, similarity: float | None = None) -> Checked:
     """Compare every image of the sets with every other; `similarity` replaces TEXTURE and STRUCTURE.
 
-    Raises ConfigError for limits within which nothing could be found.
+    Of exact copies each is matched with the first in its own split and in every one before, so that none is left in two
+    places when the `other` of each match is gone. Raises ConfigError for limits within which nothing could be found,
+    and for images of fewer than LEAST pixels on a side.
     """
     if not 0 <= distance <= 64:
         raise ConfigError(f"--distance {distance} is no number of the hash's 64 bits; give 0 to 64")
@@ -77,6 +81,11 @@ def check(sets: list[str], *, distance: int = DISTANCE, similarity: float | None
         raise ConfigError(f"--similarity {similarity:g} is no correlation; give a number above 0, up to 1")
     sets = list(dict.fromkeys(path.rstrip("/") for path in sets))
     manifests = {path: read_manifest(path) for path in sets}
+    for path, held in manifests.items():
+        if held.size < LEAST:
+            raise ConfigError(
+                f"{path}: images of {held.size} x {held.size} are too small to tell copies; {LEAST} it takes"
+            )
     side = min(SIDE, *(held.size for held in manifests.values()))
     places, digests, smalls = [], [], []
     splits = [(path, split) for path, manifest in manifests.items() for split in manifest.splits]
@@ -87,10 +96,12 @@ def check(sets: list[str], *, distance: int = DISTANCE, similarity: float | None
         smalls.append(small(rows["pixels"], side))
     found = Checked(manifests=manifests)
 
-    first: dict[bytes, int] = {}
+    first: dict[bytes, dict[tuple[str, str], int]] = {}  # of each image, in each split that has it
     for j, digest in enumerate(digests):
-        if (i := first.setdefault(digest, j)) != j:
+        held = first.setdefault(digest, {})
+        for i in held.values():
             found.matches.append(Match(one=places[i], other=places[j], similarity=1.0, exact=True))
+        held.setdefault(places[j][:2], j)
     for (i, j), value in near(np.concatenate(smalls), distance, similarity).items():
         if digests[i] != digests[j]:
             found.matches.append(Match(one=places[i], other=places[j], similarity=value, exact=False))
@@ -142,7 +153,7 @@ class _Signed:
 
 def phash(images: NDArray[np.float32]) -> NDArray[np.uint64]:
     """64-bit perceptual hash: which of the 8 x 8 lowest cosine terms exceed their median."""
-    low = dctn(images, axes=(1, 2))[:, :8, :8].reshape(len(images), 64)
+    low = dctn(images, axes=(1, 2))[:, :LEAST, :LEAST].reshape(len(images), LEAST**2)
     return _packed(low > np.median(low, axis=1, keepdims=True))
 
 
@@ -192,7 +203,7 @@ def orientations(images: NDArray) -> Iterator[NDArray]:
 
 
 def write(found: Checked, path: str) -> None:
-    """All pairs as a table, CSV: of each the two places, the similarity, and whether it is a leak."""
+    """All matches as a table, CSV: of each the two places, the similarity, and whether it is a leak."""
     columns = [f"{which}_{name}" for which in ("one", "other") for name in ("set", "split", "id")]
     rows = [(*match.one, *match.other, match.similarity, match.exact, match.leaks) for match in found.matches]
     table = pd.DataFrame(rows, columns=[*columns, "similarity", "exact", "leaks"])
@@ -235,7 +246,7 @@ def tell(found: Checked, console: Console | None = None) -> int:
         listed.add_row(kind, *(f"{name} {split}: {id}" for name, split, id in places))
     console.print(listed)
     console.print(
-        "a score on one of these splits after training on the other means nothing; remove one of each pair"
+        "a score on one of these splits after training on the other means nothing; remove the second of each pair"
     )
     return 1
 
@@ -250,7 +261,7 @@ def _uneven(manifest: Manifest) -> Iterator[str]:
         rates = {name: count / known[name] for name, count in counts.items() if known[name]}
         if lacking := [name for name, rate in rates.items() if not rate]:
             yield f"no {label} in {', '.join(lacking)}"
-        elif rates and max(rates.values()) > 2 * min(rates.values()) and min(counts.values()) >= 10:
+        elif rates and max(rates.values()) > 2 * min(rates.values()) and min(map(counts.get, rates)) >= 10:
             yield f"the rate of {label} differs: " + ", ".join(
                 f"{name} {rate:.1%}" for name, rate in rates.items()
             )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -200,7 +201,7 @@ def draw_histograms(groups: dict, names: dict[str, str], transform: str) -> Figu
         for colour, (label, values) in zip(_colours(), mine.items(), strict=False):
             _line(axis, values, edges, label=label, color=colour)
         axis.set(title=f"{names[path]}, as stored", xlabel="pixel value")
-    for dashes, path in zip(("-", "--", ":", "-."), names, strict=False):
+    for dashes, path in zip(cycle(("-", "--", ":", "-.")), names, strict=False):
         mine = {label: pixels for (of, label), pixels in groups.items() if of == path}
         for colour, (label, pixels) in zip(_colours(), mine.items(), strict=False):
             values = preprocess(pixels, transform)
@@ -241,7 +242,8 @@ def draw_profiles(
         axis.set(title=title)
     for axis in axes[-1]:
         axis.set(xlabel=f"distance from the middle, {'arcsec' if scaled else 'pixels'}")
-    axes[0, 0].legend(frameon=False)
+    lines = {line.get_label(): line for axis in axes[:, 0] for line in axis.get_lines()}
+    axes[0, 0].legend(lines.values(), lines.keys(), frameon=False)
     figure.suptitle(f"rings about the middle, pixels by {transform}: median, and 80 % of the images")
     return figure
 

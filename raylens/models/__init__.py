@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,6 +63,12 @@ def turns(pixels: Tensor) -> Iterator[Tensor]:
     for mirrored in (pixels, pixels.flip(-1)):
         for quarters in range(4):
             yield mirrored.rot90(quarters, (-2, -1))
+
+
+def turned_back(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (N, H, W) of each of the `turns` of images, as the images lay: (8, N, H, W)."""
+    back = [one.rot90(-number % 4, (-2, -1)) for number, one in enumerate(maps)]
+    return torch.stack([*back[:4], *(one.flip(-1) for one in back[4:])])
 
 
 def mean_said(said: Tensor) -> Tensor:

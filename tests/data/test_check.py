@@ -50,6 +50,25 @@ def test_different_images_are_clean(tmp_path, capsys):
     assert "clean" in capsys.readouterr().out
 
 
+def test_every_leak_of_an_image_that_is_in_three_places_is_listed(tmp_path):
+    pixels = sky(12)
+    one = write(tmp_path / "one", train=pixels[:4])
+    other = write(tmp_path / "other", train=pixels[[0, 5, 5, 6]], test=pixels[[0, 5, 7, 8]])
+    found = check([one, other])
+    assert {(match.one, match.other) for match in found.leaks} == {
+        ((one, "train", "train0"), (other, "train", "train0")),
+        ((one, "train", "train0"), (other, "test", "test0")),
+        ((other, "train", "train0"), (other, "test", "test0")),
+        ((other, "train", "train1"), (other, "test", "test1")),
+    }
+    assert [match.other for match in found.matches if not match.leaks] == [(other, "train", "train2")]
+
+
+def test_images_too_small_to_be_told_apart_are_refused(tmp_path, capsys):
+    assert main(["check", write(tmp_path / "tiny", train=np.zeros((2, 1, 7, 7), np.float32))]) == 2
+    assert "images of 7 x 7 are too small to tell copies; 8 it takes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("limit", "said"),
     [
@@ -144,6 +163,16 @@ def test_a_split_without_a_class_is_told(tmp_path, capsys):
         writer.add("test", pixels[6:], np.zeros(6), list("ghijkl"))
     main(["check", str(tmp_path / "set")])
     assert "no lens in test" in capsys.readouterr().out
+
+
+def test_other_rates_of_a_class_are_told_whatever_has_no_labels(tmp_path, capsys):
+    with ShardWriter(tmp_path / "set") as writer:
+        for number, (split, share) in enumerate({"train": None, "val": 0.5, "test": 0.2}.items()):
+            held = sky(60, seed=number, size=16)
+            labels = None if share is None else (np.arange(60) < 60 * share).astype(int)
+            writer.add(split, held, labels, [f"{split}{row}" for row in range(60)])
+    main(["check", str(tmp_path / "set")])
+    assert "the rate of lens differs: val 50.0%, test 20.0%" in capsys.readouterr().out
 
 
 def test_published_samples_hold_the_copies_they_hold():

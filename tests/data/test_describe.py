@@ -5,7 +5,14 @@ import pytest
 from PIL import Image
 
 from raylens.data.__main__ import main
-from raylens.data.describe import as_frequent, describe, profiles, some_of_each
+from raylens.data.describe import (
+    as_frequent,
+    describe,
+    draw_histograms,
+    draw_profiles,
+    profiles,
+    some_of_each,
+)
 from raylens.data.shards import ShardWriter, read_manifest
 
 
@@ -31,6 +38,23 @@ def test_pictures_are_drawn_and_numbers_printed(sets, tmp_path, capsys):
     for name in ("samples.png", "histograms.png", "profiles.png"):
         with Image.open(tmp_path / "pictures" / name) as picture:
             assert min(picture.size) > 300
+
+
+def test_every_set_is_named_however_many_there_are(tmp_path):
+    groups, held, names = {}, {}, {}
+    for number in range(6):
+        bands = "ri" if number == 4 else "gri"
+        path = f"set{number}"
+        names[path] = path
+        with ShardWriter(tmp_path / path, bands=tuple(bands)) as writer:
+            pixels = np.random.default_rng(number).random((4, len(bands), 16, 16), np.float32)
+            writer.add("train", pixels, None, list("abcd"))
+        groups[path, "unlabelled"], held[path] = pixels, read_manifest(tmp_path / path)
+    *_, together = draw_histograms(groups, names, "minmax").axes
+    told = [text.get_text() for text in together.get_legend().get_texts()]
+    assert told == [f"set{number}: unlabelled" for number in range(6)]
+    legend = draw_profiles(groups, held, names, "minmax").axes[0].get_legend()
+    assert {text.get_text() for text in legend.get_texts()} == {*names}
 
 
 def test_some_of_each_class_are_taken(sets):

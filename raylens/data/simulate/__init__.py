@@ -34,8 +34,8 @@ from raylens.seeds import seed as seeded
 
 BLOCK = 512
 """Rows drawn together; the unit of work, and of randomness."""
-VERSION = 3
-"""Raised whenever the same recipe and seed would make other images than before."""
+VERSION = 4
+"""Raised whenever the same recipe and seed would make other images, or another truth of them, than before."""
 
 
 def simulate(
@@ -100,11 +100,10 @@ def simulate(
     if not 0 <= prior <= 1:
         raise ConfigError(f"prior {prior:g} is no share of lenses; give a number between 0 and 1")
     places = plan(recipe, rows, seed, prior, splits or recipe.splits)
-    shares = ",".join(f"{split}={share:g}" for split, share in (splits or recipe.splits).items())
+    shares = ",".join(f"{split}={share:.12g}" for split, share in (splits or recipe.splits).items())
     radii = "" if theta_e is None else f" --theta-e {theta_e[0]:g},{theta_e[1]:g}"
-    flags = f"--rows {rows} --seed {seed} --bands {bands} --prior {prior:g} --size {size} --pixel {recipe.pixel:g}"
-    if cutouts is not None:
-        flags = f"--onto {onto} --rows {rows} --seed {seed} --prior {prior:g} --pixel {recipe.pixel:g}"
+    shape = f"--onto {onto}" if cutouts is not None else f"--bands {bands} --size {size}"
+    flags = f"{shape} --rows {rows} --seed {seed} --prior {prior:.12g} --pixel {recipe.pixel:.12g}"
     if fields is not None:
         flags += f" --noise-from {noise_from}"
     for given, held in ((onto, cutouts), (noise_from, fields)):
@@ -172,7 +171,7 @@ def simulate_substructure(
     given = {"size": size, "pixel": pixel, "slope": slope, "discrete": discrete, "heavier": heavier}
     flags = "".join(f" --{key} {value:g}" for key, value in given.items() if value is not None)
     flags += " --as-published" if as_published else ""
-    shares = ",".join(f"{split}={share:g}" for split, share in splits.items())
+    shares = ",".join(f"{split}={share:.12g}" for split, share in splits.items())
     command = f"python -m raylens.data simulate {name} --rows {rows} --seed {seed}{flags} --splits {shares} --out {out}"
     writer = ShardWriter(
         out,

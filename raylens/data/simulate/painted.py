@@ -62,7 +62,8 @@ def _turned(image: np.ndarray, turn: int) -> np.ndarray:
 def backgrounds(path: str, pixel: float) -> dict[str, Backgrounds]:
     """By split, the cutouts of a set that are unlabelled or of its first class and have a galaxy in their middle.
 
-    Raises DataError when there are none, or its bands are not all of g, r and i.
+    A cutout with a pixel that is no number is left out. Raises DataError when there are none, or its bands are not all
+    of g, r and i.
     """
     manifest = read_manifest(path)
     if any(band not in BANDS for band in manifest.bands):
@@ -73,6 +74,8 @@ def backgrounds(path: str, pixel: float) -> dict[str, Backgrounds]:
     found = {}
     for split in manifest.splits:
         held = read_split(path, split)
+        whole = np.isfinite(held["pixels"]).all((1, 2, 3))
+        held = {name: held[name][whole] for name in ("pixels", "id", "label")}
         light, noise = measured(held["pixels"], pixel)
         usable = (light > SEEN * noise).all(1) & (light > 0).all(1) & (held["label"] <= 0)
         if usable.any():

@@ -222,10 +222,11 @@ def _lens(
     clumps = scene.rng.integers(int(preset.clumps[0]), int(preset.clumps[1]) + 1, count)
     which = np.repeat(np.arange(count), clumps)
     spread = scene.rng.normal(0, 0.8, (2, len(which))) * radius[which]
+    fainter = scene.uniform((1.5, 3.0), len(which))
     scene.add(
         "lensed",
         rows[which],
-        scene.fluxes(source[which] + scene.uniform((1.5, 3.0), len(which)), BLUE),
+        scene.fluxes(source[which] + fainter, BLUE),
         x=sx[which] + spread[0],
         y=sy[which] + spread[1],
         radius=radius[which] * 0.3,
@@ -234,12 +235,13 @@ def _lens(
         n=np.ones(len(which)),
         **{name: value[which] for name, value in mass.items()},
     )
+    clumped = 1 + np.bincount(which, 10 ** (-0.4 * fainter), count)
     found = {
         "theta_e": theta_e,
         "axis_ratio": mass["lens_q"],
         "shear": np.hypot(*shear),
         "source_offset": away,
-        "source_magnitude": source,
+        "source_magnitude": source - 2.5 * np.log10(clumped),
     }
     for name, value in found.items():
         truth[name][rows] = value

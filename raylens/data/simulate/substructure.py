@@ -355,8 +355,8 @@ def seen(made: Recipe, lights: list[dict[str, float]], device: str) -> np.ndarra
     edge = margin(RECIPES[made.name].pixel / made.finer, made.pixel)
     wide = made.size + 2 * edge
     with torch.inference_mode(), torch.device(device):
-        light = _levelled({name: torch.tensor([one[name] for one in lights]) for name in lights[0]})
-        clean = physics.integrate(arcs, light, wide, made.pixel)
+        held = {name: torch.tensor([one[name] for one in lights], dtype=torch.float32) for name in lights[0]}
+        clean = physics.integrate(arcs, _levelled(held), wide, made.pixel)
         blurred = camera.blur(clean[:, None], torch.tensor([[made.camera.fwhm]]), None, made.pixel, edge)
         return blurred[:, 0, edge:-edge, edge:-edge].cpu().numpy()
 
@@ -485,7 +485,7 @@ def _vortex(made: Recipe, main: float, rng: np.random.Generator) -> tuple[dict[s
     vortex |= {"x": x, "y": y, "theta_e": theta_e, "length": 2 * half}
     if not made.discrete:
         return vortex, np.zeros((0, 3))
-    along = np.linspace(-half, half, made.discrete)
+    along = np.linspace(-half, half, made.discrete) if made.discrete > 1 else np.zeros(1)
     each = np.full(made.discrete, theta_e / math.sqrt(made.discrete))
     return vortex, np.stack(
         [x + along * math.cos(vortex["angle"]), y + along * math.sin(vortex["angle"]), each], axis=1

@@ -1,5 +1,6 @@
 """What a simulated set promises: the same images for the same seed, exact lenses, kinds and their truth."""
 
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from raylens.data.__main__ import main
 from raylens.data.shards import read_manifest, read_split
 from raylens.data.simulate import BLOCK, camera, plan, render, simulate
 from raylens.data.simulate.presets import PRESETS, ZERO_POINT, margin, preset, resampled
+from raylens.data.simulate.scene import Scene, populate
 from raylens.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,6 +58,15 @@ def test_each_row_keeps_its_truth():
     assert np.all(
         (truth["moffat_beta"] >= recipe.moffat[0]) & (truth["moffat_beta"] <= recipe.moffat[1] + 1e-6)
     )
+
+
+def test_the_magnitude_of_a_source_is_that_of_all_that_is_drawn_of_it():
+    scene = Scene(preset("survey"), np.random.default_rng(0), [2])
+    truth, light = populate(scene, np.array(["lens"] * 40), 64), np.zeros(40)
+    assert len(scene.parts["lensed"][1]["row"]) > 40, "clumps"
+    for part in scene.parts["lensed"]:
+        np.add.at(light, part["row"], part["fluxes"][:, 2])
+    np.testing.assert_allclose(27 - 2.5 * np.log10(light), truth["source_magnitude"], atol=1e-5)
 
 
 def test_a_source_is_magnified_as_behind_an_isothermal_sphere():
@@ -145,7 +156,8 @@ def test_a_set_is_the_same_however_it_was_spread(ray_cluster, tmp_path, monkeypa
 def test_the_command_writes_a_set_with_its_truth(ray_cluster, tmp_path, capsys):
     out = str(tmp_path / "set")
     flags = ["--rows", "40", "--seed", "5", "--prior", "0.25", "--bands", "gri", "--out", out]
-    assert main(["simulate", "survey", *flags]) == 0
+    thirds = "train=0.3333333,val=0.3333333,test=0.3333334"
+    assert main(["simulate", "survey", *flags, "--splits", thirds]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == out
     manifest = read_manifest(out)
     assert (manifest.domain, manifest.size, manifest.bands) == ("target", 64, tuple("gri"))
@@ -156,6 +168,8 @@ def test_the_command_writes_a_set_with_its_truth(ray_cluster, tmp_path, capsys):
     assert ((rows["kind"] == "lens") == (rows["label"] == 1)).all()
     assert (np.isfinite(rows["theta_e"]) == (rows["label"] == 1)).all()
     assert set(rows["prior"]) == {0.25}
+    assert f"--splits {thirds} " in manifest.made["command"]
+    assert shlex.split(manifest.made["command"])[:4] == ["python", "-m", "raylens.data", "simulate"]
 
 
 def test_another_pixel_has_the_same_sky():

@@ -210,6 +210,13 @@ def test_the_masses_of_common_are_those_measured_of_published_images():
     assert np.std([light["rod_x"] for light in lights[1::2]]) == pytest.approx(0.5, rel=0.15)
 
 
+def test_a_vortex_of_one_point_lies_in_its_middle():
+    _, truth = substructure.populate(
+        recipe("model-i", discrete=1), np.array(["axion"]), np.random.default_rng(0)
+    )
+    assert (truth["sub_x"][0], truth["sub_y"][0]) == ([truth["vortex_x"][0]], [truth["vortex_y"][0]])
+
+
 def test_a_rod_acts_from_where_it_lies():
     """The same light seen from the rod's own middle, halo and source moved the other way."""
     (light,), _ = substructure.populate(recipe("common"), np.array(["vort"]), np.random.default_rng(2))
