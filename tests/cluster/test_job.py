@@ -153,24 +153,8 @@ def processes(word: str) -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if word in " ".join(one.info["cmdline"] or ())]
 
 
-def test_a_submitted_job_succeeds_and_its_trials_are_seen(head, tmp_path):
-    about = ("--submission-id", "smoke", "--metadata-json", '{"ticket": "7"}')
-    done = head.job("submit", "--working-dir", ".", *about, *smoke(tmp_path, "smoke"))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert f"{tmp_path}/smoke/best" in done.stdout
-    assert (tmp_path / "smoke" / "leaderboard.csv").exists()
-    actors = head.get("/api/v0/actors?limit=1000&detail=1")["data"]["result"]["result"]
-    assert any("adda_trial" in str(actor.get("repr_name")) for actor in actors)
-    (job,) = [job for job in head.get("/api/jobs/") if job["submission_id"] == "smoke"]
-    about = job["metadata"]
-    assert (about["method"], about["run"], about["ticket"]) == ("adda", "smoke", "7")
-    assert 0 < float(about["best"]) < 2
-    assert about["checkpoint"] == f"{tmp_path}/smoke/best"
-    assert job["status"] == "SUCCEEDED"
-
-
-def test_a_stopped_job_leaves_no_process_and_a_run_that_goes_on(head, prometheus, tmp_path):
-    flags = ("--fit.steps", "600", "--search.scheduler", "none")
+def test_a_stopped_job_leaves_no_process_and_a_run_that_another_ends_and_tells_of(head, prometheus, tmp_path):
+    flags = ("--fit.steps", "300", "--search.scheduler", "none")
     command = smoke(tmp_path, "stopped", *flags)
     started = head.job("submit", "--no-wait", "--working-dir", ".", "--submission-id", "stopped", *command)
     assert started.returncode == 0, started.stderr
@@ -188,21 +172,22 @@ def test_a_stopped_job_leaves_no_process_and_a_run_that_goes_on(head, prometheus
     assert not processes("raylens.tune")
     assert not processes("adda_trial")
     assert not processes(str(tmp_path))
-    again = head.job(
-        "submit",
-        "--working-dir",
-        ".",
-        "--",
-        "python",
-        "-m",
-        "raylens.tune",
-        "--resume",
-        str(tmp_path / "stopped"),
-    )
-    assert again.returncode == 0, again.stdout[-3000:]
+    about = ("--submission-id", "again", "--metadata-json", '{"ticket": "7"}')
+    resumed = ("python", "-m", "raylens.tune", "--resume", str(tmp_path / "stopped"))
+    again = head.job("submit", "--working-dir", ".", *about, "--", *resumed)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert "going on with" in again.stdout
     assert f"{tmp_path}/stopped/best" in again.stdout
-    if prometheus:  # here and not above, whose trials are over before they are asked
+    assert (tmp_path / "stopped" / "leaderboard.csv").exists()
+    actors = head.get("/api/v0/actors?limit=1000&detail=1")["data"]["result"]["result"]
+    assert any("adda_trial" in str(actor.get("repr_name")) for actor in actors)
+    (job,) = [job for job in head.get("/api/jobs/") if job["submission_id"] == "again"]
+    told = job["metadata"]
+    assert (told["method"], told["run"], told["ticket"]) == ("adda", "stopped", "7")
+    assert 0 < float(told["best"]) < 2
+    assert told["checkpoint"] == f"{tmp_path}/stopped/best"
+    assert job["status"] == "SUCCEEDED"
+    if prometheus:
         dashboard = json.loads((HOME / "dashboards" / "raylens.json").read_text())
         drawn = {
             panel["title"]: panel["targets"][0]["expr"]
