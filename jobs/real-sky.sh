@@ -4,9 +4,10 @@
 # Three sources, four methods and three seeds, forty minutes on two cores; SOURCES=spacewarps takes the one that carries
 # furthest. Last result: docs/results.md.
 #
-# CFHTLS.npz has labelled pictures, array `source` telling their parts: methods adapt to all of them without labels, and the
-# graded sample is measured by itself, as are the gallery's lenses against the field's galaxies. CUTOUTS.npz has pictures of
-# real galaxies, hardly a lens among them, to paint arcs on. The source spacewarps is pictures as CFHTLS's are.
+# CFHTLS.npz has labelled pictures, of Space Warps (arXiv 1504.06148) here: `images_gri` (N, 3, 64, 64), `label` (1 a lens, 0
+# none, -1 not known) and `source` (graded, gallery or field). Methods adapt to all of them without labels, and the graded sample
+# is measured by itself, as are the gallery's lenses against the field's galaxies. CUTOUTS.npz has `images_gri` of real galaxies,
+# hardly a lens among them, to paint arcs on. Neither is shipped. The source spacewarps is pictures as CFHTLS's are.
 set -euo pipefail
 images=$1 cutouts=$2
 data=shards/real-sky run=${RAYLENS:-uv run python}
