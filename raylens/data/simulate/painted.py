@@ -66,10 +66,10 @@ def backgrounds(path: str, pixel: float) -> dict[str, Backgrounds]:
     of g, r and i.
     """
     manifest = read_manifest(path)
-    if any(band not in BANDS for band in manifest.bands):
+    if not manifest.bands or any(band not in BANDS for band in manifest.bands):
         raise DataError(
-            f"{path} has the bands {', '.join(manifest.bands)}, arcs have {', '.join(BANDS)}; convert it with "
-            "--bands or --band-names"
+            f"{path} has the bands {', '.join(manifest.bands) or '(not named)'}, arcs have {', '.join(BANDS)}; convert it "
+            "with --bands or --band-names"
         )
     found = {}
     for split in manifest.splits:

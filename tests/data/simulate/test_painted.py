@@ -151,6 +151,10 @@ def test_a_split_without_a_cutout_is_refused(tmp_path):
 def test_other_bands_and_empty_skies_are_refused(tmp_path):
     with pytest.raises(DataError, match="has the bands u, arcs have g, r, i"):
         backgrounds(write(f"{tmp_path}/u", galaxies(4)[:, :1], bands="u", splits=(1, 0, 0)), PIXEL)
+    with pytest.raises(
+        DataError, match=r"has the bands \(not named\), arcs have g, r, i; convert it with --bands or"
+    ):
+        backgrounds(write(f"{tmp_path}/unnamed", galaxies(4), bands="", splits=(1, 0, 0)), PIXEL)
     empty = np.random.default_rng(0).normal(size=(4, 3, 64, 64)).astype(np.float32)
     with pytest.raises(DataError, match="no cutout with a galaxy in its middle"):
         backgrounds(write(f"{tmp_path}/empty", empty, splits=(1, 0, 0)), PIXEL)
