@@ -68,8 +68,8 @@ def backgrounds(path: str, pixel: float) -> dict[str, Backgrounds]:
     manifest = read_manifest(path)
     if not manifest.bands or any(band not in BANDS for band in manifest.bands):
         raise DataError(
-            f"{path} has the bands {', '.join(manifest.bands) or '(not named)'}, arcs have {', '.join(BANDS)}; convert it "
-            "with --bands or --band-names"
+            f"{path} has the bands {', '.join(manifest.bands) or '(not named)'}, arcs have {', '.join(BANDS)}; "
+            "convert it with --bands or --band-names"
         )
     found = {}
     for split in manifest.splits:
