@@ -162,7 +162,7 @@ def simulate_substructure(
         heavier=heavier,
         as_published=as_published,
     )
-    splits = {split: share for split, share in (splits or SIM.splits).items() if share}
+    splits = _filled(splits or SIM.splits)
     if _share(rows, splits).min() < 3:
         raise ConfigError(
             f"rows {rows} are too few for three classes in each of {', '.join(splits)}; give more"
@@ -304,9 +304,7 @@ def plan(
 
     Raises ConfigError when the splits do not sum to 1.
     """
-    if not (abs(sum(splits.values()) - 1) <= 1e-6 and min(splits.values()) >= 0):  # nan compares with nothing
-        raise ConfigError(f"splits {dict(splits)} must be shares that sum to 1")
-    splits = {split: share for split, share in splits.items() if share}
+    splits = _filled(splits)
     lenses = round(rows * prior)
     if 0 < prior < 1 and rows >= 2 * len(splits):
         lenses = min(max(lenses, len(splits)), rows - len(splits))
@@ -317,6 +315,13 @@ def plan(
         kinds = rng.permutation(np.concatenate([np.full(lens, "lens"), others]).astype("<U16"))
         blocks += [(split, kinds[start : start + BLOCK]) for start in range(0, len(kinds), BLOCK)]
     return blocks
+
+
+def _filled(splits: Mapping[str, float]) -> dict[str, float]:
+    """Those that have a share. Raises ConfigError when they do not sum to 1."""
+    if not (abs(sum(splits.values()) - 1) <= 1e-6 and min(splits.values()) >= 0):  # nan compares with nothing
+        raise ConfigError(f"splits {dict(splits)} must be shares that sum to 1")
+    return {split: share for split, share in splits.items() if share}
 
 
 def _share(rows: int, splits: Mapping[str, float]) -> np.ndarray:

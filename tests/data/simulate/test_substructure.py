@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from lenstronomy.LightModel.light_model import LightModel
 
 from raylens.data.__main__ import main
 from raylens.data.shards import read_manifest, read_split
-from raylens.data.simulate import physics, simulate_substructure, substructure
+from raylens.data.simulate import physics, simulate, simulate_substructure, substructure
 from raylens.data.simulate.substructure import RECIPES, einstein_radius, power_law, recipe, render, rod
+from raylens.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -387,6 +389,12 @@ def test_the_pixels_of_another_camera_show_another_field(tmp_path):
 def test_what_cannot_be_drawn_is_refused(tmp_path, capsys, words, said):
     assert main(["simulate", *words.split(), "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("draw", [partial(simulate, "sim"), partial(simulate_substructure, "common")])
+def test_splits_that_would_lose_rows_are_refused(tmp_path, draw):
+    with pytest.raises(ConfigError, match="must be shares that sum to 1"):
+        draw(rows=90, seed=0, out=str(tmp_path / "out"), splits={"train": 0.5, "test": 0.3})
 
 
 def test_subhaloes_are_as_many_beside_a_vortex_of_points_as_without_one():
