@@ -64,15 +64,14 @@ def export(argv: Sequence[str]) -> str:
         }
         Path(partial, "model-card.md").write_text(card(found, ready, differences, more))
         folder(out)
-        if replaces := (out / "model-card.md").exists():
+        left: set[str] = set()  # of the model that was there, which would lie under the card of this one
+        if (out / "model-card.md").exists():
             print(f"the model that was in {out} is replaced")
+            left = {*standalone.FORMATS.values()} - {standalone.FORMATS[form] for form in differences}
         for file in sorted(Path(partial).iterdir()):
             os.replace(file, out / file.name)
-        for name in {*standalone.FORMATS.values()} - {standalone.FORMATS[form] for form in differences}:
-            if replaces:
-                (out / name).unlink(
-                    missing_ok=True
-                )  # of the model that was there, under the card of this one
+        for name in left:
+            (out / name).unlink(missing_ok=True)
     for form, worst in differences.items():
         print(f"{standalone.FORMATS[form]} differs from the checkpoint by at most {worst:.1g}")
     return asked.out

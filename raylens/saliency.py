@@ -116,10 +116,10 @@ def rollout(model: Model, pixels: Tensor, target: Tensor) -> Tensor:
         arrived = (matrix + torch.eye(len(matrix[0]), device=pixels.device)) / 2 @ arrived
     prefix = encoder.network.num_prefix_tokens
     by_first = encoder.network.global_pool == "token" or getattr(encoder, "pool", "") == "cls"
-    first = (
+    told = (
         2 if isinstance(encoder.network, VisionTransformerDistilled) else 1
-    )  # whose second token counts alike
-    seen = (arrived[:, :first] if by_first else arrived[:, prefix:]).mean(1)[:, prefix:]
+    )  # tokens whose mean the features are
+    seen = (arrived[:, :told] if by_first else arrived[:, prefix:]).mean(1)[:, prefix:]
     side = math.isqrt(seen.shape[1])
     return (seen - seen.amin(1, keepdim=True)).unflatten(1, (side, side))
 
