@@ -144,13 +144,26 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
 
     `data` is a reference to resident sets, or Streaming. Raises TrainingDiverged when the loss is not finite.
     """
+    from raylens.cluster.worker import WORST
+    from raylens.data.streaming import last_report
+
+    ended = last_report(folder)
+    if ended is None or ended[0]["step"] < run.fit.steps:  # else it takes no worker to find that out
+        ended = _trained(run, facts, data, folder)
+    metrics, path = ended
+    if metrics["objective"] <= WORST:
+        raise TrainingDiverged(f"the training diverged: {metrics['warnings']}; a lower optimizer.lr may do")
+    return path
+
+
+def _trained(run: Run, facts: Any, data: Any, folder: str) -> tuple[dict[str, Any], str]:
+    """Metrics and checkpoint of a TorchTrainer's last report."""
     import ray
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
     from raylens import find
     from raylens.cluster.progress import told
-    from raylens.cluster.worker import WORST
     from raylens.data.streaming import datasets
 
     streams = {} if isinstance(data, ray.ObjectRef) else datasets(run, find.method(run.method.name), folder)
@@ -185,11 +198,7 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
             raise KeyboardInterrupt from None
         finally:
             signal.signal(signal.SIGINT, interrupt)  # Train leaves its own behind
-    if result.metrics["objective"] <= WORST:
-        raise TrainingDiverged(
-            f"the training diverged: {result.metrics['warnings']}; a lower optimizer.lr may do"
-        )
-    return addressed(result.checkpoint.path, run.storage)
+    return result.metrics, addressed(result.checkpoint.path, run.storage)
 
 
 def scaling(run: Run) -> Any:

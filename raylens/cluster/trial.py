@@ -60,13 +60,15 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
 
     from raylens.cluster import launch
     from raylens.cluster.folders import kept
-    from raylens.data.streaming import steps_done
+    from raylens.data.streaming import last_report
 
     run, context = run.replace(**sample), tune.get_context()
     workers = f"{run.storage}/{run.title}/workers"
-    # Tune's record may be older than the end of a training, which then has nothing to report any more.
-    ended = steps_done(f"{workers}/{context.get_trial_id()}") >= run.fit.steps
-    result = TorchTrainer(
+    ended = last_report(f"{workers}/{context.get_trial_id()}")
+    if ended and ended[0]["step"] >= run.fit.steps:  # Tune's record may be older than the end of a training
+        tune.report({**ended[0], "checkpoint_path": ended[1]})
+        return
+    TorchTrainer(
         launch.train_worker,
         train_loop_config={
             "run": run,
@@ -84,8 +86,6 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
             callbacks=[TuneReportCallback()],
         ),
     ).fit()
-    if ended:
-        tune.report({**result.metrics, "checkpoint_path": result.checkpoint.path})
 
 
 def _device(run: Run) -> str:

@@ -212,9 +212,15 @@ def _images(shard: Any, batch: int, start: int) -> Iterator[Images]:
 
 def steps_done(trained: str) -> int:
     """Steps of the checkpoint that a trainer would resume from in the folder `trained`; 0 when there is none."""
+    latest = last_report(trained)
+    return int(latest[0]["step"]) if latest else 0
+
+
+def last_report(trained: str) -> tuple[dict[str, Any], str] | None:
+    """Metrics and checkpoint of the last report that a trainer has written down in the folder `trained`."""
     fs, path = filesystem(f"{trained}/checkpoint_manager_snapshot.json")
     if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
-        return 0
+        return None
     with fs.open_input_stream(path) as stream:
         latest = json.loads(stream.read()).get("latest_checkpoint_result")
-    return int(latest["metrics"]["step"]) if latest else 0
+    return (latest["metrics"], f"{trained}/{latest['checkpoint_dir_name']}") if latest else None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from raylens import config
+from raylens.cluster import launch
 from raylens.cluster.progress import Progress
 from raylens.cluster.search import tuned
 from raylens.cluster.trial import nested
+from raylens.cluster.worker import WORST
 from tests.cluster.counting import counts
 
 
@@ -121,18 +125,16 @@ def test_a_training_that_ended_before_tune_knew_of_it_tells_its_end(tiny, tmp_pa
     """Several workers' own record is written at each report, Tune's now and then."""
     from ray.train import UserCallback
 
-    told = []
+    told, begun = [], []
 
     class Trained:
-        """As Ray Train's, of a training that has ended: there is nothing to report any more."""
+        """As Ray Train's, whose reports come by the callback."""
 
         def __init__(self, *_, **settings):
-            assert settings["run_config"].name == "abc_00000"
+            begun.append(settings["run_config"].name)
 
         def fit(self):
-            return SimpleNamespace(
-                metrics={"step": 6, "objective": 0.9}, checkpoint=SimpleNamespace(path="/c/6")
-            )
+            return None
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trained)
     monkeypatch.setattr("raylens.cluster.launch.scaling", lambda run: None)
@@ -145,12 +147,33 @@ def test_a_training_that_ended_before_tune_knew_of_it_tells_its_end(tiny, tmp_pa
     run = tiny.run(fit={"steps": 6, "report_every": 1}, scale={"gpus": 0}).replace(
         storage=str(tmp_path), name="run"
     )
-    nested({}, run, None, (None,))
-    assert told == [], "its reports came by the callback"
     record = tmp_path / "run" / "workers" / "abc_00000"
     record.mkdir(parents=True)
-    (record / "checkpoint_manager_snapshot.json").write_text(
-        '{"latest_checkpoint_result": {"metrics": {"step": 6}}}'
-    )
-    nested({}, run, None, (None,))
-    assert told == [{"step": 6, "objective": 0.9, "checkpoint_path": "/c/6"}]
+    for step in (0, 5, 6):
+        last = {"metrics": {"step": step, "objective": 0.9}, "checkpoint_dir_name": f"at-{step}"}
+        if step:
+            snapshot = json.dumps({"latest_checkpoint_result": last})
+            (record / "checkpoint_manager_snapshot.json").write_text(snapshot)
+        assert told == []
+        nested({}, run, None, (None,))
+    assert begun == ["abc_00000"] * 2, "no worker is needed to find that it has ended"
+    assert told == [{"step": 6, "objective": 0.9, "checkpoint_path": f"{record}/at-6"}]
+
+
+@pytest.mark.parametrize("objective", [0.9, WORST])
+def test_a_training_that_has_ended_is_not_begun_again(tiny, tmp_path, monkeypatch, objective):
+    def trained(*_):
+        raise AssertionError("it began again")
+
+    monkeypatch.setattr(launch, "_trained", trained)
+    last = {
+        "metrics": {"step": 6, "objective": objective, "warnings": "not finite"},
+        "checkpoint_dir_name": "at-6",
+    }
+    (tmp_path / "checkpoint_manager_snapshot.json").write_text(json.dumps({"latest_checkpoint_result": last}))
+    run = tiny.run(fit={"steps": 6, "report_every": 1})
+    diverged = objective == WORST
+    with pytest.raises(launch.TrainingDiverged, match="not finite") if diverged else nullcontext():
+        assert launch.train(run, None, None, str(tmp_path)) == f"{tmp_path}/at-6"
+    with pytest.raises(AssertionError, match="began again"):
+        launch.train(run.replace(**{"fit.steps": 7}), None, None, str(tmp_path))
