@@ -146,8 +146,8 @@ def test_a_store_that_does_not_answer_is_no_broken_image(server, bucket, monkeyp
 
 
 def test_a_search_waits_for_storage_that_is_gone_for_a_while(server, bucket, toy_sets, tmp_path):
-    """For 12 seconds, of which pyarrow's own S3 would wait six."""
-    flags = {**TINY, **toy_sets, "fit.steps": 200, "fit.report_every": 20, "search.retries": 0}
+    """For 20 seconds, of which pyarrow's own S3 would wait six."""
+    flags = {**TINY, **toy_sets, "fit.steps": 400, "fit.report_every": 20, "search.retries": 0}
     words = [word for path, value in flags.items() for word in (f"--{path}", str(value))]
     with (tmp_path / "log").open("w") as log:
         search = subprocess.Popen(
@@ -170,12 +170,12 @@ def test_a_search_waits_for_storage_that_is_gone_for_a_while(server, bucket, toy
     while search.poll() is None and not any("checkpoint_" in info.path for info in fs.get_file_info(trials)):
         time.sleep(0.2)
     server.stop()
-    time.sleep(12)
+    time.sleep(20)
     server.start()
     assert search.wait(600) == 0, (tmp_path / "log").read_text()
     told = (tmp_path / "log").read_text()
     assert "failed" not in told
-    assert checkpoint.read(f"{bucket}/gone/best").metrics["step"] == 200
+    assert checkpoint.read(f"{bucket}/gone/best").metrics["step"] == 400
 
 
 def test_a_file_of_a_store_that_is_written_again_is_known_by_its_stamp(bucket):

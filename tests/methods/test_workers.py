@@ -22,7 +22,7 @@ from raylens.records import Images
 from tests.conftest import Tiny
 
 APART = {"mae": "masks are drawn by each worker"}
-WORLD, STEPS, BATCH = 4, 3, 32
+STEPS, BATCH = 3, 32
 """What rounding tells apart grows tenfold a step, so few steps; the batch is that of all workers together."""
 ROUNDING = 2.4e-7
 """Two steps of float32 at 1."""
@@ -59,34 +59,35 @@ def trained(name: str, batch: int, rank: int = 0, world: int = 1) -> dict[str, t
     return {key: value.contiguous() for key, value in report.method.state_dict().items()}
 
 
-def worker(rank: int, port: int, folder: str) -> None:
+def worker(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
     for name in CASES | OWN:
-        weights = trained(name, BATCH // WORLD, rank, WORLD)
+        weights = trained(name, BATCH // world, rank, world)
         safetensors.torch.save_file(weights, f"{folder}/{name}-{rank}.safetensors")
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory) -> Path:
-    """Weights of every method as each of WORLD workers has them."""
+@pytest.fixture(scope="module", params=(2, 4))
+def together(request, tmp_path_factory) -> tuple[Path, int]:
+    """Weights of every method as each of so many workers has them."""
     folder = tmp_path_factory.mktemp("workers")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes.spawn(worker, (port, str(folder)), nprocs=WORLD)
-    return folder
+    processes.spawn(worker, (request.param, port, str(folder)), nprocs=request.param)
+    return folder, request.param
 
 
-def found(folder: Path, name: str) -> list[dict[str, torch.Tensor]]:
+def found(folder: Path, name: str, world: int) -> list[dict[str, torch.Tensor]]:
     """What each worker has in the end."""
-    return [safetensors.torch.load_file(folder / f"{name}-{rank}.safetensors") for rank in range(WORLD)]
+    return [safetensors.torch.load_file(folder / f"{name}-{rank}.safetensors") for rank in range(world)]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_workers_learn_what_one_learns_from_their_batches_together(together, one_thread, name):
+    folder, world = together
     alone = trained(name, BATCH)
     before = build(settings(name, BATCH), Tiny().facts()).state_dict()
     size = farthest(alone, {key: torch.zeros_like(value) for key, value in alone.items()})
@@ -94,7 +95,7 @@ def test_workers_learn_what_one_learns_from_their_batches_together(together, one
     if issubclass(find.method(CASES[name]["name"]), Pretraining):
         # Its gradients cancel in some tensors but for rounding.
         moved = dict.fromkeys(moved, max(moved.values()))
-    for weights in found(together, name):
+    for weights in found(folder, name, world):
         for key, apart in farthest(alone, weights).items():
             most = 3e-5 * moved[key] + ROUNDING * size[key]
             assert apart <= most, f"{key} is {apart:.2g} apart after {moved[key]:.2g}"
@@ -124,21 +125,23 @@ def test_a_gate_that_was_not_shared_would_open_for_some_workers_only(one_thread,
 
 
 def test_statistics_of_batch_norm_are_averaged_over_the_batches_of_all_workers(together, one_thread):
-    method = build(settings("adabn", BATCH // WORLD), Tiny().facts()).train()
-    for rank in range(WORLD):
-        for batch in streams("adabn", rank, WORLD):
+    folder, world = together
+    method = build(settings("adabn", BATCH // world), Tiny().facts()).train()
+    for rank in range(world):
+        for batch in streams("adabn", rank, world):
             method(batch, 0.0)  # one after the other, each counting alike
     wanted = {key: value for key, value in method.state_dict().items() if "running" in key}
     assert wanted
-    for weights in found(together, "adabn"):
+    for weights in found(folder, "adabn", world):
         for key, value in wanted.items():
             torch.testing.assert_close(weights[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_critic_with_a_penalty_learns_the_same_on_all_workers(together):
+    folder, world = together
     name = "wdgrl, steep"
     before = build(settings(name, BATCH), Tiny().facts()).state_dict()
-    first, *others = found(together, name)
+    first, *others = found(folder, name, world)
     assert all(value.isfinite().all() for value in first.values())
     moved = farthest(first, before)
     assert moved["critic.0.weight"] > 0
