@@ -116,10 +116,8 @@ def rollout(model: Model, pixels: Tensor, target: Tensor) -> Tensor:
         arrived = (matrix + torch.eye(len(matrix[0]), device=pixels.device)) / 2 @ arrived
     prefix = encoder.network.num_prefix_tokens
     by_first = encoder.network.global_pool == "token" or getattr(encoder, "pool", "") == "cls"
-    told = (
-        2 if isinstance(encoder.network, VisionTransformerDistilled) else 1
-    )  # tokens whose mean the features are
-    seen = (arrived[:, :told] if by_first else arrived[:, prefix:]).mean(1)[:, prefix:]
+    first = 2 if isinstance(encoder.network, VisionTransformerDistilled) else 1  # of class and teacher
+    seen = (arrived[:, :first] if by_first else arrived[:, prefix:]).mean(1)[:, prefix:]
     side = math.isqrt(seen.shape[1])
     return (seen - seen.amin(1, keepdim=True)).unflatten(1, (side, side))
 

@@ -145,12 +145,9 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
     `data` is a reference to resident sets, or Streaming. Raises TrainingDiverged when the loss is not finite.
     """
     from raylens.cluster.worker import WORST
-    from raylens.data.streaming import last_report
+    from raylens.data.streaming import ended
 
-    ended = last_report(folder)
-    if ended is None or ended[0]["step"] < run.fit.steps:  # else it takes no worker to find that out
-        ended = _trained(run, facts, data, folder)
-    metrics, path = ended
+    metrics, path = ended(folder, run.fit.steps) or _trained(run, facts, data, folder)
     if metrics["objective"] <= WORST:
         raise TrainingDiverged(f"the training diverged: {metrics['warnings']}; a lower optimizer.lr may do")
     return path

@@ -60,13 +60,14 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
 
     from raylens.cluster import launch
     from raylens.cluster.folders import kept
-    from raylens.data.streaming import last_report
+    from raylens.data.streaming import ended
 
     run, context = run.replace(**sample), tune.get_context()
     workers = f"{run.storage}/{run.title}/workers"
-    ended = last_report(f"{workers}/{context.get_trial_id()}")
-    if ended and ended[0]["step"] >= run.fit.steps:  # Tune's record may be older than the end of a training
-        tune.report({**ended[0], "checkpoint_path": ended[1]})
+    # Tune's record may be older than the end of a training, which then has nothing to report any more.
+    if last := ended(f"{workers}/{context.get_trial_id()}", run.fit.steps):
+        metrics, path = last
+        tune.report({**metrics, "checkpoint_path": path})
         return
     TorchTrainer(
         launch.train_worker,

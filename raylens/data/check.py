@@ -84,7 +84,8 @@ def check(sets: list[str], *, distance: int = DISTANCE, similarity: float | None
     for path, held in manifests.items():
         if held.size < LEAST:
             raise ConfigError(
-                f"{path}: images of {held.size} x {held.size} are too small to tell copies; {LEAST} it takes"
+                f"{path}: images of {held.size} x {held.size} are too small to tell copies; convert it with --size "
+                f"{LEAST} or more"
             )
     side = min(SIDE, *(held.size for held in manifests.values()))
     places, digests, smalls = [], [], []

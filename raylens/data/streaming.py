@@ -212,11 +212,17 @@ def _images(shard: Any, batch: int, start: int) -> Iterator[Images]:
 
 def steps_done(trained: str) -> int:
     """Steps of the checkpoint that a trainer would resume from in the folder `trained`; 0 when there is none."""
-    latest = last_report(trained)
+    latest = _last_report(trained)
     return int(latest[0]["step"]) if latest else 0
 
 
-def last_report(trained: str) -> tuple[dict[str, Any], str] | None:
+def ended(trained: str, steps: int) -> tuple[dict[str, Any], str] | None:
+    """Metrics and checkpoint of a trainer's last report in the folder `trained`, if that is of all `steps`."""
+    latest = _last_report(trained)
+    return latest if latest and latest[0]["step"] >= steps else None
+
+
+def _last_report(trained: str) -> tuple[dict[str, Any], str] | None:
     """Metrics and checkpoint of the last report that a trainer has written down in the folder `trained`."""
     fs, path = filesystem(f"{trained}/checkpoint_manager_snapshot.json")
     if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
