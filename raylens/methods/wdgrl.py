@@ -35,7 +35,7 @@ class WDGRL(Adaptation):
     class Config:
         name: str = "wdgrl"
         """wdgrl"""
-        weight: Annotated[float, Field(ge=0), LogUniform(0.003, 0.1)] = 0.03
+        weight: Annotated[float, Field(ge=0), LogUniform(0.003, 0.04)] = 0.03
         """Weight of the distance in the encoder's loss."""
         penalty: Annotated[float, Field(ge=0)] = 10.0
         """Weight of the critic's gradient penalty."""
