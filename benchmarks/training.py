@@ -154,7 +154,7 @@ def in_train(run: Run, data: Taking, out: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("views", nargs="*", default=[NONE, DIHEDRAL], help="pipelines of raylens/augment.py")
+    parser.add_argument("views", nargs="*", default=[NONE, DIHEDRAL], help="of raylens/pipelines.py")
     parser.add_argument("--rows", type=int, default=64, help="images in a batch")
     parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
     parser.add_argument("--ray", action="store_true", help="in the worker of a TorchTrainer")

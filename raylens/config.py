@@ -101,7 +101,7 @@ class Data:
     balance: Share | None = None
     """Share of the last class in every source batch; as it comes without it."""
     views: str | None = None
-    """Pipeline in place of the one that the method names for its views; see raylens/augment.py."""
+    """Pipeline in place of the one that the method names for its views; see raylens/pipelines.py."""
     prior: Literal["given", "estimate"] = "given"
     """Share of lenses in the target that the method is told: method.target_prior, or an estimate without labels."""
     mode: Literal["auto", "resident", "streaming"] = "auto"

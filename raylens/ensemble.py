@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from raylens import metrics
 
@@ -26,6 +25,8 @@ def agreement(logits: Sequence[np.ndarray]) -> np.ndarray:
     For each class, images are ranked by their log odds; the ensemble's order is that of the median rank, which a few
     ruined candidates cannot turn round. The score is the rank correlation with it (Spearman), averaged over classes.
     """
+    from scipy.stats import rankdata
+
     ranks = np.stack([rankdata(metrics.log_odds(one), axis=0) for one in logits])  # (M, N, K)
     wanted = rankdata(np.median(ranks, axis=0), axis=0)
     return np.array(

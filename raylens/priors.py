@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax, softmax
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarr
 
     Of logits (N, K) with labels (N,).
     """
+    from scipy.optimize import minimize
+
     classes, rows = logits.shape[1], np.arange(len(labels))
 
     def loss(values: np.ndarray) -> float:
@@ -93,6 +94,8 @@ def bbse(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> np.ndarr
     Of logits of source (N, K) with labels (N,), and of target (M, K). Needs no calibration and uses less of what is
     there; where it and `mlls` disagree, the assumption does not hold.
     """
+    from scipy.optimize import nnls
+
     classes = source.shape[1]
     said, guess = softmax(target, axis=1).mean(0), softmax(source, axis=1)
     confusion = np.stack([guess[labels == label].mean(0) for label in range(classes)], axis=1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raylens import augment as views
+from raylens import pipelines
 from raylens.augment import augment, twins
 from raylens.errors import ConfigError
 
@@ -131,13 +132,13 @@ def test_rows_of_a_stack_have_draws_of_their_own(name, monkeypatch):
 def test_the_symmetries_are_those_of_albumentations_and_as_likely():
     image = images(rows=1)[0]
     elements = [albumentations.augmentations.geometric.functional.d4(image[0], name) for name in D4]
-    made = views.Symmetry().apply_to_images(
+    made = pipelines.Symmetry().apply_to_images(
         np.repeat(image.transpose(1, 2, 0)[None], 8, axis=0), symmetries=np.arange(8)
     )
     assert {one.tobytes() for one in made[..., 0]} == {
         np.ascontiguousarray(one).tobytes() for one in elements
     }
-    drawn = views.Symmetry().draw(np.random.default_rng(0), (8000, 32, 32, 1))["symmetries"]
+    drawn = pipelines.Symmetry().draw(np.random.default_rng(0), (8000, 32, 32, 1))["symmetries"]
     assert np.abs(np.bincount(drawn, minlength=8) / 1000 - 1).max() < 0.12
 
 
@@ -161,7 +162,7 @@ def test_twins_are_moved_together_by_all_eight_symmetries_alike():
 def test_half_of_the_strong_views_are_blurred_by_about_half_a_pixel_and_more():
     point = np.zeros((400, 33, 33, 1), np.float32)
     point[:, 16, 16] = 1
-    (blur,) = [transform for transform in views.strong() if isinstance(transform, views.Blur)]
+    (blur,) = [transform for transform in pipelines.strong() if isinstance(transform, pipelines.Blur)]
     sigmas = blur.draw(np.random.default_rng(0), point.shape)["sigmas"]
     assert 0.4 < np.mean(sigmas > 0) < 0.6
     made = blur.apply_to_images(point, sigmas=sigmas)[..., 0]

@@ -35,7 +35,7 @@ class Method(nn.Module):
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     """Tasks it can learn."""
     views: ClassVar[Mapping[str, str]]
-    """View -> Albumentations pipeline that makes it from a row; see raylens/augment.py."""
+    """View -> Albumentations pipeline that makes it from a row; see raylens/pipelines.py."""
     labelled: ClassVar[bool] = True
     """Whether the source must have labels."""
     encoders: ClassVar[tuple[str, ...]] = ()

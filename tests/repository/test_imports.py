@@ -29,6 +29,7 @@ LAYERS = [
     {"errors", "records", "space", "find", "config", "grid", "seeds"},
     {
         "augment",
+        "pipelines",
         "losses",
         "priors",
         "ensemble",
@@ -111,7 +112,8 @@ try:
 except ConfigError as error:
     assert "fit.steps" in str(error)
 assert tune(["--help"]) is None
-loaded = {"ray", "timm", "torchvision", "torch._dynamo", "sklearn", "matplotlib"} & sys.modules.keys()
+rare = {"ray", "timm", "torchvision", "torch._dynamo", "sklearn", "scipy.stats", "albumentations", "matplotlib"}
+loaded = rare & sys.modules.keys()
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
