@@ -10,10 +10,12 @@ import numpy as np
 
 from raylens import checkpoint, cli, evaluate, priors
 from raylens.checkpoint import Checkpoint
+from raylens.cluster.folders import exists, releases
 from raylens.errors import ConfigError, DataError
 from raylens.find import guess
 
 
+@releases
 def predict(argv: Sequence[str]) -> str:
     """Write predictions of what `argv` names; returns their folder."""
     parser = cli.Parser(
@@ -60,13 +62,12 @@ def predict(argv: Sequence[str]) -> str:
     prior = None if asked.prior is None else shares(asked.prior, found[0].facts.classes)
 
     from raylens.cluster import launch, nodes
-    from raylens.cluster.folders import exists
     from raylens.cluster.predict import Request
     from raylens.cluster.predict import predict as work
     from raylens.data.pieces import amount
     from raylens.data.sets import absolute
 
-    reader, out = cli.reader(asked, found[0]), absolute(asked.out).rstrip("/")
+    reader, out = cli.reader(asked, found[0]), launch.lasting(asked.out)
     corrections: tuple = ()
     if (asked.calibrate or prior) and not exists(
         f"{out}/predict.json"

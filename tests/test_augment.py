@@ -21,6 +21,10 @@ def images(rows=20, channels=1, size=32, seed=0):
     return np.random.default_rng(seed).random((rows, channels, size, size), np.float32)
 
 
+def test_every_name_has_its_pipeline():
+    assert views.names() == [*pipelines.PIPELINES]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", views.names())
 def test_a_view_has_the_shape_of_its_row(name, channels):

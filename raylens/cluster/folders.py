@@ -33,8 +33,8 @@ def kept(storage: str) -> dict[str, Any]:
     return {"storage_path": inner, "storage_filesystem": fs}
 
 
-def hold(folder: str) -> None:
-    """Keep the run in `folder` to this process, until its verb ends: see `releases`.
+def hold(folder: str, setting: str = "--name") -> None:
+    """Keep what is in `folder`, named by `setting`, to this process, until its verb ends: see `releases`.
 
     Raises ConfigError where another process holds it. At an address, and without locks on a disk, nobody can tell.
     """
@@ -48,7 +48,7 @@ def hold(folder: str) -> None:
     except BlockingIOError:
         file.close()
         raise ConfigError(
-            f"another process is at work on {folder}; wait for its end, or give another --name"
+            f"another process is at work on {folder}; wait for its end, or give another {setting}"
         ) from None
     except OSError:
         pass

@@ -211,13 +211,18 @@ def scaling(run: Run) -> Any:
 
 
 def storage(run: Run) -> str:
-    """Where runs are kept, as an absolute path or an address.
+    """Where runs are kept, as an absolute path or an address."""
+    return lasting(run.storage)
+
+
+def lasting(path: str) -> str:
+    """An absolute path, or an address, of what is written to stay.
 
     A job works in a copy of what was submitted, which Ray deletes, so there a relative path begins at home.
     """
-    if "://" in run.storage:
-        return run.storage.rstrip("/")
-    given = os.path.expanduser(run.storage)
+    if "://" in path:
+        return path.rstrip("/")
+    given = os.path.expanduser(path)
     return os.path.abspath(Path.home() / given if _in_job() else given)
 
 

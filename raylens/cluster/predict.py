@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from scipy.special import softmax
 
 from raylens import checkpoint
-from raylens.cluster.folders import exists, patient, write
+from raylens.cluster.folders import exists, hold, patient, write
 from raylens.cluster.progress import EVERY, Clock
 from raylens.data.convert import counted
 from raylens.data.formats import Options
@@ -42,6 +42,8 @@ from raylens.errors import ConfigError
 from raylens.loop import collect
 from raylens.progress import track
 
+READS = 0.5
+"""CPUs of a task that reads images."""
 PART = re.compile(r"(\d{6,})-(\d{9,})-(\d+)(-last)?\.parquet")
 
 
@@ -90,6 +92,7 @@ class Request:
 def predict(request: Request, reader: Reader, pieces: Sequence[Piece]) -> str:
     """Predict what is not yet predicted, then gather candidates and failures; returns the folder. Needs Ray."""
     gpus, most = _room(request)
+    hold(request.out, "--out")
     request, pieces = _begun(request, reader, pieces)
     known = done(request.out)
     left = {
@@ -270,8 +273,14 @@ def _room(request: Request) -> tuple[float, int]:
     gpus = (1.0 if there["GPU"] else 0.0) if request.gpus is None else request.gpus
     if gpus > there["GPU"]:
         raise ConfigError(f"--gpus is {gpus:g}, the cluster has {there['GPU']:g}; lower it, or set it to 0")
-    if request.cpus > there["CPU"]:
-        raise ConfigError(f"--cpus is {request.cpus:g}, the cluster has {there['CPU']:g}; lower it")
+    if (
+        request.cpus + READS > there["CPU"]
+    ):  # or the processes that predict leave nothing to read by, and all wait
+        most = there["CPU"] - READS
+        raise ConfigError(
+            f"--cpus is {request.cpus:g}, the cluster has {there['CPU']:g} and reading takes {READS:g}; "
+            f"set it to {most:g} or less"
+        )
     return gpus, max(1, int(there["GPU"] / gpus if gpus else there["CPU"] / request.cpus))
 
 
@@ -295,7 +304,7 @@ def _run(
                 yield packed(number, block)
 
     data = ray_data().from_items([*pieces], override_num_blocks=len(pieces))
-    data = data.map_batches(read, batch_size=1, num_cpus=0.5)
+    data = data.map_batches(read, batch_size=1, num_cpus=READS)
     data = data.map_batches(
         Predictor,
         fn_constructor_args=(request,),

@@ -3,6 +3,7 @@
 A training lives in `<storage>/<name>/`, and the same command goes on from its last checkpoint:
 
     run.yaml    every setting
+    content.json  digests of the sets and the checkpoint that these name
     start/      checkpoint that it starts from, where the method needs one; start-workers/ is how it was trained
     workers/    Ray Train's own, and every report by step in reports.jsonl
     last/       the last checkpoint
@@ -11,12 +12,14 @@ A training lives in `<storage>/<name>/`, and the same command goes on from its l
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch, nodes, prior, tensorboard
-from raylens.cluster.folders import copy, exists, hold, releases, write
+from raylens.cluster.folders import copy, exists, hold, patient, releases, write
 from raylens.cluster.launch import TrainingDiverged
 from raylens.cluster.worker import build
 from raylens.config import Run
@@ -87,7 +90,9 @@ def ready(
     check(run, search=search)
     launch.check_writable(run.storage)
     check_same(run, search=search, finetunes=finetunes)
-    fits(run, sets.facts(run, streams, test=test))
+    facts = sets.facts(run, streams, test=test)
+    fits(run, facts)
+    check_content(run, facts)
     launch.connect(method=run.method.name, run=run.title)
     given, run = run, placed(run)
     for remark in [*sets.remarks(run, streams, test=test), *prior.remarks(run)]:
@@ -95,7 +100,9 @@ def ready(
     hold(f"{run.storage}/{run.title}")
     write(f"{run.storage}/{run.title}/run.yaml", config.dump(given))  # another cluster may have other GPUs
     run = sets.prepare(run, streams)
-    return run, sets.facts(run, streams, test=test)
+    facts = sets.facts(run, streams, test=test)
+    write(f"{run.storage}/{run.title}/content.json", json.dumps(content(run, facts)))
+    return run, facts
 
 
 def check(run: Run, *, search: bool = False) -> None:
@@ -201,6 +208,34 @@ def check_same(run: Run, *, search: bool, finetunes: bool = False) -> None:
             on = "" if finetunes else f", or go on with its own settings by --resume {folder}"
             raise ConfigError(
                 f"{folder} is a run with {path} {held[path]!r}, and {here[path]!r} was given; give another --name{on}"
+            )
+
+
+def content(run: Run, facts: Facts) -> dict[str, str]:
+    """Digests of what the run's settings name by a path alone: its sets, as far as they are there, and its start."""
+    found = {}
+    for stream, held in facts.manifests.items():
+        files = [file for split in held["splits"].values() for file in split.get("files", ())]
+        if files:
+            said = json.dumps([held["classes"], held["bands"], [file["sha256"] for file in files]])
+            found[f"data.{stream}"] = hashlib.sha256(said.encode()).hexdigest()
+    if run.start:
+        found["start"] = checkpoint.read(run.start).weights
+    return found
+
+
+def check_content(run: Run, facts: Facts) -> None:
+    """Raises ConfigError when a set, or the start, was made anew since the run in its folder began."""
+    folder = f"{run.storage}/{run.title}"
+    if not exists(f"{folder}/content.json"):
+        return
+    fs, path = patient(f"{folder}/content.json")
+    with fs.open_input_stream(path) as stream:
+        held = json.loads(stream.read())
+    for name, digest in content(run, facts).items():
+        if held.get(name, digest) != digest:
+            raise ConfigError(
+                f"{config.flat(run)[name]} ({name}) was made anew since {folder} began; give another --name"
             )
 
 

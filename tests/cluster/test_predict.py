@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from raylens import checkpoint, predict, priors
-from raylens.cluster import worker
+from raylens.cluster import launch, worker
 from raylens.cluster.predict import Correction, whole
 from raylens.data.convert import Shape
 from raylens.data.preprocess import preprocess
@@ -159,6 +161,28 @@ def test_a_set_of_other_images_at_the_same_place_is_refused(here, models, tmp_pa
     write_set(data, {"test": 20}, seed=1)
     with pytest.raises(ConfigError, match=r"1 changed \(such as test-00000.parquet\); name another folder"):
         predict.predict(words)
+
+
+def test_a_folder_that_another_process_predicts_into_is_left_alone(here, models, images, tmp_path):
+    out = str(tmp_path / "out")
+    held = f"from raylens.cluster.folders import hold; hold({out!r}); print('held', flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    words = [models[0], images, "--out", out, "--gpus", "0"]
+    with pytest.raises(ConfigError, match=r"another process is at work on .*out; .* give another --out"):
+        predict.predict(words)
+    other.kill()
+    other.wait()
+    assert predict.predict(words) == out
+
+
+def test_what_a_job_writes_to_stay_is_not_in_the_copy_that_it_works_in(monkeypatch):
+    assert launch.lasting("found") == os.path.abspath("found")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert launch.lasting("found") == str(Path.home() / "found")
+    assert launch.lasting("s3://bucket/found/") == "s3://bucket/found"
 
 
 def test_weights_and_calibrations_that_were_made_again_are_told_in_words(here, models, tmp_path):
@@ -396,6 +420,7 @@ def test_a_prediction_that_is_refused_leaves_its_folder_alone(here, models, imag
         (["--cpus", "0"], "--cpus 0 is no number of CPUs"),
         (["--gpus", "-1"], "--gpus -1 is no number of GPUs"),
         (["--cpus", "500"], "--cpus is 500, the cluster has"),
+        (["--cpus", "4"], r"--cpus is 4, the cluster has 4 and reading takes 0\.5; set it to 3\.5 or less"),
         (["--gpus", "500"], "--gpus is 500, the cluster has"),
     ):
         with pytest.raises(ConfigError, match=said):
