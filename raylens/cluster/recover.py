@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
@@ -54,11 +56,31 @@ class Recorded(Callback):
 
 
 def mend_record(path: str) -> None:
-    """Put the copies of `Recorded` in the place of those files of Tune's record in `path` that were cut off."""
-    kept = _record(f"{path}/record")
-    for name, content in _record(path).items():
-        if not _whole(name, content) and name in kept:
-            write(f"{path}/{name}", kept[name])
+    """Put the copies of `Recorded` in the place of Tune's record in `path`, where that was cut off.
+
+    Each driver writes files of its own, and Tune reads the newest. Trials and searcher of one moment belong together:
+    a trial that the searcher alone knows is waited for without end. What was cut off before there was a copy is
+    deleted, so that Tune reads what the driver before wrote.
+    """
+    held, copies = _by_driver(_record(path)), _by_driver(_record(f"{path}/record"))
+    fs, folder = patient(path)
+    for driver, files in held.items():
+        named = any(name.startswith("experiment_state-") for name in files)
+        if named and all(map(_whole, files, files.values())):
+            continue
+        for name, content in copies.get(driver, {}).items():
+            write(f"{path}/{name}", content)
+        if driver not in copies:
+            for name in files:
+                fs.delete_file(f"{folder}/{name}")
+
+
+def _by_driver(files: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """Files of Tune's record by the time, in their names, at which their driver began."""
+    found: dict[str, dict[str, bytes]] = {}
+    for name, content in files.items():
+        found.setdefault(Path(name.rpartition("state-")[2]).stem, {})[name] = content
+    return found
 
 
 def recorded(path: str) -> bool:

@@ -104,8 +104,25 @@ def test_a_copy_of_the_record_is_made_of_whole_files_alone_and_whole_files_are_l
         Recorded(str(tmp_path)).on_step_end(0, [])
     mend_record(str(tmp_path))
     assert trials.read_text() == "1"
-    assert searcher.read_bytes() == b'held {"cut.', "it was whole"
+    assert searcher.read_bytes() == b"held 1.", "it was whole, and of another moment"
     mend_record(f"{tmp_path}/nothing-there")
+
+
+def test_what_a_second_driver_left_cut_off_gives_way_to_what_the_first_wrote(tmp_path):
+    """Tune reads the newest of these files, and of the others nothing."""
+    from raylens.cluster.recover import mend_record, recorded
+
+    (tmp_path / "experiment_state-2026-01-01.json").write_text("1")
+    (tmp_path / "basic-variant-state-2026-01-01.json").write_bytes(b"held.")
+    (tmp_path / "experiment_state-2026-01-02.json").write_text("")
+    (tmp_path / "basic-variant-state-2026-01-02.json").write_bytes(b"held.")
+    (tmp_path / "basic-variant-state-2026-01-03.json").write_bytes(b"held.")
+    mend_record(str(tmp_path))
+    assert recorded(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "basic-variant-state-2026-01-01.json",
+        "experiment_state-2026-01-01.json",
+    ]
 
 
 def test_what_was_cut_off_before_any_trial_began_begins_anew(ray_cluster, tmp_path):
