@@ -31,7 +31,7 @@ import yaml
 from raylens import checkpoint, config, find, health, pictures, priors, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch, prior
-from raylens.cluster.folders import exists, hold, releases, write
+from raylens.cluster.folders import exists, hold, read, releases, write
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.progress import Clock
 from raylens.cluster.search import Found, first_sample, sampler
@@ -39,7 +39,6 @@ from raylens.cluster.training import MAY_DIFFER, check, fits, placed, start_run
 from raylens.config import Run
 from raylens.data import sets
 from raylens.data.outputs import look, members
-from raylens.data.shards import filesystem
 from raylens.errors import ConfigError
 from raylens.grid import SOURCE_ONLY, Cell, Grid
 from raylens.loop import collect, mixtures
@@ -122,7 +121,7 @@ def _located(grid: Grid) -> Grid:
 def ready(grid: Grid) -> dict[Cell, Run]:
     """Every cell's run. All that can be refused is refused here; then Ray is reached, and the sets are there."""
     cells = {
-        cell: run.replace(**sets.given(run), name=grid.title, storage=launch.storage(run))
+        cell: run.replace(**sets.given(run), name=grid.title, storage=launch.lasting(run.storage))
         for cell, run in grid.cells().items()
     }
     for cell, run in cells.items():
@@ -180,9 +179,7 @@ def _check_same(grid: Grid, folder: str) -> None:
         raise ConfigError(f"{folder} is no benchmark; give another --name")
     if not exists(f"{folder}/grid.yaml"):
         return
-    fs, path = filesystem(f"{folder}/grid.yaml")
-    with fs.open_input_stream(path) as stream:
-        held = yaml.safe_load(stream.read())
+    held = yaml.safe_load(read(f"{folder}/grid.yaml"))
     here = yaml.safe_load(grid.dump())
     for key in sorted((held.keys() | here.keys()) - MAY_DIFFER - {"name", "where", "data.resident_limit"}):
         if held.get(key) != here.get(key):
@@ -266,12 +263,7 @@ def _said(trials: Iterable[Found], data: Mapping[tuple, tuple[Facts, Any]], fold
         since, wait = clock.read(len(waiting) - len(left), len(left))
         if len(left) % 10 == 0:
             print(f"{since} {len(waiting) - len(left)}/{len(waiting)} models measured{wait}", flush=True)
-    said = {}
-    for name, path in paths.items():
-        fs, inner = filesystem(path)
-        with fs.open_input_stream(inner) as stream:
-            said[name] = Said.read(stream.read())
-    return said
+    return {name: Said.read(read(path)) for name, path in paths.items()}
 
 
 def _released(first: Found) -> bool:

@@ -26,14 +26,13 @@ import torch
 from raylens import checkpoint, config, find, metrics, pictures, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch
-from raylens.cluster.folders import copy, exists, releases, write
+from raylens.cluster.folders import copy, exists, read, releases, write
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.training import fits, ready
 from raylens.cluster.worker import validate
 from raylens.config import Run
 from raylens.data import sets
 from raylens.data.outputs import look
-from raylens.data.shards import filesystem
 from raylens.data.stream import Split, few
 from raylens.errors import ConfigError
 from raylens.loop import collect
@@ -120,7 +119,7 @@ def finetune(plan: Plan) -> str:
     method, task = find.method(plan.run.method.name), find.task(plan.run.task.name)
     if plan.frozen and not hasattr(task, "fitted"):
         raise ConfigError(f"--frozen fits a linear head, and {plan.run.task.name} has none; leave it out")
-    folder = f"{launch.storage(plan.run)}/{plan.run.title}"
+    folder = f"{launch.lasting(plan.run.storage)}/{plan.run.title}"
     _check_same(plan, folder)
     lines = entries(plan)
     _check_starts(plan, lines)
@@ -243,9 +242,7 @@ def _check_same(plan: Plan, folder: str) -> None:
     """
     if not exists(f"{folder}/plan.json"):
         return
-    fs, path = filesystem(f"{folder}/plan.json")
-    with fs.open_input_stream(path) as stream:
-        held, here = json.loads(stream.read().decode()), _asked(plan)
+    held, here = json.loads(read(f"{folder}/plan.json")), _asked(plan)
     if {"starts": here["starts"][:1], **held} != here:
         raise ConfigError(
             f"{folder} is a finetuning of other checkpoints, or with other --labels, --seeds, --frozen or "
@@ -258,7 +255,7 @@ def _check_starts(plan: Plan, lines: Sequence[Entry]) -> None:
 
     Raises DataError for more labels than there are.
     """
-    run = plan.run.replace(**sets.given(plan.run), storage=launch.storage(plan.run))
+    run = plan.run.replace(**sets.given(plan.run), storage=launch.lasting(plan.run.storage))
     for amount in plan.labels:
         sets.check_labels(run, amount)
     tuned = [entry for entry in lines if entry.kind == FINETUNED]

@@ -96,6 +96,13 @@ def exists(path: str) -> bool:
     return fs.get_file_info(inner).type != pyarrow.fs.FileType.NotFound
 
 
+def read(path: str) -> bytes:
+    """What is in a file."""
+    fs, inner = patient(path)
+    with fs.open_input_stream(inner) as stream:
+        return stream.read()
+
+
 def write(path: str, content: str | bytes) -> None:
     """Write a file, and the folders above it; on a local disk it appears whole or not at all."""
     fs, inner = patient(path)

@@ -210,11 +210,6 @@ def scaling(run: Run) -> Any:
     )
 
 
-def storage(run: Run) -> str:
-    """Where runs are kept, as an absolute path or an address."""
-    return lasting(run.storage)
-
-
 def lasting(path: str) -> str:
     """An absolute path, or an address, of what is written to stay.
 

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from scipy.special import softmax
 
 from raylens import checkpoint
-from raylens.cluster.folders import exists, hold, patient, write
+from raylens.cluster.folders import exists, hold, patient, read, write
 from raylens.cluster.progress import EVERY, Clock
 from raylens.data.convert import counted
 from raylens.data.formats import Options
@@ -190,9 +190,7 @@ def _begun(request: Request, reader: Reader, pieces: Sequence[Piece]) -> tuple[R
         asked["corrections"] = [asdict(one) for one in request.corrections]
         write(path, json.dumps(asked, indent=1))
         return request, pieces
-    fs, inner = patient(path)
-    with fs.open_input_stream(inner) as stream:
-        held = {"dihedral": False} | json.loads(stream.read())  # which earlier versions did not know
+    held = {"dihedral": False} | json.loads(read(path))  # which earlier versions did not know
     for name, value in asked.items():
         if held.get(name) != value:
             raise ConfigError(
@@ -298,13 +296,13 @@ def _run(
 
     held = {number: ray.put((piece, list(known[number]))) for number, piece in pieces.items()}
 
-    def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    def blocks(batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         for number in batch["item"].tolist():
             for block in reader.blocks(*ray.get(held[number])):
                 yield packed(number, block)
 
     data = ray_data().from_items([*pieces], override_num_blocks=len(pieces))
-    data = data.map_batches(read, batch_size=1, num_cpus=READS)
+    data = data.map_batches(blocks, batch_size=1, num_cpus=READS)
     data = data.map_batches(
         Predictor,
         fn_constructor_args=(request,),

@@ -22,7 +22,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylens.cluster import gauges
-from raylens.cluster.folders import exists, patient, write
+from raylens.cluster.folders import exists, read, write
 from raylens.cluster.live import Board, Row
 from raylens.cluster.worker import WORST, scored
 from raylens.config import Run
@@ -202,10 +202,7 @@ def reported(path: str) -> dict[int, str]:
     """The lines of a training's reports so far, JSON, by step."""
     if not exists(path):
         return {}
-    fs, inner = patient(path)
-    with fs.open_input_stream(inner) as stream:
-        lines = stream.read().decode().splitlines()
-    return {int(json.loads(line)["step"]): line for line in lines}
+    return {int(json.loads(line)["step"]): line for line in read(path).decode().splitlines()}
 
 
 def _why(trial: Any) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import launch, nodes, prior, tensorboard
-from raylens.cluster.folders import copy, exists, hold, patient, releases, write
+from raylens.cluster.folders import copy, exists, hold, read, releases, write
 from raylens.cluster.launch import TrainingDiverged
 from raylens.cluster.worker import build
 from raylens.config import Run
@@ -86,7 +86,7 @@ def ready(
 
     Returns the run with its name, GPUs and paths resolved, and the facts of its data.
     """
-    run = started(run.replace(**sets.given(run), name=run.title, storage=launch.storage(run)))
+    run = started(run.replace(**sets.given(run), name=run.title, storage=launch.lasting(run.storage)))
     check(run, search=search)
     launch.check_writable(run.storage)
     check_same(run, search=search, finetunes=finetunes)
@@ -212,7 +212,8 @@ def check_same(run: Run, *, search: bool, finetunes: bool = False) -> None:
 
 
 def content(run: Run, facts: Facts) -> dict[str, str]:
-    """Digests of what the run's settings name by a path alone: its sets, as far as they are there, and its start."""
+    """Digests of what the run's settings name by a path alone: the sets that it learns from, as far as they are there,
+    and its start."""
     found = {}
     for stream, held in facts.manifests.items():
         files = [file for split in held["splits"].values() for file in split.get("files", ())]
@@ -229,9 +230,7 @@ def check_content(run: Run, facts: Facts) -> None:
     folder = f"{run.storage}/{run.title}"
     if not exists(f"{folder}/content.json"):
         return
-    fs, path = patient(f"{folder}/content.json")
-    with fs.open_input_stream(path) as stream:
-        held = json.loads(stream.read())
+    held = json.loads(read(f"{folder}/content.json"))
     for name, digest in content(run, facts).items():
         if held.get(name, digest) != digest:
             raise ConfigError(

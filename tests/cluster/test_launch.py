@@ -8,14 +8,14 @@ from raylens.cluster import launch
 from raylens.cluster.folders import addressed
 
 
-def test_a_job_keeps_its_runs_where_they_are_found_again(tiny, monkeypatch, tmp_path):
+def test_a_job_keeps_its_runs_where_they_are_found_again(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert launch.storage(tiny.run()) == f"{tmp_path}/runs"
+    assert launch.lasting("runs") == f"{tmp_path}/runs"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert launch.storage(tiny.run()) == f"{Path.home()}/runs"
-    assert launch.storage(tiny.run(storage="/data/runs")) == "/data/runs"
-    assert launch.storage(tiny.run(storage="s3://bucket/runs/")) == "s3://bucket/runs"
-    assert launch.storage(tiny.run(storage="~/elsewhere")) == f"{Path.home()}/elsewhere"
+    assert launch.lasting("runs") == f"{Path.home()}/runs"
+    assert launch.lasting("/data/runs") == "/data/runs"
+    assert launch.lasting("s3://bucket/runs/") == "s3://bucket/runs"
+    assert launch.lasting("~/elsewhere") == f"{Path.home()}/elsewhere"
 
 
 def test_what_ray_names_without_its_scheme_is_an_address_again():

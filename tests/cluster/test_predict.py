@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from raylens import checkpoint, predict, priors
-from raylens.cluster import launch, worker
+from raylens.cluster import worker
 from raylens.cluster.predict import Correction, whole
 from raylens.data.convert import Shape
 from raylens.data.preprocess import preprocess
@@ -176,13 +175,6 @@ def test_a_folder_that_another_process_predicts_into_is_left_alone(here, models,
     other.kill()
     other.wait()
     assert predict.predict(words) == out
-
-
-def test_what_a_job_writes_to_stay_is_not_in_the_copy_that_it_works_in(monkeypatch):
-    assert launch.lasting("found") == os.path.abspath("found")
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert launch.lasting("found") == str(Path.home() / "found")
-    assert launch.lasting("s3://bucket/found/") == "s3://bucket/found"
 
 
 def test_weights_and_calibrations_that_were_made_again_are_told_in_words(here, models, tmp_path):
