@@ -260,10 +260,16 @@ def sheet(
             axis.set_axis_off()
         for axis, image, label in zip(figure.axes, images, labels, strict=False):
             axis.imshow(stretched(image, transform, bands), cmap="gray", origin="lower")
-            axis.set_title("\n".join(line[-18:] for line in label.split("\n")), fontsize=5.5, pad=2)
+            axis.set_title(_ends(label, 18), fontsize=5.5, pad=2)
         held = io.BytesIO()
         figure.savefig(held, format="png")
     return held.getvalue()
+
+
+def _ends(label: str, most: int) -> str:
+    """The ends of lines that are too long, in which ids differ."""
+    lines = label.split("\n")
+    return "\n".join(line if len(line) <= most else f"…{line[1 - most :]}" for line in lines)
 
 
 def explained(
@@ -286,7 +292,7 @@ def explained(
         figure = Figure(figsize=(3.2 * columns, 1.95 * rows + 0.3), layout="constrained")
         parts = figure.subfigures(rows, columns, squeeze=False).flat
         for part, image, seen, label in zip(parts, images, maps, labels, strict=False):
-            part.suptitle("\n".join(line[-40:] for line in label.split("\n")), fontsize=7)
+            part.suptitle(_ends(label, 40), fontsize=7)
             left, right = part.subplots(1, 2, gridspec_kw={"wspace": 0.02})
             for axis in (left, right):
                 axis.imshow(stretched(image, transform, bands), cmap="gray", origin="lower")

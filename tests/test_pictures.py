@@ -178,3 +178,8 @@ def test_of_finetuned_encoders_each_amount_of_labels_has_a_panel(monkeypatch):
     bars = [bar.get_segments()[0][:, 0].tolist() for bar in few.collections]
     assert bars[0] == [38.6, 41.6], "from low to high"
     assert len({line.get_color() for line in few.lines}) == 3, "what starts from nothing is grey"
+
+
+def test_of_a_label_that_is_too_long_the_end_is_shown_and_that_it_is_one():
+    assert pictures._ends("1: 0.997\nsurvey-48-test-12359", 18) == "1: 0.997\n…vey-48-test-12359"
+    assert pictures._ends("just-so-many-as-18", 18) == "just-so-many-as-18"
