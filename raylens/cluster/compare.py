@@ -30,7 +30,7 @@ import yaml
 
 from raylens import checkpoint, config, find, health, pictures, priors, tables
 from raylens.checkpoint import Facts
-from raylens.cluster import choice, launch, prior
+from raylens.cluster import choice, content, launch, prior
 from raylens.cluster.folders import exists, hold, read, releases, write
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.progress import Clock
@@ -146,10 +146,13 @@ def ready(grid: Grid) -> dict[Cell, Run]:
     if given := first.data.test or first.data.target:
         _check_parts(grid, sets.absolute(given))
     launch.check_writable(first.storage)
-    _check_same(grid, f"{first.storage}/{grid.title}")
+    folder, named = f"{first.storage}/{grid.title}", content.of_runs(cells.values())
+    _check_same(grid, folder)
+    content.check(folder, named)
     launch.connect(benchmark=grid.title)
     cells = {cell: placed(run) for cell, run in cells.items()}
-    hold(f"{first.storage}/{grid.title}")
+    hold(folder)
+    content.keep(folder, named)
     cells = {cell: sets.prepare(run, STREAMS) for cell, run in cells.items()}
     for path in dict.fromkeys(_tested(run) for run in cells.values()):
         _check_parts(grid, path)

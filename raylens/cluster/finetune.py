@@ -25,7 +25,7 @@ import torch
 
 from raylens import checkpoint, config, find, metrics, pictures, tables
 from raylens.checkpoint import Facts
-from raylens.cluster import choice, launch
+from raylens.cluster import choice, content, launch
 from raylens.cluster.folders import copy, exists, read, releases, write
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.training import fits, ready
@@ -121,6 +121,8 @@ def finetune(plan: Plan) -> str:
         raise ConfigError(f"--frozen fits a linear head, and {plan.run.task.name} has none; leave it out")
     folder = f"{launch.lasting(plan.run.storage)}/{plan.run.title}"
     _check_same(plan, folder)
+    starts = content.of_checkpoints(path for start in plan.starts for path in start.checkpoints)
+    content.check(folder, starts)
     lines = entries(plan)
     _check_starts(plan, lines)
     run, facts = ready(plan.run, method, ("source",), search=True, test=True, finetunes=True)
@@ -141,6 +143,7 @@ def finetune(plan: Plan) -> str:
     known = {name: _facts(facts, held.train["source"], one) for name, one in runs.items()}
     jobs = {name: Job(one, known[name], data) for name, one in runs.items() if name not in frozen}
     write(f"{folder}/plan.json", json.dumps(_asked(plan)))
+    content.keep(folder, starts)
     print(f"{len(jobs)} trainings of {run.fit.steps} steps", flush=True)
     trials = train(jobs, folder, "trials", label="finetune")
     found = {name: trial for name, trial in trials.items() if choice.ended(trial)}

@@ -12,14 +12,12 @@ A training lives in `<storage>/<name>/`, and the same command goes on from its l
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
-from raylens.cluster import launch, nodes, prior, tensorboard
-from raylens.cluster.folders import copy, exists, hold, read, releases, write
+from raylens.cluster import content, launch, nodes, prior, tensorboard
+from raylens.cluster.folders import copy, exists, hold, releases, write
 from raylens.cluster.launch import TrainingDiverged
 from raylens.cluster.worker import build
 from raylens.config import Run
@@ -90,19 +88,18 @@ def ready(
     check(run, search=search)
     launch.check_writable(run.storage)
     check_same(run, search=search, finetunes=finetunes)
-    facts = sets.facts(run, streams, test=test)
-    fits(run, facts)
-    check_content(run, facts)
+    fits(run, sets.facts(run, streams, test=test))
+    folder, named = f"{run.storage}/{run.title}", content.of_runs([run])
+    content.check(folder, named)
     launch.connect(method=run.method.name, run=run.title)
     given, run = run, placed(run)
     for remark in [*sets.remarks(run, streams, test=test), *prior.remarks(run)]:
         print(remark, flush=True)
-    hold(f"{run.storage}/{run.title}")
-    write(f"{run.storage}/{run.title}/run.yaml", config.dump(given))  # another cluster may have other GPUs
+    hold(folder)
+    write(f"{folder}/run.yaml", config.dump(given))  # another cluster may have other GPUs
+    content.keep(folder, named)
     run = sets.prepare(run, streams)
-    facts = sets.facts(run, streams, test=test)
-    write(f"{run.storage}/{run.title}/content.json", json.dumps(content(run, facts)))
-    return run, facts
+    return run, sets.facts(run, streams, test=test)
 
 
 def check(run: Run, *, search: bool = False) -> None:
@@ -208,33 +205,6 @@ def check_same(run: Run, *, search: bool, finetunes: bool = False) -> None:
             on = "" if finetunes else f", or go on with its own settings by --resume {folder}"
             raise ConfigError(
                 f"{folder} is a run with {path} {held[path]!r}, and {here[path]!r} was given; give another --name{on}"
-            )
-
-
-def content(run: Run, facts: Facts) -> dict[str, str]:
-    """Digests of what the run's settings name by a path alone: the sets that it learns from, as far as they are there,
-    and its start."""
-    found = {}
-    for stream, held in facts.manifests.items():
-        files = [file for split in held["splits"].values() for file in split.get("files", ())]
-        if files:
-            said = json.dumps([held["classes"], held["bands"], [file["sha256"] for file in files]])
-            found[f"data.{stream}"] = hashlib.sha256(said.encode()).hexdigest()
-    if run.start:
-        found["start"] = checkpoint.read(run.start).weights
-    return found
-
-
-def check_content(run: Run, facts: Facts) -> None:
-    """Raises ConfigError when a set, or the start, was made anew since the run in its folder began."""
-    folder = f"{run.storage}/{run.title}"
-    if not exists(f"{folder}/content.json"):
-        return
-    held = json.loads(read(f"{folder}/content.json"))
-    for name, digest in content(run, facts).items():
-        if held.get(name, digest) != digest:
-            raise ConfigError(
-                f"{config.flat(run)[name]} ({name}) was made anew since {folder} began; give another --name"
             )
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
-import torch
 
 from raylens import checkpoint, config, find
 from raylens.cluster import training
@@ -22,10 +20,10 @@ from raylens.data.shards import ShardWriter
 from raylens.errors import ConfigError, DataError
 
 
-def write_set(out, *, classes=("a", "b"), lacking=None, labelled=True, size=32, bands=("i",), seed=0) -> str:
+def write_set(out, *, classes=("a", "b"), lacking=None, labelled=True, size=32, bands=("i",)) -> str:
     """A set of three splits; `lacking` is a split without the last class."""
-    rng = np.random.default_rng(seed)
-    with ShardWriter(str(out), bands=bands, classes=classes, overwrite=True) as writer:
+    rng = np.random.default_rng(0)
+    with ShardWriter(str(out), bands=bands, classes=classes) as writer:
         for split in ("train", "val", "test"):
             kinds = len(classes) - (split == lacking)
             labels = np.arange(8) % kinds if labelled else None
@@ -228,33 +226,6 @@ def test_a_start_that_is_not_there_is_refused(tiny, tmp_path):
 def test_workers_that_cannot_be_are_refused(tiny, scale, search, said):
     with pytest.raises(ConfigError, match=said):
         training.check(tiny.run("supervised", scale=scale), search=search)
-
-
-def test_a_set_or_a_start_that_was_made_anew_is_no_run_to_go_on_with(tiny, tmp_path):
-    """Though it lies at the same path, with the same classes and as many rows."""
-    source = write_set(tmp_path / "source")
-    run = tiny.run("supervised", storage=str(tmp_path), name="mine").replace(**{"data.source": source})
-    start = checkpoint.build_model(run, tiny.facts())
-    checkpoint.save(tmp_path / "start", run, tiny.facts(), start, {})
-    run = run.replace(start=str(tmp_path / "start"))
-
-    def facts():
-        return sets.facts(run, ("source",))
-
-    training.check_content(run, facts())
-    write(f"{tmp_path}/mine/content.json", json.dumps(training.content(run, facts())))
-    training.check_content(run, facts())
-    write_set(tmp_path / "source", seed=1)
-    with pytest.raises(
-        ConfigError, match=r"source \(data\.source\) was made anew since .*mine began; .*--name"
-    ):
-        training.check_content(run, facts())
-    write_set(tmp_path / "source")
-    training.check_content(run, facts())
-    torch.nn.init.zeros_(next(start.parameters()))
-    checkpoint.save(tmp_path / "start", run, tiny.facts(), start, {})
-    with pytest.raises(ConfigError, match=r"start \(start\) was made anew"):
-        training.check_content(run, facts())
 
 
 def test_a_run_is_held_by_one_process_at_a_time(tmp_path):
