@@ -9,7 +9,7 @@ set -euo pipefail
 run=${RAYLENS:-python} where=${WHERE:-$HOME/raylens-story} encoder=${ENCODER:-small}
 rows=${ROWS:-12000} steps=${STEPS:-400} trials=${TRIALS:-3}
 
-there() { $run -c 'import sys; from raylens.cluster.folders import exists; sys.exit(not exists(sys.argv[1]))' "$1"; }
+there() { $run -c 'import sys; from raylens.storage import exists; sys.exit(not exists(sys.argv[1]))' "$1"; }
 out=() && [[ $where != *://* ]] || out=(--out "$PWD/evaluation")  # pictures are made here, and shown by the report
 each=("$@" --storage "$where/runs" --fit.steps "$steps" --fit.report_every "$((steps / 4))")
 search=(--search.trials "$trials")

@@ -14,12 +14,13 @@ from typing import Any
 
 import pyarrow.fs
 
+from raylens import storage
 from raylens.checkpoint import Checkpoint
-from raylens.data.shards import filesystem
 from raylens.errors import ConfigError
 from raylens.metrics import explain
 from raylens.predictor import Predictor
 from raylens.standalone import FORMATS, TOLD
+from raylens.storage import filesystem
 
 TASKS = {
     "classification": "tells which of the classes {classes} an image shows",
@@ -145,8 +146,7 @@ def evaluations(found: Checkpoint) -> Iterator[dict[str, Any]]:
     (above, _, name), used = at.rstrip("/").rpartition("/"), found.run.data
     fs, inner = filesystem(above)
     try:
-        with fs.open_input_stream(f"{inner}/test.json") as file:
-            held = json.loads(file.read())
+        held = json.loads(storage.read(f"{above}/test.json"))
         about = {
             "data": used.test or used.target or used.source or "",
             "split": "test",

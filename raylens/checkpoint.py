@@ -42,6 +42,7 @@ from raylens import config, find
 from raylens.config import Run, TaskConfig
 from raylens.errors import ConfigError
 from raylens.models import Model, Turned
+from raylens.storage import filesystem
 from raylens.tasks.base import Task
 
 
@@ -370,7 +371,7 @@ def _fetched(address: str) -> Path:
 def _fetch(address: str, folder: Path, *, state: bool) -> None:
     """Copy the files of the checkpoint at `address` into `folder`: those of a training's state, or all others."""
     try:
-        fs, path = pyarrow.fs.FileSystem.from_uri(address)
+        fs, path = filesystem(address)
         for info in fs.get_file_info(pyarrow.fs.FileSelector(path)):
             if info.is_file and info.base_name.startswith("state.") == state:
                 target = folder / info.base_name

@@ -16,11 +16,11 @@ import yaml
 
 from raylens import config, find
 from raylens import grid as grids
-from raylens.cluster.folders import exists
 from raylens.config import Run
 from raylens.errors import ConfigError, RequestError
 from raylens.grid import Grid
 from raylens.space import Choice, LogUniform, Range
+from raylens.storage import exists
 
 if TYPE_CHECKING:
     from raylens.checkpoint import Checkpoint

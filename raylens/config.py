@@ -24,12 +24,11 @@ from typing import (
     get_type_hints,
 )
 
-import pyarrow.fs
 import pydantic
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from raylens import find
+from raylens import find, storage
 from raylens.errors import ConfigError
 from raylens.space import Choice, LogUniform, Range, Uniform, parse
 
@@ -502,9 +501,7 @@ def written(path: str | Path) -> Any:
 def _text(path: str) -> str:
     if "://" not in path:
         return Path(path).read_text()
-    fs, inner = pyarrow.fs.FileSystem.from_uri(path)
-    with fs.open_input_stream(inner) as stream:
-        return stream.read().decode()
+    return storage.read(path).decode()
 
 
 def plain(value: Any) -> Any:

@@ -14,3 +14,8 @@ class ConfigError(RequestError):
 
 class DataError(RequestError):
     """A data set is missing, broken, or does not fit the others."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another package says is wrong, for the end of a sentence."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

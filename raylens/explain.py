@@ -9,7 +9,6 @@ import numpy as np
 
 from raylens import checkpoint, cli, saliency
 from raylens.checkpoint import Checkpoint
-from raylens.cluster.folders import write
 from raylens.data.convert import counted
 from raylens.data.pieces import Reader
 from raylens.errors import ConfigError
@@ -17,6 +16,7 @@ from raylens.evaluate import folder, resolved
 from raylens.find import guess
 from raylens.loop import collect
 from raylens.saliency import maps
+from raylens.storage import write
 
 __all__ = ["explain", "maps"]
 

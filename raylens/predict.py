@@ -10,9 +10,10 @@ import numpy as np
 
 from raylens import checkpoint, cli, evaluate, priors
 from raylens.checkpoint import Checkpoint
-from raylens.cluster.folders import exists, releases
+from raylens.cluster.folders import releases
 from raylens.errors import ConfigError, DataError
 from raylens.find import guess
+from raylens.storage import exists
 
 
 @releases

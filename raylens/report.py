@@ -34,8 +34,8 @@ def report(argv: Sequence[str]) -> str:
         raise ConfigError(f"--top {asked.top} shows no images; give 1 or more")
     with progress.counting("reading", 1 + len(asked.runs)) as count:
         from raylens import checkpoint, evaluate
-        from raylens.cluster.folders import write
         from raylens.pages import blocks, parts, runs
+        from raylens.storage import write
 
         device, folders = evaluate.resolved(asked.device), []
         for path in asked.runs:

@@ -9,7 +9,7 @@ import yaml
 
 from raylens import config, find
 from raylens.config import build, dump, flat, read, settings, space
-from raylens.errors import ConfigError
+from raylens.errors import ConfigError, RequestError
 from raylens.methods.adda import ADDA
 from raylens.space import LogUniform, Uniform
 
@@ -264,7 +264,7 @@ def test_read_takes_addresses_too(tmp_path):
     assert read(f"file://{tmp_path}/run.yaml") == {"method.name": "adda"}
     with pytest.raises(ConfigError, match="there is no run file"):
         read(f"file://{tmp_path}/none.yaml")
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(RequestError, match="cannot open nowhere:"):
         read("nowhere://bucket/run.yaml")
 
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from raylens import config, find, health, metrics
+from raylens import config, find, health, metrics, storage
 from raylens.checkpoint import Facts
 from raylens.cluster.choice import Gate, by_agreement
 from raylens.cluster.launch import task_device
 from raylens.cluster.worker import scored
 from raylens.config import Run
 from raylens.data import sets
-from raylens.data.shards import filesystem
 
 if TYPE_CHECKING:
     from raylens.cluster.search import Found
@@ -135,15 +134,12 @@ class Board:
 
     def write(self, folder: str) -> None:
         """leaderboard.csv, and the full report of each row that was measured as test.json beside it."""
-        fs, path = filesystem(folder)
         header = f"# {ORACLE}\n" if self.run.search.oracle else ""
-        with fs.open_output_stream(f"{path}/leaderboard.csv") as stream:
-            stream.write((header + self.table.to_csv(index=False)).encode())
+        storage.write(f"{folder}/leaderboard.csv", header + self.table.to_csv(index=False))
         reports = {name.rpartition("/")[2]: found.report for name, found in self.measured.items()}
         if self.run.search.oracle:
             reports = {"warning": ORACLE, **reports}
-        with fs.open_output_stream(f"{path}/test.json") as stream:
-            stream.write(json.dumps(reports, indent=1).encode())
+        storage.write(f"{folder}/test.json", json.dumps(reports, indent=1))
 
     def show(self) -> None:
         """Print the table."""

@@ -21,13 +21,13 @@ import numpy as np
 
 from raylens import checkpoint, find, health
 from raylens.checkpoint import Facts
-from raylens.cluster.folders import copy
 from raylens.cluster.launch import task_device
 from raylens.cluster.worker import WORST, validate
 from raylens.config import Run
 from raylens.ensemble import agreement, average
 from raylens.loop import collect
 from raylens.models import adapt_batch_norm
+from raylens.storage import copy
 
 if TYPE_CHECKING:
     from raylens.cluster.search import Found

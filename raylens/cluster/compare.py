@@ -31,7 +31,7 @@ import yaml
 from raylens import checkpoint, config, find, health, pictures, priors, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, content, launch, prior
-from raylens.cluster.folders import exists, hold, read, releases, write
+from raylens.cluster.folders import hold, releases
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.progress import Clock
 from raylens.cluster.search import Found, first_sample, sampler
@@ -43,6 +43,7 @@ from raylens.errors import ConfigError
 from raylens.grid import SOURCE_ONLY, Cell, Grid
 from raylens.loop import collect, mixtures
 from raylens.seeds import seed
+from raylens.storage import exists, read, write
 from raylens.tables import Entry, Said
 from raylens.validators import FOR_PRETRAINING
 

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable, Mapping
 
 from raylens import checkpoint
-from raylens.cluster.folders import exists, read, write
 from raylens.config import Run
 from raylens.data import sets
 from raylens.data.shards import read_manifest
 from raylens.errors import ConfigError
+from raylens.storage import exists, read, write
 
 
 def of_runs(runs: Iterable[Run]) -> dict[str, str]:

@@ -26,7 +26,7 @@ import torch
 from raylens import checkpoint, config, find, metrics, pictures, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, content, launch
-from raylens.cluster.folders import copy, exists, read, releases, write
+from raylens.cluster.folders import releases
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.training import fits, ready
 from raylens.cluster.worker import validate
@@ -36,6 +36,7 @@ from raylens.data.outputs import look
 from raylens.data.stream import Split, few
 from raylens.errors import ConfigError
 from raylens.loop import collect
+from raylens.storage import copy, exists, read, write
 from raylens.tasks.base import Task
 
 FINETUNED, FROZEN, SCRATCH = "finetuned", "frozen", "from scratch"

@@ -21,6 +21,7 @@ from raylens.cluster.folders import addressed, kept
 from raylens.cluster.nodes import gpus
 from raylens.config import Run
 from raylens.errors import ConfigError
+from raylens.storage import filesystem
 
 _reached = False
 
@@ -93,8 +94,6 @@ def tell(**metadata: str) -> None:
 
 def check_writable(folder: str, setting: str = "storage") -> None:
     """Raises ConfigError unless a file can be written in the `folder` that `setting` is."""
-    from raylens.data.shards import filesystem
-
     try:
         fs, path = filesystem(folder)
         fs.create_dir(path, recursive=True)

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from scipy.special import softmax
 
 from raylens import checkpoint
-from raylens.cluster.folders import exists, hold, patient, read, write
+from raylens.cluster.folders import hold
 from raylens.cluster.progress import EVERY, Clock
 from raylens.data.convert import counted
 from raylens.data.formats import Options
@@ -41,6 +41,7 @@ from raylens.data.tasks import ray_data
 from raylens.errors import ConfigError
 from raylens.loop import collect
 from raylens.progress import track
+from raylens.storage import delete, exists, listed, parquet, patient, read, write
 
 READS = 0.5
 """CPUs of a task that reads images."""
@@ -124,10 +125,7 @@ def written(out: str) -> list[re.Match]:
 
     An actor may outlive its driver for a while, and write rows that the next one has begun to predict anew.
     """
-    fs, folder = patient(f"{out}/predictions")
-    names = [
-        info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
-    ]
+    names = listed(f"{out}/predictions")
     left = {name for name in names if name.endswith(".partial")}  # by a process that was killed as it wrote
     kept: list[re.Match] = []
     before, end = -1, 0
@@ -136,8 +134,8 @@ def written(out: str) -> list[re.Match]:
         end = end if piece == before else 0
         if rows.start < end:
             if rows.stop > end:
-                with fs.open_input_file(f"{folder}/{match[0]}") as opened:
-                    table = pq.read_table(opened)
+                with parquet(f"{out}/predictions/{match[0]}") as held:
+                    table = held.read()
                 rest = _name(piece, end, rows.stop - end, last)
                 _write_table(f"{out}/predictions/{rest}", table.slice(end - rows.start))
                 kept.append(PART.fullmatch(rest))
@@ -146,7 +144,7 @@ def written(out: str) -> list[re.Match]:
             kept.append(match)
         before, end = piece, max(end, rows.stop)
     for name in left - {match[0] for match in kept}:
-        fs.delete_file(f"{folder}/{name}")
+        delete(f"{out}/predictions/{name}")
     return kept
 
 
@@ -398,7 +396,6 @@ def _mean(name: str, said: np.ndarray) -> dict[str, np.ndarray]:
 
 def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     """candidates.csv, candidates.png and failed.csv of all predictions, one file at a time in memory."""
-    fs, folder = patient(f"{request.out}/predictions")
     found = checkpoint.read(request.checkpoints[0])
     classes = found.facts.classes
     ranked = found.run.task.name == "classification"
@@ -408,8 +405,7 @@ def gather(request: Request, reader: Reader, pieces: Sequence[Piece]) -> None:
     best: list[tuple[float, int, int, dict[str, Any]]] = []
     failed, total = [], 0
     for match in track(written(request.out), "gathering files"):
-        with fs.open_input_file(f"{folder}/{match[0]}") as opened:
-            file = pq.ParquetFile(opened)
+        with parquet(f"{request.out}/predictions/{match[0]}") as file:
             columns = [name for name in file.schema_arrow.names if not name.startswith("features")]
             table = file.read(columns=columns).to_pandas()
         total += len(table)

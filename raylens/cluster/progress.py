@@ -22,10 +22,10 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylens.cluster import gauges
-from raylens.cluster.folders import exists, read, write
 from raylens.cluster.live import Board, Row
 from raylens.cluster.worker import WORST, scored
 from raylens.config import Run
+from raylens.storage import exists, read, write
 
 EVERY, OFTEN = 5.0, 0.5
 """Seconds between lines, at least, and between changes of a table; ends of trials are always told."""

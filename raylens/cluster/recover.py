@@ -9,10 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 from ray.tune import Callback, Checkpoint
 
-from raylens.cluster.folders import patient, write
+from raylens.storage import delete, exists, listed, read, write
 
 SECONDS = 5.0
 """Between copies of Tune's record, at least."""
@@ -63,7 +62,6 @@ def mend_record(path: str) -> None:
     deleted, so that Tune reads what the driver before wrote.
     """
     held, copies = _by_driver(_record(path)), _by_driver(_record(f"{path}/record"))
-    fs, folder = patient(path)
     for driver, files in held.items():
         named = any(name.startswith("experiment_state-") for name in files)
         if named and all(map(_whole, files, files.values())):
@@ -72,7 +70,7 @@ def mend_record(path: str) -> None:
             write(f"{path}/{name}", content)
         if driver not in copies:
             for name in files:
-                fs.delete_file(f"{folder}/{name}")
+                delete(f"{path}/{name}")
 
 
 def _by_driver(files: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
@@ -92,13 +90,7 @@ def recorded(path: str) -> bool:
 
 def _record(folder: str) -> dict[str, bytes]:
     """The files, by name, in which Tune keeps the state of trials and searcher, if there are any."""
-    fs, inner = patient(folder)
-    found = {}
-    for info in fs.get_file_info(pyarrow.fs.FileSelector(inner, allow_not_found=True)):
-        if info.is_file and "state-" in info.base_name:
-            with fs.open_input_stream(info.path) as stream:
-                found[info.base_name] = stream.read()
-    return found
+    return {name: read(f"{folder}/{name}") for name in listed(folder) if "state-" in name}
 
 
 def _whole(name: str, content: bytes) -> bool:
@@ -117,11 +109,9 @@ def forget_errors(path: str) -> None:
 
     An error that was cut off as it was written, on a full disk, would keep Tune from reading any result.
     """
-    fs, folder = patient(path)
-    for info in fs.get_file_info(pyarrow.fs.FileSelector(folder)):
-        error = f"{info.path}/error.pkl"
-        if fs.get_file_info(error).type == pyarrow.fs.FileType.File:
-            fs.delete_file(error)
+    for name in listed(path):
+        if exists(error := f"{path}/{name}/error.pkl"):
+            delete(error)
 
 
 def recover(trial: Any) -> None:

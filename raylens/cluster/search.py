@@ -31,7 +31,7 @@ from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch, nodes, tensorboard
 from raylens.cluster.board import ORACLE, Board, measure
-from raylens.cluster.folders import addressed, copy, exists, kept, releases
+from raylens.cluster.folders import addressed, kept, releases
 from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
 from raylens.cluster.recover import Recorded, Recovered, forget_errors, mend_record, recorded
@@ -44,6 +44,7 @@ from raylens.errors import ConfigError
 from raylens.health import COLLAPSED, counted
 from raylens.methods.base import Method
 from raylens.space import Choice, LogUniform, Range, holds
+from raylens.storage import copy, exists
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from raylens import checkpoint, find
-from raylens.cluster.folders import copy, exists, patient
 from raylens.cluster.launch import task_device
 from raylens.cluster.progress import reported
 from raylens.config import Run
 from raylens.data.stream import Split, views
 from raylens.loop import collect
+from raylens.storage import copy, exists, patient
 
 ROWS, SHOWN = 500, 8
 """Images of each domain among the features, and in a picture."""

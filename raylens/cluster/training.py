@@ -17,7 +17,7 @@ from typing import Any
 from raylens import augment, checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import content, launch, nodes, prior, tensorboard
-from raylens.cluster.folders import copy, exists, hold, releases, write
+from raylens.cluster.folders import hold, releases
 from raylens.cluster.launch import TrainingDiverged
 from raylens.cluster.worker import build
 from raylens.config import Run
@@ -26,6 +26,7 @@ from raylens.data.streaming import Streaming
 from raylens.errors import ConfigError
 from raylens.methods.base import Method
 from raylens.space import Choice
+from raylens.storage import copy, exists, write
 from raylens.validators import FOR_PRETRAINING
 
 SHARED = (

@@ -25,9 +25,10 @@ from rich.table import Table
 from scipy.fft import dctn, rfft2
 from scipy.ndimage import uniform_filter
 
+from raylens import storage
 from raylens.data.preprocess import preprocess
-from raylens.data.shards import Manifest, filesystem, first_line, read_manifest, read_split
-from raylens.errors import ConfigError
+from raylens.data.shards import Manifest, read_manifest, read_split
+from raylens.errors import ConfigError, first_line
 from raylens.progress import track
 
 SIDE = 64
@@ -208,10 +209,8 @@ def write(found: Checked, path: str) -> None:
     columns = [f"{which}_{name}" for which in ("one", "other") for name in ("set", "split", "id")]
     rows = [(*match.one, *match.other, match.similarity, match.exact, match.leaks) for match in found.matches]
     table = pd.DataFrame(rows, columns=[*columns, "similarity", "exact", "leaks"])
-    fs, inner = filesystem(path)
     try:
-        with fs.open_output_stream(inner) as file:
-            file.write(table.to_csv(index=False).encode())
+        storage.write(path, table.to_csv(index=False))
     except OSError as error:
         raise ConfigError(f"--out {path} cannot be written: {first_line(error)}") from None
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from raylens.data.preprocess import TRANSFORMS, preprocess
-from raylens.data.shards import UNLABELLED, Manifest, filesystem, read_manifest, split_files
+from raylens.data.shards import UNLABELLED, Manifest, read_manifest, split_files
 from raylens.errors import ConfigError
+from raylens.storage import parquet
 
 COLUMNS = 10
 PER_CLASS = 400
@@ -116,9 +116,8 @@ def _text(value: object) -> str:
 def _batches(path: str, held: Manifest) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Labels and pixels of a set, 500 rows at a time, split after split."""
     for file in (file for split in held.splits for file in split_files(path, split)):
-        fs, name = filesystem(file)
-        with fs.open_input_file(name) as source:
-            for batch in pq.ParquetFile(source).iter_batches(500, columns=["pixels", "label"]):
+        with parquet(file) as held:
+            for batch in held.iter_batches(500, columns=["pixels", "label"]):
                 labels = batch["label"].fill_null(UNLABELLED).to_numpy(zero_copy_only=False)
                 yield labels, batch["pixels"].to_numpy_ndarray()
 

@@ -9,17 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from raylens.data.rows import prepared
-from raylens.data.shards import HIGH, filesystem, read_manifest, read_split, split_files
+from raylens.data.shards import HIGH, read_manifest, read_split, split_files
 from raylens.errors import ConfigError, DataError
 from raylens.find import guess
 from raylens.loop import collect
 from raylens.models import Model
 from raylens.progress import counting
 from raylens.records import Outputs
+from raylens.storage import parquet
 
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 ENOUGH = 20_000
@@ -83,9 +83,8 @@ def some(data: str, split: str, transform: str, enough: int = ENOUGH) -> np.ndar
     """Preprocessed pixels (N, C, H, W) of a split, of as many of its first files as hold `enough` rows."""
     parts, rows = [], 0
     for file in split_files(data, split):
-        fs, path = filesystem(file)
-        with fs.open_input_file(path) as opened:
-            parts.append(prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"])
+        with parquet(file) as held:
+            parts.append(prepared(held.read(columns=["pixels"]), transform)["pixels"])
         rows += len(parts[-1])
         if rows >= enough:
             break
@@ -100,9 +99,8 @@ def members(data: str, split: str, where: str) -> tuple[np.ndarray, np.ndarray]:
     column, values = _condition(data, where)
     masks, labels = [], []
     for file in split_files(data, split):
-        fs, path = filesystem(file)
-        with fs.open_input_file(path) as opened:
-            table = pq.ParquetFile(opened).read(columns=["label", column])
+        with parquet(file) as held:
+            table = held.read(columns=["label", column])
         table = table.filter(pc.is_valid(table["label"]))
         masks.append(_meets(table, column, values).to_numpy(zero_copy_only=False))
         labels.append(table["label"].to_numpy())
@@ -125,9 +123,7 @@ def _rows(
         raise DataError(f"{data} has no column {target!r}, which the model predicts")
     columns = list(dict.fromkeys(["pixels", target or "label", *([column] if column else [])]))
     for file in split_files(data, split):
-        fs, path = filesystem(file)
-        with fs.open_input_file(path) as opened:
-            held = pq.ParquetFile(opened)
+        with parquet(file) as held:
             groups = range(held.num_row_groups)
             for some in [[group] for group in groups] if target == HIGH else [groups]:  # twins are large
                 table = held.read_row_groups(some, columns=columns)

@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raylens.data import bands, formats
 from raylens.data.convert import PROBES, Shape, counted, images_of
 from raylens.data.formats import Options, Unit, stamps
 from raylens.data.preprocess import preprocess
 from raylens.data.rows import prepared
-from raylens.data.s3 import waiting
-from raylens.data.shards import MANIFEST, RESERVED, filesystem, read_manifest, split_files
+from raylens.data.shards import MANIFEST, RESERVED, read_manifest, split_files
 from raylens.errors import DataError
+from raylens.storage import filesystem, parquet
 
 BYTES = 32 << 20
 """Of the pixels, float32, that are read at a time."""
@@ -173,9 +172,8 @@ class Reader:
         return found
 
     def _of_shard(self, file: str, sha256: str) -> Iterator[Piece]:
-        fs, name = filesystem(file)
-        with fs.open_input_file(name) as opened:
-            metadata = pq.ParquetFile(opened).metadata
+        with parquet(file) as held:
+            metadata = held.metadata
         groups, rows = [], 0
         for group in range(metadata.num_row_groups):
             groups.append(group)
@@ -229,9 +227,8 @@ class Reader:
         )
 
     def _groups(self, piece: Piece, known: Sequence[range]) -> Iterator[Block]:
-        fs, name = filesystem(piece.shard)
-        with waiting(fs).open_input_file(name) as opened:
-            file, begin = pq.ParquetFile(opened), 0
+        with parquet(piece.shard) as file:
+            begin = 0
             for group in piece.groups:
                 rows = range(begin, begin + file.metadata.row_group(group).num_rows)
                 begin = rows.stop

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from raylens import checkpoint
 from raylens.data import bands
 from raylens.data.rows import prepared
-from raylens.data.shards import HIGH, UNLABELLED, ShardWriter, filesystem, made_by, read_manifest, split_files
+from raylens.data.shards import HIGH, UNLABELLED, ShardWriter, made_by, read_manifest, split_files
 from raylens.errors import ConfigError, DataError
 from raylens.progress import counting
+from raylens.storage import filesystem, parquet
 from raylens.tasks.super_resolution import bicubic
 
 WAYS = ("model", "bicubic", "high")
@@ -75,9 +75,7 @@ def resolve(
     with writer, counting("painting", sum(one.rows for one in held.splits.values())) as count:
         for split in held.splits:
             for file in split_files(data, split):
-                fs, name = filesystem(file)
-                with fs.open_input_file(name) as opened:
-                    rows = pq.ParquetFile(opened)
+                with parquet(file) as rows:
                     for group in range(rows.num_row_groups):
                         table = rows.read_row_group(group).combine_chunks()
                         labels = pc.fill_null(table["label"], UNLABELLED).to_numpy()

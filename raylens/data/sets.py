@@ -13,12 +13,13 @@ from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data import bands
 from raylens.data.rows import prepared
-from raylens.data.shards import HIGH, Manifest, filesystem, read_manifest, read_split, split_files
+from raylens.data.shards import HIGH, Manifest, read_manifest, read_split, split_files
 from raylens.data.simulate import BANDS, digest, foreseen, simulate
 from raylens.data.stream import Resident, Split, few, sizes
 from raylens.data.tasks import ray_data
 from raylens.errors import DataError
 from raylens.methods.base import Method
+from raylens.storage import filesystem
 
 PRESETS = {"source": "sim", "target": "survey"}
 SIMULATED = "the simulated"

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs as arrow_fs
 
-from raylens.errors import DataError
+from raylens.errors import DataError, first_line
 from raylens.find import guess
+from raylens.storage import filesystem
 
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.csv"
@@ -102,23 +103,6 @@ def made_by(
         "seed": seed,
         "versions": versions | {"python": platform.python_version()},
     } | more
-
-
-def filesystem(path: str | os.PathLike) -> tuple[arrow_fs.FileSystem, str]:
-    """The file system that a path or URI lies on, and the path there."""
-    path = os.fspath(path)
-    if "://" not in path:
-        return arrow_fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
-    try:
-        return arrow_fs.FileSystem.from_uri(path.rstrip("/"))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"cannot open {path}: {first_line(error)}; give a local folder, s3:// or gs://"
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def read_manifest(path: str | os.PathLike) -> Manifest:

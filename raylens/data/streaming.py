@@ -19,16 +19,16 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from raylens import find
+from raylens import find, storage
 from raylens.config import Run
 from raylens.data.order import Order, Shuffled
 from raylens.data.rows import prepared
-from raylens.data.s3 import waiting
-from raylens.data.shards import filesystem, split_files
+from raylens.data.shards import split_files
 from raylens.data.stream import Split, sizes, views
 from raylens.data.tasks import ray_data
 from raylens.methods.base import Method
 from raylens.records import Images
+from raylens.storage import parquet
 
 POOL = 8
 """Row groups that are read and shuffled together, 500 rows each as raylens writes them."""
@@ -103,11 +103,10 @@ def plan(run: Run, stream: str, rank: int) -> Iterator[dict[str, Any]]:
     """
     path, batch = getattr(run.data, stream), sizes(run)[stream]
     labelled = stream == "source" and find.method(run.method.name).labelled
-    fs, _ = filesystem(path)
     groups, held = [], 0
     for file in split_files(path, "train"):
-        with fs.open_input_file(filesystem(file)[1]) as opened:
-            footer = pq.ParquetFile(opened).metadata
+        with parquet(file) as opened:
+            footer = opened.metadata
         held += footer.num_rows
         groups += [group for group in _groups(file, footer, labelled) if group.rows]
     order = Shuffled(np.arange(len(groups)), (run.seed, "groups", stream))
@@ -193,9 +192,8 @@ class Pools:
 
 
 def _group(file: str, index: int, columns: list[str]) -> pa.Table:
-    fs, path = filesystem(file)
-    with waiting(fs).open_input_file(path) as opened:
-        return pq.ParquetFile(opened).read_row_group(index, columns=columns)
+    with parquet(file) as held:
+        return held.read_row_group(index, columns=columns)
 
 
 def _images(shard: Any, batch: int, start: int) -> Iterator[Images]:
@@ -224,9 +222,8 @@ def ended(trained: str, steps: int) -> tuple[dict[str, Any], str] | None:
 
 def _last_report(trained: str) -> tuple[dict[str, Any], str] | None:
     """Metrics and checkpoint of the last report that a trainer has written down in the folder `trained`."""
-    fs, path = filesystem(f"{trained}/checkpoint_manager_snapshot.json")
-    if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
+    told = f"{trained}/checkpoint_manager_snapshot.json"
+    if not storage.exists(told):
         return None
-    with fs.open_input_stream(path) as stream:
-        latest = json.loads(stream.read()).get("latest_checkpoint_result")
+    latest = json.loads(storage.read(told)).get("latest_checkpoint_result")
     return (latest["metrics"], f"{trained}/{latest['checkpoint_dir_name']}") if latest else None

@@ -12,12 +12,10 @@ from typing import Any
 import pandas as pd
 import pyarrow.fs
 
-from raylens import checkpoint, config
+from raylens import checkpoint, config, storage
 from raylens.checkpoint import Checkpoint
-from raylens.cluster.folders import exists
 from raylens.cluster.worker import WORST
 from raylens.config import Run
-from raylens.data.shards import filesystem
 from raylens.errors import ConfigError
 
 
@@ -76,7 +74,7 @@ class Folder:
     def checkpoint(self, *names: str) -> Checkpoint | None:
         """The first of the folders `names` that holds one."""
         for name in names:
-            if exists(f"{self.path}/{name}/model.safetensors"):
+            if storage.exists(f"{self.path}/{name}/model.safetensors"):
                 return checkpoint.read(f"{self.path}/{name}")
         return None
 
@@ -101,19 +99,21 @@ def read(path: str) -> Folder:
     text = _text(f"{path}/run.yaml")
     if text is None:
         raise ConfigError(f"{path} is no run: it has no run.yaml; give a folder such as runs/<name>")
-    if exists(f"{path}/model.safetensors"):
+    if storage.exists(f"{path}/model.safetensors"):
         raise ConfigError(
             f"{path} is a checkpoint; give the folder of its run, {path.rpartition('/')[0] or '.'}, or measure it by "
             "raylens.evaluate"
         )
     run = config.build((config.read(f"{path}/run.yaml"), f"{path}/run.yaml"))
     tests = json.loads(_text(f"{path}/test.json") or "{}")
-    if exists(f"{path}/plan.json"):
+    if storage.exists(f"{path}/plan.json"):
         table = _table(f"{path}/finetuned.csv")
         trials = _trials(f"{path}/trials", run, over=table is not None)
         return Folder(path, "finetuning", run, text, trials, table, tests)
-    trained = exists(f"{path}/workers") or not exists(f"{path}/start-workers")  # its start was, either way
-    if exists(f"{path}/trials") or exists(f"{path}/start-trial") or not trained:
+    trained = storage.exists(f"{path}/workers") or not storage.exists(
+        f"{path}/start-workers"
+    )  # its start was, either way
+    if storage.exists(f"{path}/trials") or storage.exists(f"{path}/start-trial") or not trained:
         table = _table(f"{path}/leaderboard.csv")
         trials = _trials(f"{path}/trials", run, over=table is not None)
         return Folder(path, "search", run, text, trials, table, tests)
@@ -128,7 +128,7 @@ def _training(path: str, run: Run) -> tuple[Trial, ...]:
 
 def _trials(path: str, run: Run, *, over: bool) -> tuple[Trial, ...]:
     """Of Ray Tune's folders those in which something was reported, by name."""
-    fs, inner = filesystem(path)
+    fs, inner = storage.filesystem(path)
     found = []
     for info in sorted(
         fs.get_file_info(pyarrow.fs.FileSelector(inner, allow_not_found=True)), key=lambda info: info.path
@@ -148,7 +148,7 @@ def _trials(path: str, run: Run, *, over: bool) -> tuple[Trial, ...]:
 
 def _newer(reports: pd.DataFrame, path: str) -> bool:
     """Whether something was reported after the file was written."""
-    fs, inner = filesystem(path)
+    fs, inner = storage.filesystem(path)
     written = fs.get_file_info(inner).mtime_ns
     return "timestamp" in reports and bool(written) and reports["timestamp"].max() > written / 1e9
 
@@ -168,9 +168,7 @@ def _reports(path: str) -> pd.DataFrame:
 
 
 def _tables(path: str) -> dict[str, pd.DataFrame]:
-    fs, inner = filesystem(path)
-    names = sorted(info.base_name for info in fs.get_file_info(pyarrow.fs.FileSelector(inner)))
-    ends = [match[1] for name in names if (match := re.fullmatch(r"table(.*)\.csv", name))]
+    ends = [match[1] for name in storage.listed(path) if (match := re.fullmatch(r"table(.*)\.csv", name))]
     return {end: _table(f"{path}/table{end}.csv") for end in ends}
 
 
@@ -186,8 +184,4 @@ def _text(path: str) -> str | None:
 
 
 def _bytes(path: str) -> bytes | None:
-    if not exists(path):
-        return None
-    fs, inner = filesystem(path)
-    with fs.open_input_stream(inner) as stream:
-        return stream.read()
+    return storage.read(path) if storage.exists(path) else None

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from raylens.checkpoint import Checkpoint
 from raylens.data.rows import prepared
-from raylens.data.shards import filesystem, read_manifest, read_split, split_files
+from raylens.data.shards import read_manifest, read_split, split_files
 from raylens.loop import collect
 from raylens.metrics import softmax64
 from raylens.progress import counting
+from raylens.storage import parquet
 
 UNKNOWN = -1
 
@@ -44,9 +44,7 @@ class Seen:
         found: dict[int, np.ndarray] = {}
         begin = 0
         for file in split_files(self.data, self.split):
-            fs, path = filesystem(file)
-            with fs.open_input_file(path) as opened:
-                held = pq.ParquetFile(opened)
+            with parquet(file) as held:
                 here = wanted[(wanted >= begin) & (wanted < begin + held.metadata.num_rows)]
                 if len(here):
                     table = held.read(columns=["pixels"]).take(here - begin)
@@ -62,9 +60,8 @@ def see(found: Checkpoint, domain: str, data: str, split: str, *, device: str = 
     files = split_files(data, split)
     with counting(split, read_manifest(data).splits[split].rows) as count:
         for file in files:
-            fs, path = filesystem(file)
-            with fs.open_input_file(path) as opened:
-                pixels = prepared(pq.ParquetFile(opened).read(columns=["pixels"]), transform)["pixels"]
+            with parquet(file) as held:
+                pixels = prepared(held.read(columns=["pixels"]), transform)["pixels"]
             said = collect(model, pixels, None, device=device, count=count)
             features.append(said.features)
             logits.append(said.logits)

@@ -20,8 +20,9 @@ from raylens.cluster import tensorboard
 from raylens.cluster.launch import _free_port
 from raylens.data import formats, sets
 from raylens.data.formats import Options, Unit, Unreached, Unreadable
-from raylens.data.shards import filesystem, read_manifest, read_split, verify
+from raylens.data.shards import read_manifest, read_split, verify
 from raylens.data.stream import Resident
+from raylens.storage import filesystem
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -129,7 +130,7 @@ def test_files_in_object_storage_are_converted(bucket):
 
 
 def test_a_store_that_does_not_answer_is_no_broken_image(server, bucket, monkeypatch):
-    monkeypatch.setattr("raylens.data.s3.ATTEMPTS", 2)
+    monkeypatch.setattr("raylens.storage.ATTEMPTS", 2)
     fs, root = filesystem(f"{bucket}/images")
     with fs.open_output_stream(f"{root}/torn.npy") as stream:
         stream.write(b"no image")

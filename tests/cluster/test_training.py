@@ -12,12 +12,12 @@ import pytest
 
 from raylens import checkpoint, config, find
 from raylens.cluster import training
-from raylens.cluster.folders import write
 from raylens.cluster.training import check_same, fits, started
 from raylens.cluster.worker import build
 from raylens.data import sets
 from raylens.data.shards import ShardWriter
 from raylens.errors import ConfigError, DataError
+from raylens.storage import write
 
 
 def write_set(out, *, classes=("a", "b"), lacking=None, labelled=True, size=32, bands=("i",)) -> str:

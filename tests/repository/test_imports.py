@@ -26,7 +26,7 @@ VERBS = {
     "cli",
 }
 LAYERS = [
-    {"errors", "records", "space", "find", "config", "grid", "seeds"},
+    {"errors", "storage", "records", "space", "find", "config", "grid", "seeds"},
     {
         "augment",
         "pipelines",

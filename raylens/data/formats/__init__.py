@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from pyarrow import fs as arrow_fs
 
-from raylens.data.s3 import waiting
-from raylens.data.shards import UNLABELLED, filesystem, first_line
-from raylens.errors import DataError
+from raylens.data.shards import UNLABELLED
+from raylens.errors import DataError, first_line
+from raylens.storage import filesystem, waiting
 
 Label = str | int | float | None
 """A class by name or number, or a quantity, float; see `settled`."""

@@ -10,8 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from raylens.data.formats import Options, Row, Unreadable, channels_first, is_stack, opened, stack_rows
-from raylens.data.shards import first_line
-from raylens.errors import DataError
+from raylens.errors import DataError, first_line
 
 SUFFIXES = (".npy",)
 

@@ -8,8 +8,7 @@ import pandas as pd
 
 from raylens.data import formats
 from raylens.data.formats import Options, Row, Unit, opened, settled
-from raylens.data.shards import first_line
-from raylens.errors import DataError
+from raylens.errors import DataError, first_line
 from raylens.find import guess
 
 SUFFIXES = (".csv",)
