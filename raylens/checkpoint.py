@@ -40,7 +40,7 @@ from safetensors import SafetensorError
 
 from raylens import config, find
 from raylens.config import Run, TaskConfig
-from raylens.errors import ConfigError
+from raylens.errors import ConfigError, RequestError
 from raylens.models import Model, Turned
 from raylens.storage import filesystem
 from raylens.tasks.base import Task
@@ -362,7 +362,7 @@ def _fetched(address: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="raylens-"))
     try:
         _fetch(address, folder, state=False)
-    except ConfigError:
+    except RequestError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder

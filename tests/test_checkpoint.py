@@ -15,7 +15,7 @@ from raylens import checkpoint, config
 from raylens.cluster.training import fits
 from raylens.cluster.worker import build, work
 from raylens.data.stream import Resident
-from raylens.errors import ConfigError
+from raylens.errors import ConfigError, RequestError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_is_read_from_an_address_too(saved):
     assert same(weights(found.model()), weights(checkpoint.read(saved).model()))
     del found
     assert not fetched.exists()
-    with pytest.raises(ConfigError, match="cannot be fetched"):
+    with pytest.raises(RequestError, match="cannot open nowhere:"):
         checkpoint.read("nowhere://bucket/best")
 
 
