@@ -23,15 +23,22 @@ class Recovered(Callback):
     Tune deletes checkpoints beyond those that are kept as they are reported, but writes its record of the trials only
     now and then: the record of a driver that was killed may be older than what was deleted since. The newest that is
     left may have been cut off while it was written, the oldest of three while it was deleted.
+
+    That record also has how often trials are tried again, how often they were, and the `searcher` how many run at once:
+    `retries` and `concurrent` are those of now, and failures of before are forgotten.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, searcher: Any, *, concurrent: int, retries: int) -> None:
+        self.searcher, self.concurrent, self.retries = searcher, concurrent, retries
         self.done = False
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
-        if not self.done:
-            for trial in trials:
-                recover(trial)
+        if self.done:
+            return
+        self.searcher.max_concurrent = self.concurrent
+        for trial in trials:
+            trial.max_failures, trial.run_metadata.num_failures = self.retries, 0
+            recover(trial)
         self.done = True
 
 

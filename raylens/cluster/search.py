@@ -182,14 +182,20 @@ def tuned(
     if recorded(path) and ray_tune.Tuner.can_restore(there, *fs):
         print(f"going on with {path}", flush=True)
         forget_errors(path)
-        again = {
-            "resume_unfinished": True,
-            "resume_errored": True,
-            "storage_filesystem": fs[0] if fs else None,
-        }
-        tuner = ray_tune.Tuner.restore(there, trial, **again)
+        tuner = ray_tune.Tuner.restore(
+            there,
+            trial,
+            resume_unfinished=True,
+            resume_errored=True,
+            storage_filesystem=fs[0] if fs else None,
+        )
         inner = tuner._local_tuner
-        inner._run_config.callbacks = [progress, Recovered(), Recorded(path)]
+        again = Recovered(
+            inner._tune_config.search_alg,
+            concurrent=tune_config.search_alg.max_concurrent,
+            retries=run.search.retries,
+        )
+        inner._run_config.callbacks = [progress, again, Recorded(path)]
         inner._run_config.failure_config = ray_tune.FailureConfig(max_failures=run.search.retries)
         _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
     else:
@@ -226,6 +232,7 @@ def _tune_config(run: Run, nested: bool) -> Any:
     import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+    from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.basic_variant import BasicVariantGenerator
     from ray.tune.search.optuna import OptunaSearch
 
@@ -255,15 +262,15 @@ def _tune_config(run: Run, nested: bool) -> Any:
     first = [first_sample(run, np.random.RandomState(run.seed % 2**32))]
     if run.search.searcher == "tpe":
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        searcher = OptunaSearch(seed=run.seed % 2**32, points_to_evaluate=first)
-        most = {"max_concurrent_trials": nodes.concurrent(run)}
+        searcher = ConcurrencyLimiter(
+            OptunaSearch(seed=run.seed % 2**32, points_to_evaluate=first), nodes.concurrent(run)
+        )
     else:
         # A population takes turns on what there is; counted as running, its paused trials would never all start.
         limit = 0 if run.search.scheduler == "pbt" else nodes.concurrent(run)
         searcher = BasicVariantGenerator(
             random_state=run.seed, points_to_evaluate=first, max_concurrent=limit
         )
-        most = {}
     return tune.TuneConfig(
         metric="objective",
         mode="max",
@@ -273,7 +280,6 @@ def _tune_config(run: Run, nested: bool) -> Any:
         reuse_actors=not nested,
         trial_name_creator=_name,
         trial_dirname_creator=_name,
-        **most,
     )
 
 

@@ -53,7 +53,7 @@ def test_asha_stops_trials_by_their_steps_and_never_those_that_end(tiny):
 def test_a_setting_is_what_tune_is_given(tiny, settings, scheduler, searcher):
     made = _tune_config(search(tiny, **settings), nested=False)
     assert type(made.scheduler) is scheduler
-    assert type(made.search_alg) is searcher
+    assert type(getattr(made.search_alg, "searcher", made.search_alg)) is searcher
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe"])
@@ -66,7 +66,8 @@ def test_the_first_trial_has_the_defaults_that_lie_in_the_ranges(tiny, searcher)
         "method.source_weight": None,
     }
     run = search(tiny, searcher=searcher, space=ranges)
-    (sample,) = _tune_config(run, nested=False).search_alg._points_to_evaluate
+    made = _tune_config(run, nested=False).search_alg
+    (sample,) = getattr(made, "searcher", made)._points_to_evaluate
     assert sample.keys() == space(run).keys()
     assert sample["method.discriminator_lr"] == 1e-3
     assert 1e-4 <= sample["optimizer.lr"] <= 1e-2
@@ -91,7 +92,7 @@ def test_trials_of_several_workers_are_bounded_by_the_cluster_and_have_processes
     assert made.search_alg.max_concurrent == 2
     assert not made.reuse_actors
     tpe = _tune_config(run.replace(**{"search.searcher": "tpe", "scale.cpus": 2}), nested=True)
-    assert tpe.max_concurrent_trials == 1
+    assert tpe.search_alg.max_concurrent == 1
 
 
 def ended(path: str, **reports: list) -> SimpleNamespace:

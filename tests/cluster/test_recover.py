@@ -12,10 +12,24 @@ import pytest
 from raylens import config
 from raylens.cluster import launch
 from raylens.cluster.progress import Progress
+from raylens.cluster.recover import Recovered
 from raylens.cluster.search import tuned
 from raylens.cluster.trial import nested
 from raylens.cluster.worker import WORST
 from tests.cluster.counting import counts
+
+
+def counted(folder, **search):
+    """The one trial of a search over nothing, or of the same search again."""
+    from ray import tune
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    settings = {f"search.{name}": value for name, value in {"retries": 0, **search}.items()}
+    run = config.build({"method.name": "supervised", "fit.steps": 6, "fit.report_every": 1}, settings)
+    plan = tune.TuneConfig(metric="objective", mode="max", search_alg=BasicVariantGenerator(max_concurrent=1))
+    trial = tune.with_parameters(counts, folder=str(folder))
+    (result,) = tuned(trial, run, f"{folder}/trials", {}, plan, Progress([run], lambda trial: run))
+    return result
 
 
 @pytest.mark.parametrize(
@@ -27,21 +41,8 @@ from tests.cluster.counting import counts
     ],
 )
 def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, moved, begun, kept):
-    from ray import tune
-
-    run = config.build(
-        {"method.name": "supervised", "search.retries": 0, "fit.steps": 6, "fit.report_every": 1}
-    )
     (tmp_path / "fail").touch()
-
-    def tried():
-        progress = Progress([run], lambda trial: run)
-        settings = tune.TuneConfig(metric="objective", mode="max")
-        trial = tune.with_parameters(counts, folder=str(tmp_path))
-        (result,) = tuned(trial, run, f"{tmp_path}/trials", {}, settings, progress)
-        return result
-
-    first = tried()
+    first = counted(tmp_path)
     assert first.error is not None
     at = Path(first.path)
 
@@ -54,7 +55,7 @@ def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, m
         (at / f"checkpoint_{number:06d}").rename(at / name)
     (tmp_path / "fail").unlink()
 
-    second = tried()
+    second = counted(tmp_path)
     assert second.error is None
     assert (tmp_path / "begun").read_text().split() == ["0", str(begun)]
     assert second.metrics["step"] == 6
@@ -63,32 +64,33 @@ def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, m
     assert Path(second.checkpoint.path, "step.json").read_text() == "6"
 
 
-def test_a_cut_record_of_tune_is_mended_from_the_last_whole_copy(ray_cluster, tmp_path, monkeypatch):
-    from ray import tune
+def test_a_resumed_search_tries_again_as_often_as_it_is_told_now(ray_cluster, tmp_path):
+    (tmp_path / "fail").write_text("xxx")
+    assert counted(tmp_path).error is not None
+    assert counted(tmp_path, retries=2).error is None
+    assert (tmp_path / "begun").read_text().split() == ["0", "4", "4", "4"]
 
+
+def test_a_resumed_search_runs_as_many_trials_at_once_as_there_is_room_for_now():
+    searcher = SimpleNamespace(max_concurrent=1)
+    again = Recovered(searcher, concurrent=3, retries=1)
+    again.on_step_begin(0, [])
+    assert searcher.max_concurrent == 3
+
+
+def test_a_cut_record_of_tune_is_mended_from_the_last_whole_copy(ray_cluster, tmp_path, monkeypatch):
     from raylens.cluster import recover
 
     monkeypatch.setattr(recover, "SECONDS", 0.0)
-    run = config.build(
-        {"method.name": "supervised", "search.retries": 0, "fit.steps": 6, "fit.report_every": 1}
-    )
-
-    def tried():
-        progress = Progress([run], lambda trial: run)
-        settings = tune.TuneConfig(metric="objective", mode="max")
-        trial = tune.with_parameters(counts, folder=str(tmp_path))
-        (result,) = tuned(trial, run, f"{tmp_path}/trials", {}, settings, progress)
-        return result
-
     (tmp_path / "fail").touch()
-    assert tried().error is not None
+    assert counted(tmp_path).error is not None
     (tmp_path / "fail").unlink()
     torn = list(Path(tmp_path, "trials").glob("*state-*"))
     assert {path.name for path in torn} == {path.name for path in Path(tmp_path, "trials/record").iterdir()}
     for path in torn:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
-    result = tried()
+    result = counted(tmp_path)
     assert result.error is None
     assert result.metrics["step"] == 6
     assert (tmp_path / "begun").read_text().split()[0] == "0"
@@ -127,14 +129,9 @@ def test_what_a_second_driver_left_cut_off_gives_way_to_what_the_first_wrote(tmp
 
 def test_what_was_cut_off_before_any_trial_began_begins_anew(ray_cluster, tmp_path):
     """Tune's settings are there, cut off or not, and no record of a trial."""
-    from ray import tune
-
-    run = config.build({"method.name": "supervised", "fit.steps": 6, "fit.report_every": 1})
     (tmp_path / "trials").mkdir()
     (tmp_path / "trials" / "tuner.pkl").write_bytes(b"\x80\x05cut off")
-    trial = tune.with_parameters(counts, folder=str(tmp_path))
-    settings, progress = tune.TuneConfig(metric="objective", mode="max"), Progress([run], lambda trial: run)
-    (result,) = tuned(trial, run, f"{tmp_path}/trials", {}, settings, progress)
+    result = counted(tmp_path)
     assert (result.error, result.metrics["step"]) == (None, 6)
 
 
