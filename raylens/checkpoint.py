@@ -38,11 +38,10 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from raylens import config, find
+from raylens import config, find, storage
 from raylens.config import Run, TaskConfig
 from raylens.errors import ConfigError, RequestError
 from raylens.models import Model, Turned
-from raylens.storage import filesystem
 from raylens.tasks.base import Task
 
 
@@ -204,6 +203,25 @@ def save(
                     numbers["optimizer"][f"{index}/{name}"] = value
         safetensors.torch.save_file(_contiguous(tensors), folder / "state.safetensors")
         _write(folder / "state.json", numbers)
+
+
+def whole(path: str) -> bool:
+    """Whether all that a training resumes from is at `path`, each file to its end."""
+    try:
+        for name in ("metrics.json", "state.json"):
+            json.loads(storage.read(f"{path}/{name}"))
+        return all(_ended(f"{path}/{name}.safetensors") for name in ("model", "state"))
+    except (OSError, ValueError):
+        return False
+
+
+def _ended(path: str) -> bool:
+    """Whether a file of tensors is as long as its header says."""
+    with storage.opened(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        ends = [about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"]
+        return file.size() == 8 + length + max(ends, default=0)
 
 
 def together(paths: Sequence[str]) -> list[Checkpoint]:
@@ -371,7 +389,7 @@ def _fetched(address: str) -> Path:
 def _fetch(address: str, folder: Path, *, state: bool) -> None:
     """Copy the files of the checkpoint at `address` into `folder`: those of a training's state, or all others."""
     try:
-        fs, path = filesystem(address)
+        fs, path = storage.filesystem(address)
         for info in fs.get_file_info(pyarrow.fs.FileSelector(path)):
             if info.is_file and info.base_name.startswith("state.") == state:
                 target = folder / info.base_name

@@ -164,6 +164,16 @@ def test_a_head_of_numbers_goes_on_saying_them_where_their_spread_is_another(tin
     torch.testing.assert_close(after, before)
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "state.json", "model.safetensors", "state.safetensors"])
+def test_what_was_cut_off_is_not_whole(saved, name):
+    assert checkpoint.whole(str(saved))
+    content = (saved / name).read_bytes()
+    (saved / name).write_bytes(content[:-1])
+    assert not checkpoint.whole(str(saved))
+    (saved / name).unlink()
+    assert not checkpoint.whole(str(saved))
+
+
 @pytest.mark.parametrize("name", ["run.yaml", "model.safetensors"])
 def test_a_folder_without_run_or_weights_is_no_checkpoint(saved, name):
     (saved / name).unlink()

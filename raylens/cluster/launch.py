@@ -143,9 +143,11 @@ def train(run: Run, facts: Any, data: Any, folder: str) -> str:
 
     `data` is a reference to resident sets, or Streaming. Raises TrainingDiverged when the loss is not finite.
     """
+    from raylens.cluster.recover import mend_checkpoints
     from raylens.cluster.worker import WORST
     from raylens.data.streaming import ended
 
+    mend_checkpoints(folder)
     metrics, path = ended(folder, run.fit.steps) or _trained(run, facts, data, folder)
     if metrics["objective"] <= WORST:
         raise TrainingDiverged(f"the training diverged: {metrics['warnings']}; a lower optimizer.lr may do")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.tune import Callback, Checkpoint
 
+from raylens.checkpoint import whole
 from raylens.storage import delete, exists, listed, read, write
 
 SECONDS = 5.0
@@ -102,13 +103,47 @@ def _record(folder: str) -> dict[str, bytes]:
 
 def _whole(name: str, content: bytes) -> bool:
     """Whether a file of Tune's record was written to its end: the trials' is JSON, the searcher's a pickle."""
-    if not name.startswith("experiment_state-"):
-        return content.endswith(b".")  # every pickle's last byte; nothing is unpickled
+    if name.startswith("experiment_state-"):
+        return _parses(content)
+    return content.endswith(b".")  # every pickle's last byte; nothing is unpickled
+
+
+def _parses(content: bytes) -> bool:
     try:
         json.loads(content)
     except ValueError:
         return False
     return True
+
+
+def mend_checkpoints(folder: str) -> None:
+    """Make Train's record of the checkpoints in `folder` anew from these, where it was cut off as it was written."""
+    from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
+        _CheckpointManagerState,
+        _TrainingResultState,
+    )
+
+    record = f"{folder}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}"
+    if not exists(record) or _parses(read(record)):
+        return
+    found = []
+    for name in listed(folder):
+        if name.startswith("checkpoint_") and whole(f"{folder}/{name}"):
+            metrics = json.loads(read(f"{folder}/{name}/metrics.json"))
+            found.append(_TrainingResultState(checkpoint_dir_name=name, metrics=metrics))
+    mended = _CheckpointManagerState(
+        checkpoint_results=found,
+        checkpoint_report_indices=[*range(len(found))],
+        latest_checkpoint_result=found[-1] if found else None,
+        pending_training_results=[],
+        pending_validation_specs=[],
+        current_report_index=len(found),
+        validated_checkpoint_dir_names=[],
+        timed_out_validation_checkpoint_dir_names=[],
+        failed_validation_checkpoint_dir_names=[],
+    )
+    write(record, mended.model_dump_json())
 
 
 def forget_errors(path: str) -> None:

@@ -60,10 +60,12 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
 
     from raylens.cluster import launch
     from raylens.cluster.folders import kept
+    from raylens.cluster.recover import mend_checkpoints
     from raylens.data.streaming import ended
 
     run, context = run.replace(**sample), tune.get_context()
     workers = f"{run.storage}/{run.title}/workers"
+    mend_checkpoints(f"{workers}/{context.get_trial_id()}")
     # Tune's record may be older than the end of a training, which then has nothing to report any more.
     if last := ended(f"{workers}/{context.get_trial_id()}", run.fit.steps):
         metrics, path = last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,26 @@ def test_a_training_of_two_workers_streams_both_domains_and_resumes(ray_cluster,
         ended[name] = weights(training(run))
     assert (tmp_path / "killed-marker").exists()
     assert equal(ended["calm"], ended["killed"])
+
+
+def test_a_cut_record_of_a_training_is_made_anew_from_its_checkpoints(ray_cluster, toy_sets, tmp_path):
+    here = {"storage": str(tmp_path), "name": "cut"}
+    run = config.build(
+        TINY | {"fit.steps": 20}, {"method.name": "supervised", "data.source": toy_sets["data.source"]}, here
+    )
+    before = weights(training(run))
+    workers = tmp_path / "cut" / "workers"
+    first, last = sorted(workers.glob("checkpoint_2*"))
+    written = (first / "state.json").stat().st_mtime
+    shutil.rmtree(last)
+    shutil.rmtree(tmp_path / "cut" / "last")
+    record = workers / "checkpoint_manager_snapshot.json"
+    record.write_bytes(record.read_bytes()[:100])
+
+    assert equal(weights(training(run)), before)
+    kept, again = sorted(workers.glob("checkpoint_2*"))
+    assert (kept, (kept / "state.json").stat().st_mtime) == (first, written), "it went on from there"
+    assert again != last
 
 
 @pytest.mark.timeout(900)
