@@ -13,12 +13,22 @@ os.environ.update(
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
     RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
     MPLBACKEND="Agg",
+    OMP_NUM_THREADS="1",  # tiny batches are faster without a second thread to wait for
 )
 
 import numpy as np
 import pytest
 
 from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts Ray runs one by one, in one of the processes that share the tests."""
+    for item in items:
+        if item.get_closest_marker("slow") or "ray_cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
 
 TINY = {"encoder.width": 4, "encoder.features": 16, "data.batch": 8, "fit.steps": 4, "fit.report_every": 2}
 
@@ -228,14 +238,3 @@ def _run(tiny, toy_sets, folder):
     run = tiny.run("adda", data=data, search={"space": space})
     fixed = {path: None for path in config.space(run) if path != "optimizer.lr"}
     return run.replace(**{"search.space": {**fixed, **space}, "name": "found", "storage": str(folder.parent)})
-
-
-@pytest.fixture
-def one_thread():
-    """Tiny batches are faster without a second thread to wait for."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

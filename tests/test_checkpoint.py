@@ -17,8 +17,6 @@ from raylens.cluster.worker import build, work
 from raylens.data.stream import Resident
 from raylens.errors import ConfigError, RequestError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FILES = {
     "run.yaml",
     "model.safetensors",

@@ -22,8 +22,6 @@ from raylens.evaluate import averaged, evaluate, outputs
 from raylens.loop import collect
 from raylens.models import turns
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def held(tiny, toy_sets, tmp_path) -> checkpoint.Checkpoint:

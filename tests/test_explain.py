@@ -10,8 +10,6 @@ from raylens import checkpoint, saliency
 from raylens.errors import ConfigError, DataError
 from raylens.explain import explain, first, labels, wanted
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def save(tiny, tmp_path):

@@ -19,8 +19,6 @@ from raylens.export import export
 from raylens.models import Painter, adapt_batch_norm, batch_norms
 from raylens.standalone import FORMATS, TOLERANCE, Standalone, compare, trials, write
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 MANIFEST = {
     "name": "toy",
     "bands": ["i"],

@@ -18,8 +18,6 @@ from raylens.data.preprocess import preprocess
 from raylens.errors import ConfigError, DataError
 from raylens.loop import collect
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def save(tiny, tmp_path):

@@ -11,8 +11,6 @@ from raylens.methods.base import Method
 from raylens.models import Model
 from raylens.records import Images, Losses
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Line(Method):
     """Two parameters in groups of their own; `act` may do something to the loss of a step."""

@@ -19,7 +19,6 @@ from raylens.data.shards import ShardWriter
 from raylens.errors import ConfigError
 from raylens.report import report
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SECTIONS = (
     "What was run",
     "Leaderboard",

@@ -14,8 +14,6 @@ from raylens import find, saliency
 from raylens.errors import ConfigError
 from raylens.models import Model, Turned
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SIZE = 48
 SMALL = {
     "small": {"width": 4},

@@ -41,7 +41,7 @@ def models(tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def here(ray_cluster, monkeypatch, one_thread):
+def here(ray_cluster, monkeypatch):
     """Images are read and predicted in this process, as Ray Data's would, which take ten seconds to begin."""
     from raylens.cluster import predict as work
 

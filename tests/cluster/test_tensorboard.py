@@ -13,8 +13,6 @@ from raylens.cluster import tensorboard, worker
 from raylens.cluster.training import training
 from raylens.data.stream import Resident
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def saved(tiny, tmp_path, method: str, **sections) -> checkpoint.Checkpoint:
     run = tiny.run(method, **sections)

@@ -12,7 +12,6 @@ from raylens.data import streaming
 from raylens.data.shards import LENS_CLASSES, UNLABELLED, ShardWriter
 from raylens.data.streaming import Pools, plan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS, PER_GROUP = 230, 20  # the last row group has ten rows
 
 

@@ -1,12 +1,9 @@
 """AdaBN against the plain formula of its paper."""
 
 import numpy as np
-import pytest
 import torch
 
 from raylens.models import batch_norms
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_statistics_are_the_means_over_the_target_s_batches(tiny):

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from raylens.losses import rise
 from raylens.models import batch_norms
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def softmax(values):
     odds = np.exp(values - values.max(1, keepdims=True))

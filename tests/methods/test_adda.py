@@ -14,8 +14,6 @@ from raylens.methods.adda import distance
 from raylens.models import batch_norms
 from raylens.records import Images
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def adda(tiny, **settings):
     """Its target encoder a little off the source's, as it is after a while."""

@@ -9,8 +9,6 @@ from raylens.losses import reversed_gradient
 from raylens.methods.cdan import joint
 from raylens.records import Images
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_features_and_probabilities_are_multiplied_each_with_each():
     features, logits = torch.randn(3, 4), torch.randn(3, 2)

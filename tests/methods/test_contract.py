@@ -11,8 +11,6 @@ from raylens.config import build
 from raylens.methods.base import Method
 from raylens.models import Model, batch_norms
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 every_method = pytest.mark.parametrize("name", find.names("methods"))
 
 

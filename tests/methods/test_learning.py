@@ -37,8 +37,6 @@ SHIFTED = {
 SEEDS = (0, 1, 2)
 ADAPTATIONS = [name for name in find.names("methods") if find.method(name).start]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def noisy_target(tiny, rows, prior, seed):
     """The shifted toy domain under three times its noise."""

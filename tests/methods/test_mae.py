@@ -58,7 +58,7 @@ def worker(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_workers_learn_what_one_learns_from_their_batches_together(tmp_path, one_thread):
+def test_two_workers_learn_what_one_learns_from_their_batches_together(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

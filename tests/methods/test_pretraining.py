@@ -19,7 +19,6 @@ from raylens.methods.mae import patches, standardised
 from raylens.models import adapt_batch_norm, batch_norms
 from raylens.tasks.pretraining import Task
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PRETRAINING = [name for name in find.names("methods") if "pretraining" in find.method(name).tasks]
 PAIRS = [name for name in PRETRAINING if "two" in find.method(name).views]
 

@@ -8,8 +8,6 @@ import torch
 
 from raylens.models import batch_norms
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def apart(tiny, **settings):
     """Its teacher a little off the student, as it is after a while."""

@@ -7,8 +7,6 @@ from torch import nn
 
 from raylens.records import Images
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_plane_is_as_steep_as_its_weights(tiny):
     method = tiny.method("wdgrl")

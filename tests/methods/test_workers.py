@@ -86,7 +86,7 @@ def found(folder: Path, name: str, world: int) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_workers_learn_what_one_learns_from_their_batches_together(together, one_thread, name):
+def test_workers_learn_what_one_learns_from_their_batches_together(together, name):
     folder, world = together
     alone = trained(name, BATCH)
     before = build(settings(name, BATCH), Tiny().facts()).state_dict()
@@ -115,7 +115,7 @@ def streams(name: str, rank: int, world: int) -> list[dict[str, Images]]:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_a_gate_that_was_not_shared_would_open_for_some_workers_only(one_thread, world):
+def test_a_gate_that_was_not_shared_would_open_for_some_workers_only(world):
     opens = set()
     for rank in range(world):
         method = build(settings("adda, gated", BATCH // world), Tiny().facts())
@@ -124,7 +124,7 @@ def test_a_gate_that_was_not_shared_would_open_for_some_workers_only(one_thread,
     assert opens == {0.0, 1.0}
 
 
-def test_statistics_of_batch_norm_are_averaged_over_the_batches_of_all_workers(together, one_thread):
+def test_statistics_of_batch_norm_are_averaged_over_the_batches_of_all_workers(together):
     folder, world = together
     method = build(settings("adabn", BATCH // world), Tiny().facts()).train()
     for rank in range(world):

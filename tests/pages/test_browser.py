@@ -57,7 +57,7 @@ def measured(page: Path, width: int) -> dict:
 
 
 @pytest.fixture
-def page(searched, tmp_path, one_thread) -> Path:
+def page(searched, tmp_path) -> Path:
     """The page on a search with a trial that was refused."""
     out = tmp_path
     folder = shutil.copytree(searched, out / "found")

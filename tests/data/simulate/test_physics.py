@@ -14,7 +14,6 @@ from lenstronomy.Util.param_util import phi_q2_ellipticity
 from raylens.data.simulate import camera, physics, render
 from raylens.data.simulate.presets import preset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PIXEL, SIZE = 0.168, 64
 LENSES = [
     {"x": x, "y": -x / 2, "q": q, "phi": phi, "theta_e": theta_e, "gamma1": gamma, "gamma2": -gamma / 2}

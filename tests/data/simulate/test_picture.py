@@ -11,7 +11,6 @@ from raylens.data.simulate import render, simulate
 from raylens.data.simulate.picture import composite
 from raylens.data.simulate.presets import RED, preset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 GRI = [0, 1, 2]
 WARPS = preset("spacewarps")
 

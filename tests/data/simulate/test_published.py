@@ -10,7 +10,6 @@ from raylens.data.simulate import render, substructure
 from raylens.data.simulate.presets import preset
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

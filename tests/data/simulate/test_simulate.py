@@ -14,7 +14,6 @@ from raylens.data.simulate.presets import PRESETS, ZERO_POINT, margin, preset, r
 from raylens.data.simulate.scene import Scene, populate
 from raylens.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS = ["lens", "elliptical", "spiral", "merger", "ring", "star", "faint"]
 
 

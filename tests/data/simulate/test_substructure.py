@@ -18,8 +18,6 @@ from raylens.data.simulate import physics, simulate, simulate_substructure, subs
 from raylens.data.simulate.substructure import RECIPES, einstein_radius, power_law, recipe, render, rod
 from raylens.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_einstein_radii_are_those_that_are_known():
     assert einstein_radius(1e12) == pytest.approx(1.66, abs=0.01)
