@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 
 from raylens import checkpoint, metrics
-from raylens.evaluate import outputs
+from raylens.measure import outputs
 
 
 def main() -> None:

@@ -303,7 +303,7 @@ def dihedral(group: argparse._ActionsContainer) -> None:
 
 
 def device(group: argparse._ActionsContainer) -> None:
-    """Add the flag that says where a verb runs its models; see evaluate.resolved."""
+    """Add the flag that says where a verb runs its models; see measure.resolved."""
     group.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="where models run [auto]"
     )

@@ -12,9 +12,9 @@ from raylens.checkpoint import Checkpoint
 from raylens.data.convert import counted
 from raylens.data.pieces import Reader
 from raylens.errors import ConfigError
-from raylens.evaluate import folder, resolved
 from raylens.find import guess
 from raylens.loop import collect
+from raylens.measure import folder, resolved
 from raylens.saliency import maps
 from raylens.storage import write
 

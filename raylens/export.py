@@ -10,7 +10,7 @@ from pathlib import Path
 from raylens import checkpoint, cli, standalone
 from raylens.card import card, given
 from raylens.errors import ConfigError
-from raylens.evaluate import folder
+from raylens.measure import folder
 from raylens.predictor import Predictor
 from raylens.progress import track
 

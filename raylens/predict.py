@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raylens import checkpoint, cli, evaluate, priors
+from raylens import checkpoint, cli, measure, priors
 from raylens.checkpoint import Checkpoint
 from raylens.cluster.folders import releases
 from raylens.errors import ConfigError, DataError
@@ -163,7 +163,7 @@ def corrected(
 
     temperature, shift = 1.0, np.zeros(len(found.facts.classes))
     if calibrate:
-        output = evaluate.outputs(found, calibrate, "val", dihedral=dihedral)
+        output = measure.outputs(found, calibrate, "val", dihedral=dihedral)
         temperature, shift = priors.calibration(output.logits, output.labels)
         held = np.bincount(output.labels, minlength=len(shift)) / len(output.labels)
         if not held.all():

@@ -33,11 +33,11 @@ def report(argv: Sequence[str]) -> str:
     if asked.top < 1:
         raise ConfigError(f"--top {asked.top} shows no images; give 1 or more")
     with progress.counting("reading", 1 + len(asked.runs)) as count:
-        from raylens import checkpoint, evaluate
+        from raylens import checkpoint, measure
         from raylens.pages import blocks, parts, runs
         from raylens.storage import write
 
-        device, folders = evaluate.resolved(asked.device), []
+        device, folders = measure.resolved(asked.device), []
         for path in asked.runs:
             count(1)
             folders.append(runs.read(path))

@@ -18,8 +18,9 @@ from raylens.data.outputs import _meets
 from raylens.data.preprocess import preprocess
 from raylens.data.shards import LENS_CLASSES, ShardWriter, read_split
 from raylens.errors import ConfigError, DataError
-from raylens.evaluate import averaged, evaluate, outputs
+from raylens.evaluate import evaluate
 from raylens.loop import collect
+from raylens.measure import averaged, outputs
 from raylens.models import turns
 
 

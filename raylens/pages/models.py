@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from raylens import evaluate, metrics, pictures, saliency
+from raylens import measure, metrics, pictures, saliency
 from raylens.checkpoint import Checkpoint
 from raylens.data.shards import read_manifest
 from raylens.errors import DataError, RequestError
@@ -173,7 +172,7 @@ def _measured(
     output, report, blocks = _report(name, found, data, device)
     beside, difference, seed = {}, None, found.run.seed  # that of a leaderboard's intervals
     if start:
-        before = evaluate.outputs(start, data, "test", device=device)
+        before = measure.outputs(start, data, "test", device=device)
         beside = start.facts.task(start.run.task).report(before.logits, before.labels, seed=seed)["metrics"]
         scores = (task.scores(one.logits) for one in (output, before))
         difference = metrics.paired(*scores, output.labels, task.measured, seed=seed)
@@ -199,28 +198,20 @@ def _report(
     name: str, found: Checkpoint, data: str, device: str
 ) -> tuple[Outputs, dict[str, Any], list[Block]]:
     """What the model says, every metric of it, and the pictures that raylens.evaluate makes."""
-    output = evaluate.outputs(found, data, "test", device=device)
-    about = {"data": data, "split": "test", "where": None} | evaluate.warning(found)
+    output = measure.outputs(found, data, "test", device=device)
+    about = {"data": data, "split": "test", "where": None} | measure.warning(found)
     report = about | found.facts.task(found.run.task).report(
         output.logits, output.labels, seed=found.run.seed
     )
     with tempfile.TemporaryDirectory() as folder:
-        evaluate.write(Path(folder), report, output, found, 0.5, device, apart=True)
+        measure.write(Path(folder), report, output, found, 0.5, device, apart=True)
         return output, report, _pictures(name, Path(folder))
 
 
 def _painted(name: str, found: Checkpoint, data: str, device: str) -> list[Block]:
-    asked = SimpleNamespace(
-        where=None,
-        batch_norm_from=None,
-        dihedral=False,
-        device=device,
-        seed=0,
-        resamples=metrics.RESAMPLES,
-    )
     split = "test" if "test" in read_manifest(data).splits else "val"
     with tempfile.TemporaryDirectory() as folder:
-        report = evaluate.painted(found, data, split, Path(folder), asked, apart=True)
+        report = measure.painted(found, data, split, Path(folder), device=device, apart=True)
         rows = [
             (one, _interval(value), metrics.explain(one).meaning) for one, value in report["metrics"].items()
         ]

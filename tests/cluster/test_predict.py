@@ -450,7 +450,7 @@ def test_shares_of_three_classes_are_those_that_were_drawn_and_none_is_missing(t
     shift = predict.corrected(found, None, (0.25, 0.25, 0.5)).shift
     np.testing.assert_allclose(shift, 0, atol=1e-12)
     output = Outputs(np.zeros((4, 2)), np.eye(3)[[0, 1, 0, 1]], np.array([0, 1, 0, 1]), np.arange(4))
-    monkeypatch.setattr("raylens.evaluate.outputs", lambda *_, **__: output)
+    monkeypatch.setattr("raylens.measure.outputs", lambda *_, **__: output)
     with pytest.raises(DataError, match="the split 'val' of shards/x has no image of vort"):
         predict.corrected(found, "shards/x", (0.8, 0.1, 0.1))
 

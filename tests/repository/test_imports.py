@@ -47,7 +47,7 @@ LAYERS = [
         "checkpoint",
     }
     | {"models", "tasks", "methods", "validators"},
-    {"data", "cluster", "predictor", "standalone", "card"},
+    {"data", "cluster", "predictor", "standalone", "card", "measure"},
     VERBS,
 ]
 ALLOWED = {
