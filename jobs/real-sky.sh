@@ -20,7 +20,7 @@ data=shards/real-sky run=${RAYLENS:-uv run python}
   --arcsec-per-pixel 0.168 --splits train=0.8,val=0.1,test=0.1
 
 declare -A made=(
-  [sim]="simulate sim --rows 6000 --bands gri --pixel 0.186"
+  [sim]="simulate sim --rows 6000 --bands gri --arcsec-per-pixel 0.186"
   [painted]="simulate painted --onto $data/cutouts --rows 6000"
   [spacewarps]="simulate spacewarps --rows 40000 --seed 1"
 )

@@ -368,14 +368,17 @@ def of_result(run: Run, result: Any) -> Found:
         said, last = "; ".join(table["warnings"].dropna().astype(str)).split("; "), str(metrics["warnings"])
         kept = (one for one in said if one and (not one.startswith(COLLAPSED) or one in last))
         metrics["warnings"] = "; ".join(dict.fromkeys(kept))
-    path = result.checkpoint.path if result.checkpoint else metrics.get("checkpoint_path")
+    if result.checkpoint:
+        path = addressed(result.checkpoint.path, run.storage)
+    elif path := metrics.get("checkpoint_path"):  # of where the run lay then, which may have been moved since
+        path = f"{run.storage}/{run.title}/workers/{path.rpartition('/workers/')[2]}"
     return Found(
         trial=Path(result.path).name,
         run=run,
         objective=float(metrics.get("objective", WORST)),
         steps=int(metrics.get("step", 0)),
         metrics=metrics,
-        checkpoint=path and addressed(path, run.storage),
+        checkpoint=path,
         error=None if result.error is None else str(result.error).strip().splitlines()[-1],
     )
 

@@ -158,7 +158,12 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of all that is drawn [0]")
     add = verb.add_argument_group("images").add_argument
     add("--size", type=int, metavar="PIXELS", help="pixels; the preset's own, or 64, without it")
-    add("--pixel", type=float, metavar="ARCSEC", help="arcsec per pixel; the preset's own without it")
+    add(
+        "--arcsec-per-pixel",
+        type=float,
+        metavar="ARCSEC",
+        help="arcsec per pixel; the preset's own without it",
+    )
     add("--device", help="cpu or cuda")
     add = verb.add_argument_group("lenses among galaxies: sim, survey, spacewarps, painted").add_argument
     add("--prior", type=float, metavar="SHARE", help="fraction of lenses")

@@ -203,3 +203,11 @@ def test_gauges_of_a_search_count_its_trials(told):
     assert told[0] == ("raylens_warned_trials", 1.0, tags), "there is no best objective yet"
     states = {tags["state"]: value for name, value, tags in told if name == "raylens_trials"}
     assert states == {"PENDING": 0, "RUNNING": 2, "PAUSED": 0, "TERMINATED": 0, "ERROR": 1}
+
+
+@pytest.mark.parametrize("storage", ["/now", "s3://bucket/now"])
+def test_a_checkpoint_of_several_workers_is_found_where_the_run_lies_now(tiny, storage):
+    run = search(tiny).replace(storage=storage, name="moved", **{"scale.workers": 2})
+    result = ended("/then/a", step=[4], objective=[0.5], warnings=[""])
+    result.metrics["checkpoint_path"] = "/then/moved/workers/a_00000/checkpoint_2026"
+    assert of_result(run, result).checkpoint == f"{storage}/moved/workers/a_00000/checkpoint_2026"

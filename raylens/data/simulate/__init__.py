@@ -47,7 +47,7 @@ def simulate(
     prior: float | None = None,
     bands: str | None = None,
     size: int | None = None,
-    pixel: float | None = None,
+    arcsec_per_pixel: float | None = None,
     theta_e: tuple[float, float] | None = None,
     onto: str | None = None,
     noise_from: str | None = None,
@@ -70,10 +70,10 @@ def simulate(
                 f"--bands and --size are those of the cutouts in {onto}; convert it with others"
             )
         held = read_manifest(onto)
-        pixel, bands, size = pixel or held.arcsec_per_pixel, "".join(held.bands), held.size
-        if not pixel:
-            raise ConfigError(f"{onto} does not say how many arcsec a pixel is; give --pixel")
-        cutouts = backgrounds(onto, pixel)
+        bands, size = "".join(held.bands), held.size
+        if not (pixel := arcsec_per_pixel or held.arcsec_per_pixel):
+            raise ConfigError(f"{onto} does not say how many arcsec a pixel is; give --arcsec-per-pixel")
+        cutouts, arcsec_per_pixel = backgrounds(onto, pixel), pixel
     bands, size = bands or ("i" if recipe.picture is None else BANDS), size or 64
     if noise_from is not None:
         if onto is not None:
@@ -81,8 +81,8 @@ def simulate(
                 "--noise-from is for a drawn sky; what is painted --onto cutouts has their noise"
             )
         fields = skies(noise_from, bands, size)
-    if pixel is not None:
-        recipe = resampled(recipe, checked_pixel(pixel))
+    if arcsec_per_pixel is not None:
+        recipe = resampled(recipe, checked_pixel(arcsec_per_pixel))
     if theta_e is not None:
         if len(theta_e) != 2 or not 0 < theta_e[0] < theta_e[1]:
             raise ConfigError(f"theta_e {theta_e} is no range of Einstein radii; give two, such as 0.7,3")
@@ -94,7 +94,7 @@ def simulate(
     if (half := size * recipe.pixel / 2) < max(recipe.theta_e):
         raise ConfigError(
             f"images of {size} pixels of {recipe.pixel:g} arcsec reach {half:.3g} arcsec from the middle, and Einstein "
-            f"radii up to {max(recipe.theta_e):g}; set --size or --pixel to more, or --theta-e to less"
+            f"radii up to {max(recipe.theta_e):g}; set --size or --arcsec-per-pixel to more, or --theta-e to less"
         )
     prior = recipe.prior if prior is None else prior
     if not 0 <= prior <= 1:
@@ -103,7 +103,7 @@ def simulate(
     shares = ",".join(f"{split}={share:.12g}" for split, share in (splits or recipe.splits).items())
     radii = "" if theta_e is None else f" --theta-e {theta_e[0]:g},{theta_e[1]:g}"
     shape = f"--onto {onto}" if cutouts is not None else f"--bands {bands} --size {size}"
-    flags = f"{shape} --rows {rows} --seed {seed} --prior {prior:.12g} --pixel {recipe.pixel:.12g}"
+    flags = f"{shape} --rows {rows} --seed {seed} --prior {prior:.12g} --arcsec-per-pixel {recipe.pixel:.12g}"
     if fields is not None:
         flags += f" --noise-from {noise_from}"
     for given, held in ((onto, cutouts), (noise_from, fields)):
@@ -140,7 +140,7 @@ def simulate_substructure(
     seed: int,
     out: str,
     size: int | None = None,
-    pixel: float | None = None,
+    arcsec_per_pixel: float | None = None,
     slope: float | None = None,
     discrete: int | None = None,
     heavier: float | None = None,
@@ -156,7 +156,7 @@ def simulate_substructure(
     recipe = substructure.recipe(
         name,
         size=size,
-        pixel=pixel,
+        pixel=arcsec_per_pixel,
         slope=slope,
         discrete=discrete,
         heavier=heavier,
@@ -168,7 +168,8 @@ def simulate_substructure(
             f"rows {rows} are too few for three classes in each of {', '.join(splits)}; give more"
         )
     check_device(device)
-    given = {"size": size, "pixel": pixel, "slope": slope, "discrete": discrete, "heavier": heavier}
+    given = {"size": size, "slope": slope, "discrete": discrete, "heavier": heavier}
+    given["arcsec-per-pixel"] = arcsec_per_pixel
     flags = "".join(f" --{key} {value:g}" for key, value in given.items() if value is not None)
     flags += " --as-published" if as_published else ""
     shares = ",".join(f"{split}={share:.12g}" for split, share in splits.items())

@@ -253,5 +253,5 @@ def margin(native: float, pixel: float) -> int:
 def checked_pixel(pixel: float) -> float:
     """Arcsec of a pixel, as given. Raises ConfigError for what is no scale."""
     if not 0.01 <= pixel <= 2:
-        raise ConfigError(f"pixel {pixel:g} is no scale in arcsec; give one between 0.01 and 2")
+        raise ConfigError(f"--arcsec-per-pixel {pixel:g} is no scale; give one between 0.01 and 2")
     return pixel

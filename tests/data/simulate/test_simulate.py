@@ -182,8 +182,12 @@ def test_another_pixel_has_the_same_sky():
     ("size", "pixel", "theta_e"), [(64, 0.02, None), (16, None, None), (64, None, (6.0, 8.0))]
 )
 def test_a_field_that_holds_no_ring_is_refused(tmp_path, size, pixel, theta_e):
-    with pytest.raises(ConfigError, match=r"Einstein radii up to .*; set --size or --pixel to more"):
-        simulate("sim", rows=8, seed=0, out=str(tmp_path / "a"), size=size, pixel=pixel, theta_e=theta_e)
+    with pytest.raises(
+        ConfigError, match=r"Einstein radii up to .*; set --size or --arcsec-per-pixel to more"
+    ):
+        simulate(
+            "sim", rows=8, seed=0, out=str(tmp_path / "a"), size=size, arcsec_per_pixel=pixel, theta_e=theta_e
+        )
 
 
 def test_a_small_field_without_neighbours_in_it_is_drawn():

@@ -361,16 +361,18 @@ def test_the_pixels_of_another_camera_show_another_field(tmp_path):
     made = recipe("model-ii", pixel=0.08)
     assert (made.size, made.pixel, made.camera) == (64, 0.08, recipe("model-ii").camera)
     assert recipe("model-i", size=75, pixel=0.05) == replace(recipe("model-i"), size=75)
-    out = simulate_substructure("model-ii", rows=30, seed=1, out=str(tmp_path / "set"), size=16, pixel=0.08)
+    out = simulate_substructure(
+        "model-ii", rows=30, seed=1, out=str(tmp_path / "set"), size=16, arcsec_per_pixel=0.08
+    )
     held = read_manifest(out)
     assert (held.size, held.arcsec_per_pixel) == (16, 0.08)
-    assert "--pixel 0.08" in held.made["command"]
+    assert "--arcsec-per-pixel 0.08" in held.made["command"]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("model-i --pixel 5", "between 0.01 and 2"),
+        ("model-i --arcsec-per-pixel 5", "between 0.01 and 2"),
         ("model-i --prior 0.1", "has no --prior"),
         ("sim --as-published", "has no --as-published"),
         ("common --slope -1.9", "all alike"),
