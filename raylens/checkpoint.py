@@ -208,9 +208,10 @@ def save(
 def whole(path: str) -> bool:
     """Whether all that a training resumes from is at `path`, each file to its end."""
     try:
-        for name in ("metrics.json", "state.json"):
+        for name in ("metrics.json", "state.json", "data.json"):
             json.loads(storage.read(f"{path}/{name}"))
-        return all(_ended(f"{path}/{name}.safetensors") for name in ("model", "state"))
+        tensors = all(_ended(f"{path}/{name}.safetensors") for name in ("model", "state"))
+        return tensors and storage.exists(f"{path}/run.yaml")
     except (OSError, ValueError):
         return False
 
@@ -251,7 +252,7 @@ def together(paths: Sequence[str]) -> list[Checkpoint]:
 
 
 def read(path: str | PathLike[str]) -> Checkpoint:
-    """A checkpoint's settings and facts, from a folder or an address. Raises ConfigError when it is none or broken."""
+    """A checkpoint's settings and facts, from a folder or an address. Raises RequestError when it is none or broken."""
     folder = _fetched(str(path)) if "://" in str(path) else Path(path).expanduser()
     if not (folder / "run.yaml").is_file() or not (folder / "model.safetensors").is_file():
         inner = [folder / name for name in ("best", "last") if (folder / name / "run.yaml").is_file()]

@@ -178,4 +178,4 @@ def folder(out: Path) -> None:
 
 def save(out: Path, report: dict[str, Any]) -> None:
     """Write metrics.json, whole or not at all."""
-    storage.write(f"{out}/metrics.json", json.dumps(report, indent=1))
+    storage.write(f"{out.absolute()}/metrics.json", json.dumps(report, indent=1))

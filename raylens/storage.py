@@ -28,7 +28,7 @@ def filesystem(path: str | os.PathLike) -> tuple[arrow_fs.FileSystem, str]:
         return arrow_fs.FileSystem.from_uri(path.rstrip("/"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            f"cannot open {path}: {first_line(error)}; give a local folder, s3:// or gs://"
+            f"cannot open {path}: {first_line(error)}; give a local path, s3:// or gs://"
         ) from error
 
 
@@ -98,12 +98,16 @@ def read(path: str) -> bytes:
 def write(path: str, content: str | bytes) -> None:
     """Write a file, and the folders above it; it appears whole or not at all."""
     fs, inner = patient(path)
+    begun = inner  # an object is there once it is whole
+    if isinstance(fs, arrow_fs.LocalFileSystem):
+        begun = inner = os.path.realpath(inner)  # a link stays one
+        if os.path.isfile(inner) or not os.path.exists(inner):  # no pipe or terminal
+            begun = f"{inner}.partial"
     fs.create_dir(inner.rpartition("/")[0], recursive=True)
-    local = isinstance(fs, arrow_fs.LocalFileSystem)  # an object is there once it is whole
-    with fs.open_output_stream(f"{inner}.partial" if local else inner) as stream:
+    with fs.open_output_stream(begun) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
-    if local:
-        fs.move(f"{inner}.partial", inner)
+    if begun != inner:
+        fs.move(begun, inner)
 
 
 def delete(path: str) -> None:

@@ -162,7 +162,9 @@ def test_a_head_of_numbers_goes_on_saying_them_where_their_spread_is_another(tin
     torch.testing.assert_close(after, before)
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "state.json", "model.safetensors", "state.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "state.json", "data.json", "model.safetensors", "state.safetensors"]
+)
 def test_what_was_cut_off_is_not_whole(saved, name):
     assert checkpoint.whole(str(saved))
     content = (saved / name).read_bytes()

@@ -43,6 +43,16 @@ def test_a_file_that_cannot_be_written_to_its_end_stays_what_it_was(tmp_path, mo
     assert storage.read(path) == b"whole"
 
 
+def test_a_link_stays_one_and_what_is_no_file_is_written_to(tmp_path):
+    storage.write(f"{tmp_path}/real", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    storage.write(f"{tmp_path}/link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert storage.read(f"{tmp_path}/real") == b"new"
+    storage.write("/dev/null", "nothing")
+    assert not storage.exists("/dev/null.partial")
+
+
 def test_a_copy_takes_the_place_of_what_was_there(tmp_path):
     storage.write(f"{tmp_path}/new/file", "new")
     storage.write(f"{tmp_path}/old/left", "old")
@@ -59,9 +69,7 @@ def test_a_table_is_read_in_part(tmp_path):
 
 
 def test_an_address_of_no_known_kind_is_refused_in_one_line():
-    with pytest.raises(
-        DataError, match=r"cannot open ftp://host/set: .*; give a local folder, s3:// or gs://"
-    ):
+    with pytest.raises(DataError, match=r"cannot open ftp://host/set: .*; give a local path, s3:// or gs://"):
         storage.filesystem("ftp://host/set")
 
 

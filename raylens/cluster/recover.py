@@ -25,8 +25,8 @@ class Recovered(Callback):
     now and then: the record of a driver that was killed may be older than what was deleted since. The newest that is
     left may have been cut off while it was written, the oldest of three while it was deleted.
 
-    That record also has how often trials are tried again, how often they were, and the `searcher` how many run at once:
-    `retries` and `concurrent` are those of now, and failures of before are forgotten.
+    That record also has how often trials are tried again, how often they were, and the `searcher` beside how many
+    others it begins a new one: `retries` and `concurrent` are those of now, and failures of before are forgotten.
     """
 
     def __init__(self, searcher: Any, *, concurrent: int, retries: int) -> None:
@@ -38,9 +38,12 @@ class Recovered(Callback):
             return
         self.searcher.max_concurrent = self.concurrent
         for trial in trials:
-            trial.max_failures, trial.run_metadata.num_failures = self.retries, 0
+            trial.run_metadata.num_failures = 0
             recover(trial)
         self.done = True
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        trial.max_failures = self.retries  # of those that are begun only now too
 
 
 class Recorded(Callback):
@@ -98,7 +101,8 @@ def recorded(path: str) -> bool:
 
 def _record(folder: str) -> dict[str, bytes]:
     """The files, by name, in which Tune keeps the state of trials and searcher, if there are any."""
-    return {name: read(f"{folder}/{name}") for name in listed(folder) if "state-" in name}
+    names = (name for name in listed(folder) if "state-" in name and name.endswith((".json", ".pkl")))
+    return {name: read(f"{folder}/{name}") for name in names}
 
 
 def _whole(name: str, content: bytes) -> bool:

@@ -196,7 +196,6 @@ def tuned(
             retries=run.search.retries,
         )
         inner._run_config.callbacks = [progress, again, Recorded(path)]
-        inner._run_config.failure_config = ray_tune.FailureConfig(max_failures=run.search.retries)
         _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
     else:
         storage, _, name = path.rpartition("/")

@@ -49,7 +49,6 @@ MAY_DIFFER = {
     "scale.cpus",
     "scale.gpus",
     "search.retries",
-    "search.concurrent",
 }
 MAY_DIFFER |= {"search.choice", "search.may_lose"}
 """Settings that a run may go on with when they have changed: where it runs, and who of its trials is released."""

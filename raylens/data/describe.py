@@ -116,8 +116,8 @@ def _text(value: object) -> str:
 def _batches(path: str, held: Manifest) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Labels and pixels of a set, 500 rows at a time, split after split."""
     for file in (file for split in held.splits for file in split_files(path, split)):
-        with parquet(file) as held:
-            for batch in held.iter_batches(500, columns=["pixels", "label"]):
+        with parquet(file) as opened:
+            for batch in opened.iter_batches(500, columns=["pixels", "label"]):
                 labels = batch["label"].fill_null(UNLABELLED).to_numpy(zero_copy_only=False)
                 yield labels, batch["pixels"].to_numpy_ndarray()
 

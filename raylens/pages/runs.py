@@ -110,9 +110,8 @@ def read(path: str) -> Folder:
         table = _table(f"{path}/finetuned.csv")
         trials = _trials(f"{path}/trials", run, over=table is not None)
         return Folder(path, "finetuning", run, text, trials, table, tests)
-    trained = storage.exists(f"{path}/workers") or not storage.exists(
-        f"{path}/start-workers"
-    )  # its start was, either way
+    # Its start was trained, either way.
+    trained = storage.exists(f"{path}/workers") or not storage.exists(f"{path}/start-workers")
     if storage.exists(f"{path}/trials") or storage.exists(f"{path}/start-trial") or not trained:
         table = _table(f"{path}/leaderboard.csv")
         trials = _trials(f"{path}/trials", run, over=table is not None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+import time
 from pathlib import Path
 
 
@@ -30,3 +32,13 @@ def counts(sample, folder):
         with tempfile.TemporaryDirectory() as out:
             Path(out, "step.json").write_text(json.dumps(step))
             tune.report({"step": step, "objective": 0.5}, checkpoint=tune.Checkpoint.from_directory(out))
+
+
+def lives(sample, folder, seconds):
+    """Lives for so many `seconds`, and leaves in `folder` from when to when."""
+    from ray import tune
+
+    begun = time.time()
+    time.sleep(seconds)
+    Path(folder, f"life-{os.getpid()}-{begun}").write_text(json.dumps([begun, time.time()]))
+    tune.report({"step": 6, "objective": sample["a"]})

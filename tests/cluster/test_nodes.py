@@ -244,6 +244,7 @@ def test_a_folder_of_one_machine_is_refused_before_anything_starts(cluster, othe
     assert not list((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.slow
 def test_a_folder_that_all_nodes_share_is_taken(cluster, tmp_path):
     cluster.add_node(num_cpus=1)
     run = ran(cluster, "-c", CHECK, str(tmp_path))
@@ -251,6 +252,7 @@ def test_a_folder_that_all_nodes_share_is_taken(cluster, tmp_path):
     assert not list(tmp_path.iterdir()), "what was asked for is left behind"
 
 
+@pytest.mark.slow
 def test_predictions_of_two_nodes_are_those_of_the_model_alone(cluster, tiny, toy_sets, tmp_path):
     cluster.add_node(num_cpus=1)
     run, facts, model = tiny.run("supervised"), tiny.facts(), str(tmp_path / "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,11 +13,10 @@ import pytest
 from raylens import config
 from raylens.cluster import launch
 from raylens.cluster.progress import Progress
-from raylens.cluster.recover import Recovered
 from raylens.cluster.search import tuned
 from raylens.cluster.trial import nested
 from raylens.cluster.worker import WORST
-from tests.cluster.counting import counts
+from tests.cluster.counting import counts, lives
 
 
 def counted(folder, **search):
@@ -71,11 +71,47 @@ def test_a_resumed_search_tries_again_as_often_as_it_is_told_now(ray_cluster, tm
     assert (tmp_path / "begun").read_text().split() == ["0", "4", "4", "4"]
 
 
-def test_a_resumed_search_runs_as_many_trials_at_once_as_there_is_room_for_now():
-    searcher = SimpleNamespace(max_concurrent=1)
-    again = Recovered(searcher, concurrent=3, retries=1)
-    again.on_step_begin(0, [])
-    assert searcher.max_concurrent == 3
+class Stopped(Progress):
+    """Of a driver that ends with its first trial."""
+
+    def on_step_end(self, iteration, trials, **info):
+        if any(trial.is_finished() for trial in trials):
+            raise KeyError("stopped")
+
+
+@pytest.mark.parametrize(
+    ("searcher", "seconds"), [("random", 1), ("tpe", 6)]
+)  # tpe's begin one in five seconds
+def test_a_resumed_search_begins_as_many_trials_at_once_as_there_is_room_for_now(
+    ray_cluster, tmp_path, searcher, seconds
+):
+    from ray import tune
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+    from ray.tune.search.optuna import OptunaSearch
+
+    run = config.build({"method.name": "supervised", "fit.steps": 6, "fit.report_every": 1})
+
+    def tried(concurrent, progress):
+        if searcher == "random":
+            made = BasicVariantGenerator(max_concurrent=concurrent)
+        else:
+            made = ConcurrencyLimiter(OptunaSearch(), concurrent)
+        plan = tune.TuneConfig(metric="objective", mode="max", num_samples=3, search_alg=made)
+        trial = tune.with_parameters(lives, folder=str(tmp_path), seconds=seconds)
+        trial = tune.with_resources(trial, {"CPU": 0.5})
+        space = {"a": tune.uniform(0, 1)}
+        return tuned(trial, run, f"{tmp_path}/trials", space, plan, progress([run] * 3, lambda trial: run))
+
+    with pytest.raises(Exception, match="stopped"):
+        tried(1, Stopped)
+    assert len(list(tmp_path.glob("life-*"))) < 3, "some of them were not begun"
+    for life in tmp_path.glob("life-*"):
+        life.unlink()
+    results = tried(2, Progress)
+    assert len(results) == 3
+    spans = sorted(json.loads(life.read_text()) for life in tmp_path.glob("life-*"))
+    assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 
 
 def test_a_cut_record_of_tune_is_mended_from_the_last_whole_copy(ray_cluster, tmp_path, monkeypatch):

@@ -357,7 +357,7 @@ def test_a_set_is_written(ray_cluster, tmp_path):
     np.testing.assert_array_equal(read_split(out, "val")["pixels"], read_split(twice, "val")["pixels"])
 
 
-def test_the_pixels_of_another_camera_show_another_field(tmp_path):
+def test_the_pixels_of_another_camera_show_another_field(ray_cluster, tmp_path):
     made = recipe("model-ii", pixel=0.08)
     assert (made.size, made.pixel, made.camera) == (64, 0.08, recipe("model-ii").camera)
     assert recipe("model-i", size=75, pixel=0.05) == replace(recipe("model-i"), size=75)
