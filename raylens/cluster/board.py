@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from raylens import config, find, health, metrics, storage
 from raylens.checkpoint import Facts
 from raylens.cluster.choice import Gate, by_agreement
+from raylens.cluster.found import Found
 from raylens.cluster.launch import task_device
 from raylens.cluster.worker import scored
 from raylens.config import Run
 from raylens.data import sets
-
-if TYPE_CHECKING:
-    from raylens.cluster.search import Found
 
 SOURCE_ONLY, BATCH_NORM_ONLY = "source only", "batch norm only"
 ORACLE = "CHOSEN BY TARGET LABELS (search.oracle): these figures are cheating and compare with nothing"

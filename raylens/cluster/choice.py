@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from raylens import checkpoint, find, health
 from raylens.checkpoint import Facts
+from raylens.cluster.found import Found
 from raylens.cluster.launch import task_device
 from raylens.cluster.worker import WORST, validate
 from raylens.config import Run
@@ -29,11 +30,7 @@ from raylens.loop import collect
 from raylens.models import adapt_batch_norm
 from raylens.storage import copy
 
-if TYPE_CHECKING:
-    from raylens.cluster.search import Found
-
-
-Logits = Callable[[list["Found"]], list[np.ndarray]]
+Logits = Callable[[list[Found]], list[np.ndarray]]
 """What trials say of the target's validation images, (N, K) each."""
 
 

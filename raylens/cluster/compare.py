@@ -32,10 +32,11 @@ from raylens import checkpoint, config, find, health, pictures, priors, tables
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, content, launch, prior
 from raylens.cluster.folders import hold, releases
+from raylens.cluster.found import Found
 from raylens.cluster.jobs import Job, train
 from raylens.cluster.progress import Clock
-from raylens.cluster.search import Found, first_sample, sampler
 from raylens.cluster.training import MAY_DIFFER, check, fits, placed, start_run
+from raylens.cluster.tuning import first_sample, sampler
 from raylens.config import Run
 from raylens.data import sets
 from raylens.data.outputs import look, members

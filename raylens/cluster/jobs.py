@@ -8,9 +8,10 @@ from typing import Any
 
 from raylens.checkpoint import Facts
 from raylens.cluster import nodes
+from raylens.cluster.found import Found, of_result
 from raylens.cluster.progress import Progress
-from raylens.cluster.search import Found, of_result, tuned
 from raylens.cluster.trial import direct, nested
+from raylens.cluster.tuning import tuned
 from raylens.config import Run
 
 

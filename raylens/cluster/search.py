@@ -19,53 +19,27 @@ repeated, what was running goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from raylens import checkpoint, config, find
 from raylens.checkpoint import Facts
 from raylens.cluster import choice, launch, nodes, tensorboard
 from raylens.cluster.board import ORACLE, Board, measure
-from raylens.cluster.folders import addressed, kept, releases
+from raylens.cluster.folders import releases
+from raylens.cluster.found import Found, of_result
 from raylens.cluster.prior import informed
 from raylens.cluster.progress import Progress
-from raylens.cluster.recover import Recorded, Recovered, forget_errors, mend_record, recorded
 from raylens.cluster.training import check_amount, loaded, ready, start_run, trained_start
 from raylens.cluster.trial import trainable
+from raylens.cluster.tuning import sampler, tune_config, tuned
 from raylens.cluster.worker import WORST
 from raylens.config import Run
 from raylens.data import sets
 from raylens.errors import ConfigError
-from raylens.health import COLLAPSED, counted
+from raylens.health import counted
 from raylens.methods.base import Method
-from raylens.space import Choice, LogUniform, Range, holds
 from raylens.storage import copy, exists
-
-
-@dataclass(frozen=True)
-class Found:
-    """A trial as it ended: its settings, its last metrics and its last checkpoint."""
-
-    trial: str
-    run: Run
-    objective: float
-    steps: int
-    metrics: dict[str, Any]
-    checkpoint: str | None
-    error: str | None
-    agreement: float | None = None
-    """With all the trials that took the most steps, if it is one of them and was asked; see raylens/ensemble.py."""
-    refused: str | None = None
-    """Why it is not released."""
-    averaged: int = 0
-    """Of how many trials it is the average; then its settings are those of the first of them."""
-    kept: str | None = None
-    """Where its checkpoint was copied to, of those that are kept."""
 
 
 @releases
@@ -166,170 +140,9 @@ def tune(run: Run, facts: Facts, data: Any, folder: str, name: str) -> list[Foun
     trial = ray_tune.with_resources(trial, {"node:__internal_head__": 0.001} if nested else each)
     space = {path: sampler(span) for path, span in config.space(run).items()}
     progress = Progress([run] * run.search.trials, lambda trial: run)
-    results = tuned(trial, run, f"{folder}/{name}", space, _tune_config(run, nested), progress)
+    results = tuned(trial, run, f"{folder}/{name}", space, tune_config(run, nested), progress)
     found = [of_result(run.replace(**result.config), result) for result in results]
     return sorted(found, key=lambda trial: -trial.objective)
-
-
-def tuned(
-    trial: Any, run: Run, path: str, space: dict[str, Any], tune_config: Any, progress: Progress
-) -> Any:
-    """Ray Tune's results of `trial` over `space`, kept in the folder `path`; goes on with what is there."""
-    from ray import tune as ray_tune
-
-    mend_record(path)
-    there, *fs = kept(path).values()
-    if recorded(path) and ray_tune.Tuner.can_restore(there, *fs):
-        print(f"going on with {path}", flush=True)
-        forget_errors(path)
-        tuner = ray_tune.Tuner.restore(
-            there,
-            trial,
-            resume_unfinished=True,
-            resume_errored=True,
-            storage_filesystem=fs[0] if fs else None,
-        )
-        inner = tuner._local_tuner
-        again = Recovered(
-            inner._tune_config.search_alg,
-            concurrent=tune_config.search_alg.max_concurrent,
-            retries=run.search.retries,
-        )
-        inner._run_config.callbacks = [progress, again, Recorded(path)]
-        _remember(tuner.get_results(), inner._tune_config.scheduler, progress)
-    else:
-        storage, _, name = path.rpartition("/")
-        pbt = run.search.scheduler == "pbt"
-        tuner = ray_tune.Tuner(
-            trial,
-            param_space=space,
-            tune_config=tune_config,
-            run_config=ray_tune.RunConfig(
-                name=name,
-                **kept(storage),
-                verbose=0,
-                callbacks=[progress, Recorded(path)],
-                failure_config=ray_tune.FailureConfig(max_failures=run.search.retries),
-                # A trial that pbt copies may be behind by many checkpoints, so it keeps them all.
-                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=None if pbt else 2),
-            ),
-        )
-    try:
-        with progress.watched():
-            return tuner.fit()
-    except (
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:  # from a trial's own error, which Tune could not write either
-        raise RuntimeError(
-            f"trials failed, and their errors were cut off as they were written to {path}: No space left on device? "
-            "the same command goes on once there is room"
-        ) from error
-
-
-def _tune_config(run: Run, nested: bool) -> Any:
-    import optuna
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
-    from ray.tune.search import ConcurrencyLimiter
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-    from ray.tune.search.optuna import OptunaSearch
-
-    space = config.space(run)
-    if run.search.scheduler == "asha":
-        scheduler = ASHAScheduler(
-            time_attr="step",
-            max_t=run.fit.steps + 1,  # at fit.steps it would stop those that are finishing
-            grace_period=config.grace(run),
-            reduction_factor=run.search.reduction,
-        )
-    elif run.search.scheduler == "pbt":
-        scheduler = PopulationBasedTraining(
-            time_attr="step",
-            perturbation_interval=run.fit.report_every,
-            hyperparam_mutations={
-                path: list(span.values) if isinstance(span, Choice) else sampler(span)
-                for path, span in space.items()
-            },
-            custom_explore_fn=lambda sample: {
-                path: _inside(space[path], value) for path, value in sample.items()
-            },
-            synch=False,
-        )
-    else:
-        scheduler = FIFOScheduler()
-    first = [first_sample(run, np.random.RandomState(run.seed % 2**32))]
-    if run.search.searcher == "tpe":
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        searcher = ConcurrencyLimiter(
-            OptunaSearch(seed=run.seed % 2**32, points_to_evaluate=first), nodes.concurrent(run)
-        )
-    else:
-        # A population takes turns on what there is; counted as running, its paused trials would never all start.
-        limit = 0 if run.search.scheduler == "pbt" else nodes.concurrent(run)
-        searcher = BasicVariantGenerator(
-            random_state=run.seed, points_to_evaluate=first, max_concurrent=limit
-        )
-    return tune.TuneConfig(
-        metric="objective",
-        mode="max",
-        num_samples=run.search.trials,
-        scheduler=scheduler,
-        search_alg=searcher,
-        reuse_actors=not nested,
-        trial_name_creator=_name,
-        trial_dirname_creator=_name,
-    )
-
-
-def first_sample(run: Run, random: np.random.RandomState) -> dict[str, Any]:
-    """The defaults of what is searched; where they lie outside their ranges, draws from these."""
-    defaults = config.flat(run)
-    return {
-        path: defaults[path] if holds(span, defaults[path]) else sampler(span).sample(random_state=random)
-        for path, span in config.space(run).items()
-    }
-
-
-def _name(trial: Any) -> str:
-    """A short name, and a folder of that name: `adda-3f2a1_00004`."""
-    return f"{trial.trainable_name.removesuffix('_trial')}-{trial.trial_id}"
-
-
-def sampler(span: Range) -> Any:
-    """The domain of Ray Tune that a range stands for."""
-    from ray import tune
-
-    if isinstance(span, Choice):
-        return tune.choice(list(span.values))
-    if span.whole:
-        return (tune.lograndint if isinstance(span, LogUniform) else tune.randint)(span.low, span.high + 1)
-    return (tune.loguniform if isinstance(span, LogUniform) else tune.uniform)(span.low, span.high)
-
-
-def _inside(span: Range, value: Any) -> Any:
-    if isinstance(span, Choice):
-        return value
-    value = min(max(value, span.low), span.high)
-    return round(value) if span.whole else value
-
-
-def _remember(results: Any, scheduler: Any, progress: Progress) -> None:
-    """Tell a resumed search's progress, and ASHA's rungs, which Tune does not save, of what was reported before."""
-    from ray.tune.schedulers import ASHAScheduler
-
-    for result in results:
-        table = result.metrics_dataframe
-        if table is None or "step" not in table:
-            continue
-        trial = str(table["trial_id"].iloc[-1])
-        progress.done[trial] = int(table["step"].max())
-        progress.best = max(progress.best, table["objective"].max())
-        if (result.metrics or {}).get("done"):
-            progress.ended.add(trial)
-        if isinstance(scheduler, ASHAScheduler):
-            for step, objective in zip(table["step"], table["objective"], strict=True):
-                scheduler._brackets[0].on_result(SimpleNamespace(trial_id=trial), int(step), float(objective))
 
 
 def _whole(trial: Found, facts: Facts, method: type[Method], folder: str) -> Found:
@@ -352,33 +165,6 @@ def _whole(trial: Found, facts: Facts, method: type[Method], folder: str) -> Fou
         checkpoint=path,
         error=None,
         agreement=None,
-    )
-
-
-def of_result(run: Run, result: Any) -> Found:
-    """A trial of the settings `run` as it ended.
-
-    A nested trial's checkpoint is kept by its own training, and named by its reports. The last checkpoint, not
-    the one with the highest objective: a label-free score is noisier from report to report than training is, and a
-    trial that got worse should say so.
-    """
-    metrics, table = dict(result.metrics or {}), result.metrics_dataframe
-    if table is not None and "warnings" in table:  # of all reports; a collapse that it came back from is none
-        said, last = "; ".join(table["warnings"].dropna().astype(str)).split("; "), str(metrics["warnings"])
-        kept = (one for one in said if one and (not one.startswith(COLLAPSED) or one in last))
-        metrics["warnings"] = "; ".join(dict.fromkeys(kept))
-    if result.checkpoint:
-        path = addressed(result.checkpoint.path, run.storage)
-    elif path := metrics.get("checkpoint_path"):  # of where the run lay then, which may have been moved since
-        path = f"{run.storage}/{run.title}/workers/{path.rpartition('/workers/')[2]}"
-    return Found(
-        trial=Path(result.path).name,
-        run=run,
-        objective=float(metrics.get("objective", WORST)),
-        steps=int(metrics.get("step", 0)),
-        metrics=metrics,
-        checkpoint=path,
-        error=None if result.error is None else str(result.error).strip().splitlines()[-1],
     )
 
 

@@ -10,7 +10,8 @@ import pytest
 from raylens import checkpoint, find
 from raylens.cluster import choice, launch
 from raylens.cluster.choice import Averaging, Gate, averaging, ordered, with_average, with_whole
-from raylens.cluster.search import Found, _start, _whole
+from raylens.cluster.found import Found
+from raylens.cluster.search import _start, _whole
 from raylens.cluster.training import trained_start
 from raylens.cluster.worker import WORST, work
 from raylens.data.stream import Split

@@ -10,7 +10,7 @@ import pytest
 from raylens import config
 from raylens.cluster import gauges
 from raylens.cluster.progress import Clock, Progress
-from raylens.cluster.search import _remember
+from raylens.cluster.tuning import _remember
 from raylens.cluster.worker import WORST
 
 

@@ -13,8 +13,8 @@ import pytest
 from raylens import config
 from raylens.cluster import launch
 from raylens.cluster.progress import Progress
-from raylens.cluster.search import tuned
 from raylens.cluster.trial import nested
+from raylens.cluster.tuning import tuned
 from raylens.cluster.worker import WORST
 from tests.cluster.counting import counts, lives
 
