@@ -11,6 +11,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_AUTH_MODE="disabled",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    RAY_worker_niceness="0",  # tests without Ray run beside its workers, which would wait for them
     RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
     MPLBACKEND="Agg",
     OMP_NUM_THREADS="1",  # tiny batches are faster without a second thread to wait for
