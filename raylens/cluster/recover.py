@@ -12,6 +12,7 @@ from typing import Any
 from ray.tune import Callback, Checkpoint
 
 from raylens.checkpoint import whole
+from raylens.cluster.folders import addressed
 from raylens.storage import delete, exists, listed, read, write
 
 SECONDS = 5.0
@@ -19,18 +20,18 @@ SECONDS = 5.0
 
 
 class Recovered(Callback):
-    """Gives trials of a resumed search a checkpoint that is left, where Tune's record names deleted ones.
+    """Gives trials of the resumed search in `path` a checkpoint that is left, where Tune's record names deleted ones.
 
     Tune deletes checkpoints beyond those that are kept as they are reported, but writes its record of the trials only
-    now and then: the record of a driver that was killed may be older than what was deleted since. The newest that is
-    left may have been cut off while it was written, the oldest of three while it was deleted.
+    now and then: the record of a driver that was killed may be older than what was deleted since. The newest may have
+    been cut off while it was written, the oldest while it was deleted.
 
     That record also has how often trials are tried again, how often they were, and the `searcher` beside how many
     others it begins a new one: `retries` and `concurrent` are those of now, and failures of before are forgotten.
     """
 
-    def __init__(self, searcher: Any, *, concurrent: int, retries: int) -> None:
-        self.searcher, self.concurrent, self.retries = searcher, concurrent, retries
+    def __init__(self, path: str, searcher: Any, *, concurrent: int, retries: int) -> None:
+        self.path, self.searcher, self.concurrent, self.retries = path, searcher, concurrent, retries
         self.done = False
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
@@ -39,7 +40,7 @@ class Recovered(Callback):
         self.searcher.max_concurrent = self.concurrent
         for trial in trials:
             trial.run_metadata.num_failures = 0
-            recover(trial)
+            recover(trial, self.path)
         self.done = True
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -160,42 +161,36 @@ def forget_errors(path: str) -> None:
             delete(error)
 
 
-def recover(trial: Any) -> None:
+def recover(trial: Any, path: str) -> None:
     """See Recovered; a trial that has no checkpoint left begins anew."""
     manager = trial.run_metadata.checkpoint_manager
     latest = manager.latest_checkpoint_result
     if trial.is_finished() or latest is None:
         return
+
+    def left(result: Any) -> bool:
+        return whole(addressed(result.checkpoint.path, path))
+
     # Tune would delete these again, and stumble over it.
-    manager._checkpoint_results = [one for one in manager._checkpoint_results if _there(one)]
-    if not _there(latest):
-        _go_back(trial, latest.metrics)
+    manager._checkpoint_results = [one for one in manager._checkpoint_results if left(one)]
+    if not left(latest):
+        _go_back(trial, latest.metrics, path)
     trial.invalidate_json_state()
     trial.run_metadata.invalidate_cache()
 
 
-def _go_back(trial: Any, metrics: dict[str, Any]) -> None:
-    """Makes one of the checkpoints that are left in a trial's folder its latest, with the number that it has there."""
-    from pyarrow.fs import FileSelector
+def _go_back(trial: Any, metrics: dict[str, Any], path: str) -> None:
+    """Makes the newest whole checkpoint in a trial's folder its latest, with the number that it has there."""
     from ray.train._internal.session import _TrainingResult
     from ray.tune.result import TRAINING_ITERATION
 
     manager, storage = trial.run_metadata.checkpoint_manager, trial.storage
-    fs = storage.storage_filesystem
-    entries = fs.get_file_info(FileSelector(storage.trial_fs_path, allow_not_found=True))
-    left = sorted(entry.base_name for entry in entries if entry.base_name.startswith("checkpoint_"))
+    here = addressed(storage.trial_fs_path, path)
+    left = [name for name in listed(here) if name.startswith("checkpoint_") and whole(f"{here}/{name}")]
     manager._checkpoint_results, manager._latest_checkpoint_result = [], None
     storage.current_checkpoint_index = -1
     if left:
-        name = left[(len(left) - 1) // 2]
-        index = int(name.removeprefix("checkpoint_"))
-        kept = Checkpoint(path=f"{storage.trial_fs_path}/{name}", filesystem=fs)
+        index = int(left[-1].removeprefix("checkpoint_"))
+        kept = Checkpoint(path=f"{storage.trial_fs_path}/{left[-1]}", filesystem=storage.storage_filesystem)
         manager.register_checkpoint(_TrainingResult(kept, {**metrics, TRAINING_ITERATION: index + 1}))
         storage.current_checkpoint_index = index
-
-
-def _there(result: Any) -> bool:
-    from pyarrow.fs import FileType
-
-    kept = result.checkpoint
-    return kept.filesystem.get_file_info(kept.path).type != FileType.NotFound

@@ -35,6 +35,7 @@ def tuned(trial: Any, run: Run, path: str, space: dict[str, Any], settings: Any,
         )
         inner = tuner._local_tuner
         again = Recovered(
+            path,
             inner._tune_config.search_alg,
             concurrent=settings.search_alg.max_concurrent,
             retries=run.search.retries,

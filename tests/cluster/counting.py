@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import safetensors.numpy
+
 
 def counts(sample, folder):
     """Counts to 6, a checkpoint a step, and fails at 4 as long as the file `folder`/fail is there.
@@ -19,7 +21,7 @@ def counts(sample, folder):
     latest, step = tune.get_checkpoint(), 0
     if latest:
         with latest.as_directory() as held:
-            step = json.loads(Path(held, "step.json").read_text())
+            step = json.loads(Path(held, "state.json").read_text())
     with Path(folder, "begun").open("a") as begun:
         begun.write(f"{step}\n")
     while step < 6:
@@ -30,7 +32,11 @@ def counts(sample, folder):
             raise OSError("as if the driver had been killed here")
         step += 1
         with tempfile.TemporaryDirectory() as out:
-            Path(out, "step.json").write_text(json.dumps(step))
+            for name in ("metrics.json", "data.json", "run.yaml"):
+                Path(out, name).write_text("{}")
+            for name in ("model", "state"):
+                safetensors.numpy.save_file({}, Path(out, f"{name}.safetensors"))
+            Path(out, "state.json").write_text(json.dumps(step))
             tune.report({"step": step, "objective": 0.5}, checkpoint=tune.Checkpoint.from_directory(out))
 
 

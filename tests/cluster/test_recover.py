@@ -38,6 +38,7 @@ def counted(folder, **search):
         pytest.param({2: None, 3: 7}, 4, [8, 9], id="both known ones were deleted, and there are later ones"),
         pytest.param({2: None, 3: None}, 0, [4, 5], id="none is left"),
         pytest.param({2: None}, 4, [4, 5], id="the older one was deleted"),
+        pytest.param({3: "state.json"}, 3, [4, 5], id="the newest was cut off"),
     ],
 )
 def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, moved, begun, kept):
@@ -50,9 +51,12 @@ def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, m
         return sorted(int(path.name.removeprefix("checkpoint_")) for path in at.glob("checkpoint_*"))
 
     assert numbers() == [2, 3]
-    for number, later in moved.items():
-        name = f"deleted-{number}" if later is None else f"checkpoint_{later:06d}"
-        (at / f"checkpoint_{number:06d}").rename(at / name)
+    for number, change in moved.items():
+        checkpoint = at / f"checkpoint_{number:06d}"
+        if isinstance(change, str):
+            (checkpoint / change).unlink()
+        else:
+            checkpoint.rename(at / (f"deleted-{number}" if change is None else f"checkpoint_{change:06d}"))
     (tmp_path / "fail").unlink()
 
     second = counted(tmp_path)
@@ -61,7 +65,7 @@ def test_a_trial_goes_on_from_a_checkpoint_that_is_left(ray_cluster, tmp_path, m
     assert second.metrics["step"] == 6
     assert numbers() == kept
     assert Path(second.checkpoint.path).name == f"checkpoint_{kept[-1]:06d}"
-    assert Path(second.checkpoint.path, "step.json").read_text() == "6"
+    assert Path(second.checkpoint.path, "state.json").read_text() == "6"
 
 
 def test_a_resumed_search_tries_again_as_often_as_it_is_told_now(ray_cluster, tmp_path):
