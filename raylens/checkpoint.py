@@ -252,7 +252,10 @@ def together(paths: Sequence[str]) -> list[Checkpoint]:
 
 
 def read(path: str | PathLike[str]) -> Checkpoint:
-    """A checkpoint's settings and facts, from a folder or an address. Raises RequestError when it is none or broken."""
+    """A checkpoint's settings and facts, from a folder or an address.
+
+    Raises ConfigError when it is none or broken, DataError for an address of no known kind.
+    """
     folder = _fetched(str(path)) if "://" in str(path) else Path(path).expanduser()
     if not (folder / "run.yaml").is_file() or not (folder / "model.safetensors").is_file():
         inner = [folder / name for name in ("best", "last") if (folder / name / "run.yaml").is_file()]

@@ -482,12 +482,12 @@ def dump(run: Run) -> str:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The settings in a run file. Raises RequestError when it is missing or no YAML."""
+    """The settings in a run file. Raises ConfigError when it is missing or no YAML, DataError for no address."""
     return flatten(written(path), str(path))
 
 
 def written(path: str | Path) -> Any:
-    """What a run file holds. Raises RequestError when it is missing or no YAML."""
+    """What a run file holds. Raises ConfigError when it is missing or no YAML, DataError for no address."""
     try:
         return yaml.safe_load(_text(str(path))) or {}
     except FileNotFoundError:
