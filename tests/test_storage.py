@@ -83,7 +83,8 @@ def test_patience_outlives_a_pickle(monkeypatch):
         lambda max_attempts: asked.append(max_attempts) or strategy(max_attempts=max_attempts),
     )
     fs = storage.waiting(arrow_fs.S3FileSystem(anonymous=True, region="eu-west-1"))
-    again = pickle.loads(pickle.dumps(fs))  # as Ray sends it to workers; it is loaded from what was dumped here
+    # As Ray sends it to workers; what is loaded was dumped here.
+    again = pickle.loads(pickle.dumps(fs))
     assert isinstance(again, storage.Patient)
     assert again.region == "eu-west-1"
     assert asked == [storage.ATTEMPTS] * 2
