@@ -11,7 +11,6 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_AUTH_MODE="disabled",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
-    RAY_worker_niceness="0",  # tests without Ray run beside its workers, which would wait for them
     RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
     MPLBACKEND="Agg",
     OMP_NUM_THREADS="1",  # tiny batches are faster without a second thread to wait for
@@ -21,14 +20,6 @@ import numpy as np
 import pytest
 
 from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray runs one by one, in one of the processes that share the tests."""
-    for item in items:
-        if item.get_closest_marker("slow") or "ray_cluster" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 TINY = {"encoder.width": 4, "encoder.features": 16, "data.batch": 8, "fit.steps": 4, "fit.report_every": 2}

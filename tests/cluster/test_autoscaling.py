@@ -110,9 +110,16 @@ def growing(bucket):  # noqa: F811, whose address its nodes must know
         cluster.close()
 
 
-@pytest.mark.parametrize("workers", [1, 2], ids=["direct", "nested"])
-def test_a_search_makes_the_cluster_grow_and_leaves_it_to_shrink(growing, bucket, workers):  # noqa: F811
+def test_a_search_makes_the_cluster_grow_and_leaves_it_to_shrink(growing, bucket):  # noqa: F811
+    """First with trials of one worker, then with one trial of two, by the data that the first has made."""
     assert growing.wait(lambda count: count == 0, 120) == 0
+    for workers in (1, 2):
+        searched(growing, bucket, workers)
+        assert growing.wait(lambda count: count == 0, 120) == 0
+
+
+def searched(growing: Growing, bucket: str, workers: int) -> None:  # noqa: F811
+    """A search, during which the cluster has as many nodes as it may have."""
     flags = {
         "storage": f"{bucket}/runs",
         "name": f"grown-{workers}",
@@ -141,4 +148,3 @@ def test_a_search_makes_the_cluster_grow_and_leaves_it_to_shrink(growing, bucket
     assert search.returncode == 0, said
     assert most == MOST
     assert said.strip().splitlines()[-1] == f"{bucket}/runs/grown-{workers}/best"
-    assert growing.wait(lambda count: count == 0, 120) == 0

@@ -16,49 +16,65 @@ import psutil
 import pytest
 import safetensors.numpy
 
-from raylens import checkpoint
+from raylens import checkpoint, config
+from raylens.cluster.search import search
+from raylens.cluster.training import training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS, EVERY = 300, 20
 
 
-def machines():
-    """A head without work on it, and two nodes."""
+def headed():
+    """A head without work on it."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    cluster.workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    return Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+
+
+def manned(cluster):
+    """The same with two nodes, of which earlier tests may have removed some."""
+    while len(cluster.worker_nodes) < 2:
+        cluster.add_node(num_cpus=1)
     return cluster
 
 
-@pytest.fixture
-def cluster():
-    """A cluster for one test."""
-    cluster = machines()
+@pytest.fixture(scope="module")
+def head():
+    cluster = headed()
     yield cluster
     cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def calm(toy_sets, tmp_path_factory) -> list[dict[str, np.ndarray]]:
-    """What the trials of a search end with that nothing happens to."""
-    folder, cluster = tmp_path_factory.mktemp("calm") / "calm", machines()
-    code = started(cluster, toy_sets, folder).wait(600)
-    cluster.shutdown()
-    assert code == 0, folder.with_suffix(".log").read_text()
-    return weights(folder)
+@pytest.fixture
+def cluster(head):
+    """A head and two nodes."""
+    return manned(head)
 
 
 TWO_TRIALS = {"search.trials": 2, "search.scheduler": "none"}
 TWO_WORKERS = {"scale.workers": 2, "scale.min_workers": 1}
+STREAMED = {"data.mode": "streaming", "fit.steps": 100}
+
+
+def flags(toy_sets: dict[str, str], folder: Path, more: dict) -> dict:
+    """Settings of a run that ends in `folder`."""
+    named = {"storage": str(folder.parent), "name": folder.name, "encoder.width": 8, "data.batch": 16}
+    return {**toy_sets, **named, "fit.steps": STEPS, "fit.report_every": EVERY, "search.retries": 3, **more}
+
+
+@pytest.fixture(scope="module")
+def calm(ray_cluster, toy_sets, tmp_path_factory) -> list[dict[str, np.ndarray]]:
+    """What the trials of a search end with that nothing happens to."""
+    folder = tmp_path_factory.mktemp("calm") / "calm"
+    search(config.build({"method.name": "supervised", "scale.gpus": 0}, flags(toy_sets, folder, TWO_TRIALS)))
+    return weights(folder)
 
 
 def started(cluster, toy_sets: dict[str, str], folder: Path, verb: str = "tune", **more) -> subprocess.Popen:
     """A search of two trials, one for each node, or what else the settings `more` ask for."""
-    flags = {**toy_sets, "storage": folder.parent, "name": folder.name, "encoder.width": 8, "data.batch": 16}
-    flags |= {"fit.steps": STEPS, "fit.report_every": EVERY, "search.retries": 3, **(more or TWO_TRIALS)}
-    words = [word for path, value in flags.items() for word in (f"--{path}", str(value))]
+    settings = flags(toy_sets, folder, more or TWO_TRIALS)
+    words = [word for path, value in settings.items() for word in (f"--{path}", str(value))]
     return subprocess.Popen(
         [sys.executable, "-m", f"raylens.{verb}", "supervised", *words],
         env=os.environ | {"RAY_ADDRESS": cluster.address},
@@ -80,9 +96,9 @@ def weights(folder: Path) -> list[dict[str, np.ndarray]]:
     return [safetensors.numpy.load_file(trial / last) for trial in trials]
 
 
-def at_work(search: subprocess.Popen, folder: Path) -> None:
+def at_work(struck: subprocess.Popen, folder: Path) -> None:
     """Wait until both trials have reported."""
-    while search.poll() is None and not (len(told := results(folder)) == 2 and all(map(len, told))):
+    while struck.poll() is None and not (len(told := results(folder)) == 2 and all(map(len, told))):
         time.sleep(0.1)
 
 
@@ -101,41 +117,40 @@ def check_whole(folder: Path, calm: list[dict[str, np.ndarray]]) -> None:
 
 
 def test_a_search_outlives_a_node_and_ends_as_if_nothing_had_happened(cluster, calm, toy_sets, tmp_path):
-    search = started(cluster, toy_sets, tmp_path / "struck")
-    at_work(search, tmp_path / "struck")
-    cluster.remove_node(cluster.workers[0], allow_graceful=False)
-    assert search.wait(600) == 0, (tmp_path / "struck.log").read_text()
+    struck = started(cluster, toy_sets, tmp_path / "struck")
+    at_work(struck, tmp_path / "struck")
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    assert struck.wait(600) == 0, (tmp_path / "struck.log").read_text()
     check_whole(tmp_path / "struck", calm)
 
 
-def test_a_search_goes_on_under_a_new_head(cluster, calm, toy_sets, tmp_path):
-    search = started(cluster, toy_sets, tmp_path / "struck")
-    at_work(search, tmp_path / "struck")
-    for node in cluster.workers:
-        cluster.remove_node(node, allow_graceful=False)  # at once, or trials would end in the meantime
-    cluster.shutdown()
-    assert search.wait(120) != 0
-    another = machines()
-    try:
-        search = started(another, toy_sets, tmp_path / "struck")
-        assert search.wait(600) == 0, (tmp_path / "struck.log").read_text()
-    finally:
-        another.shutdown()
+def test_a_search_goes_on_under_a_new_head(cluster, calm, toy_sets, tmp_path, monkeypatch):
+    # A driver looks a minute for its head.
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    first = manned(headed())
+    struck = started(first, toy_sets, tmp_path / "struck")
+    at_work(struck, tmp_path / "struck")
+    for node in [*first.worker_nodes]:
+        first.remove_node(node, allow_graceful=False)  # at once, or trials would end in the meantime
+    first.shutdown()
+    assert struck.wait(120) != 0
+    struck = started(cluster, toy_sets, tmp_path / "struck")
+    assert struck.wait(600) == 0, (tmp_path / "struck.log").read_text()
     check_whole(tmp_path / "struck", calm)
 
 
-def test_a_stream_outlives_a_task_that_reads_it(cluster, toy_sets, tmp_path):
-    streamed = {"data.mode": "streaming", "fit.steps": 100}
-    assert started(cluster, toy_sets, tmp_path / "calm", "train", **streamed).wait(600) == 0
-    training, killed = started(cluster, toy_sets, tmp_path / "struck", "train", **streamed), 0
-    while training.poll() is None and killed < 3:
+def test_a_stream_outlives_a_task_that_reads_it(ray_cluster, cluster, toy_sets, tmp_path):
+    alone = {"method.name": "supervised", "scale.gpus": 0}
+    calm = training(config.build(alone, flags(toy_sets, tmp_path / "calm", STREAMED)))
+    struck, killed = started(cluster, toy_sets, tmp_path / "struck", "train", **STREAMED), 0
+    while struck.poll() is None and killed < 3:
         killed += kill_reader()
         time.sleep(0.02)
-    assert training.wait(600) == 0, (tmp_path / "struck.log").read_text()
+    assert struck.wait(600) == 0, (tmp_path / "struck.log").read_text()
     assert killed, "no task was hit"
     one, other = (
-        safetensors.numpy.load_file(tmp_path / name / "last" / "model.safetensors")
-        for name in ("calm", "struck")
+        safetensors.numpy.load_file(Path(folder) / "model.safetensors")
+        for folder in (calm, tmp_path / "struck" / "last")
     )
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
@@ -151,11 +166,11 @@ def kill_reader() -> bool:
 
 
 def test_a_training_goes_on_with_the_worker_that_is_left(cluster, toy_sets, tmp_path):
-    training = started(cluster, toy_sets, tmp_path / "run", "train", **TWO_WORKERS)
-    while training.poll() is None and not [*tmp_path.glob("run/workers/checkpoint_*/model.safetensors")]:
+    run = started(cluster, toy_sets, tmp_path / "run", "train", **TWO_WORKERS)
+    while run.poll() is None and not [*tmp_path.glob("run/workers/checkpoint_*/model.safetensors")]:
         time.sleep(0.1)
-    cluster.remove_node(cluster.workers[0], allow_graceful=False)
-    said = training.wait(600), (tmp_path / "run.log").read_text()
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    said = run.wait(600), (tmp_path / "run.log").read_text()
     assert said[0] == 0, said[1]
     told = [int(step) for step in re.findall(rf"step (\d+)/{STEPS}", said[1])]
     assert sorted(set(told)) == list(range(EVERY, STEPS + 1, EVERY))
