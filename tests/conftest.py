@@ -21,7 +21,6 @@ import pytest
 
 from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by
 
-
 TINY = {"encoder.width": 4, "encoder.features": 16, "data.batch": 8, "fit.steps": 4, "fit.report_every": 2}
 
 

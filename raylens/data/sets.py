@@ -1,12 +1,13 @@
-"""From the data section of a run to sets that fit together: simulated if none were given, checked, read through Ray."""
+"""From the data section of a run to sets that fit together: simulated if none were given, checked, read."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 
 from raylens import find
 from raylens.checkpoint import Facts
@@ -16,10 +17,10 @@ from raylens.data.rows import prepared
 from raylens.data.shards import HIGH, Manifest, read_manifest, read_split, split_files
 from raylens.data.simulate import BANDS, digest, foreseen, simulate
 from raylens.data.stream import Resident, Split, few, sizes
-from raylens.data.tasks import ray_data
-from raylens.errors import DataError
+from raylens.errors import DataError, first_line
 from raylens.methods.base import Method
-from raylens.storage import filesystem
+from raylens.seeds import seed as seeded
+from raylens.storage import parquet
 
 PRESETS = {"source": "sim", "target": "survey"}
 SIMULATED = "the simulated"
@@ -246,7 +247,7 @@ def labelled_whole(manifest: Manifest, split: str) -> bool:
 
 
 def reside(run: Run, streams: Sequence[str], trained: Sequence[str] = (), *, share: float = 1.0) -> Resident:
-    """Read the streams' validation splits, and the train splits of those that are `trained` on, through Ray Data.
+    """Read the streams' validation splits, and the train splits of those that are `trained` on.
 
     Pixels come preprocessed; of the train rows there is a `share`.
 
@@ -309,20 +310,30 @@ def read(
     share: float = 1.0,
     seed: int = 0,
 ) -> Split:
-    """One split of a set as arrays, read and preprocessed by Ray Data's tasks, in the order of its files.
+    """One split of a set as arrays, preprocessed, in the order of its files, which are read side by side.
 
-    With `target` the labels are the numbers, or images, of that column.
+    With `share` it is each row with that chance, drawn by `seed`; with `target` the labels are the numbers, or images,
+    of that column. Raises DataError when a file cannot be read, or no row is left.
     """
-    fs, _ = filesystem(path)
-    files = [filesystem(file)[1] for file in split_files(path, split)]
+    files = split_files(path, split)
     columns = ["pixels", target or "label"] if labels else ["pixels"]
-    rows = ray_data().read_parquet(files, filesystem=fs, override_num_blocks=max(len(files), 8))
-    rows = rows.select_columns(columns)
-    if share < 1:
-        rows = rows.random_sample(share, seed=seed)
-    prepare = partial(prepared, transform=transform, target=target if labels else None)
-    rows = rows.map_batches(prepare, batch_format="pyarrow", batch_size=None)
-    parts = [part for part in rows.iter_batches(batch_size=None, batch_format="numpy") if len(part["pixels"])]
+
+    def rows(file: str) -> list[dict[str, np.ndarray]]:
+        random, parts = np.random.default_rng(seeded(seed, "share", os.path.basename(file))), []
+        try:
+            with parquet(file) as held:
+                for group in range(held.num_row_groups):
+                    table = held.read_row_group(group, columns)
+                    if share < 1:
+                        table = table.filter(random.random(len(table)) < share)
+                    if len(table):
+                        parts.append(prepared(table, transform, target if labels else None))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"cannot read {file}: {first_line(error)}; make the set again") from error
+        return parts
+
+    with ThreadPoolExecutor() as pool:
+        parts = [part for held in pool.map(rows, files) for part in held if len(part["pixels"])]
     if not parts:
         raise DataError(f"no row of split {split!r} of {path} was read; give more rows")
     return Split(
