@@ -87,7 +87,7 @@ def image_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One Ray for the whole session: 4 logical CPUs, a logical GPU, a dashboard on a port of its own."""
+    """One Ray for the whole session: 2 logical CPUs, a logical GPU, a dashboard on a port of its own."""
     import ray
 
     from raylens.cluster import launch
@@ -96,7 +96,7 @@ def ray_cluster():
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=2,
         num_gpus=1,
         include_dashboard=True,
         dashboard_port=port,

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.numpy
@@ -41,9 +42,12 @@ def counts(sample, folder):
 
 
 def lives(sample, folder, seconds):
-    """Lives for so many `seconds`, and leaves in `folder` from when to when."""
+    """Lives for so many `seconds`, and leaves in `folder` from when to when; the first to find `folder`/fail fails."""
     from ray import tune
 
+    with suppress(FileNotFoundError):
+        Path(folder, "fail").unlink()
+        raise OSError("as if its node had gone")
     begun = time.time()
     time.sleep(seconds)
     Path(folder, f"life-{os.getpid()}-{begun}").write_text(json.dumps([begun, time.time()]))

@@ -89,14 +89,16 @@ class Stopped(Progress):
 def test_a_resumed_search_begins_as_many_trials_at_once_as_there_is_room_for_now(
     ray_cluster, tmp_path, searcher, seconds
 ):
+    """And tries these again, too, as often as it is told now."""
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.basic_variant import BasicVariantGenerator
     from ray.tune.search.optuna import OptunaSearch
 
-    run = config.build({"method.name": "supervised", "fit.steps": 6, "fit.report_every": 1})
+    first = config.build({"method.name": "supervised", "fit.steps": 6, "fit.report_every": 1})
 
-    def tried(concurrent, progress):
+    def tried(concurrent, retries, progress):
+        run = first.replace(**{"search.retries": retries})
         if searcher == "random":
             made = BasicVariantGenerator(max_concurrent=concurrent)
         else:
@@ -108,12 +110,15 @@ def test_a_resumed_search_begins_as_many_trials_at_once_as_there_is_room_for_now
         return tuned(trial, run, f"{tmp_path}/trials", space, plan, progress([run] * 3, lambda trial: run))
 
     with pytest.raises(Exception, match="stopped"):
-        tried(1, Stopped)
+        tried(1, 0, Stopped)
     assert len(list(tmp_path.glob("life-*"))) < 3, "some of them were not begun"
     for life in tmp_path.glob("life-*"):
         life.unlink()
-    results = tried(2, Progress)
+    (tmp_path / "fail").touch()
+    results = tried(2, 1, Progress)
     assert len(results) == 3
+    assert not (tmp_path / "fail").exists()
+    assert results.num_errors == 0
     spans = sorted(json.loads(life.read_text()) for life in tmp_path.glob("life-*"))
     assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 

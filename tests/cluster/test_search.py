@@ -146,11 +146,11 @@ def test_a_trial_whose_process_dies_ends_with_the_weights_of_one_that_lives(ray_
 def test_trials_that_fill_the_cluster_wait_for_each_other_and_survive_a_death(
     ray_cluster, toy_sets, tmp_path
 ):
-    """Two workers of two CPUs each are all that there is, and a trial's own process holds nothing of it."""
+    """Two workers of a CPU each are all that there is, and a trial's own process holds nothing of it."""
     run = config.build(
         {"method.name": FRAGILE, "method.dies_after": 17, "method.marker": str(tmp_path / "marker")},
         {"storage": str(tmp_path), "name": "nested", "search.trials": 2},
-        {"scale.workers": 2, "scale.cpus": 2},
+        {"scale.workers": 2, "scale.cpus": 1},
         {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "optimizer.lr": 5e-4},
         toy_sets,
         TINY,
@@ -203,11 +203,11 @@ def test_other_searchers_and_schedulers(
         {"method.name": "supervised", "storage": str(tmp_path), "name": "other", "search.trials": 3},
         {"search.searcher": searcher, "search.scheduler": scheduler, "search.oracle": oracle},
         toy_sets,
-        TINY | ({"scale.gpus": 0.5} if searcher == "tpe" else {}),
+        TINY | ({"scale.gpus": 0.5, "scale.cpus": 0.5} if searcher == "tpe" else {}),
     )
     best = search(run)
     if searcher == "tpe":
-        assert max(together) == 2, "there are two halves of the GPU, and four CPUs"
+        assert max(together) == 2, "there are two halves of the GPU, and four of CPUs"
     said = capsys.readouterr().out
     assert ("cheating" in said) is oracle
     written = (tmp_path / "other" / "leaderboard.csv").read_text()
@@ -268,7 +268,7 @@ def test_a_training_of_two_workers_streams_both_domains_and_resumes(ray_cluster,
         run = config.build(
             {"method.name": f"{FRAGILE}ADDA", "method.dies_after": steps, "start": str(tmp_path / "start")},
             {"method.marker": str(tmp_path / f"{name}-marker"), "storage": str(tmp_path), "name": name},
-            {"data.mode": "streaming", "data.cpus": 0.25, "scale.workers": 2},
+            {"data.mode": "streaming", "data.cpus": 0.25, "scale.workers": 2, "scale.cpus": 0.5},
             toy_sets,
             TINY,
         )
