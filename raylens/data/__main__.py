@@ -65,16 +65,23 @@ def parser() -> argparse.ArgumentParser:
         said = f"{about[0].upper()}{about[1:]}."
         return verbs.add_parser(name, prog=prog, usage=usage, help=about, description=said, example=example)
 
-    def made(verb: Parser) -> Callable[..., Any]:
-        """Adds where a verb makes a set of rows, and how they are shared out; returns what adds more about it."""
-        place = "folder or s3:// gs:// of the set to make"
-        verb.add_argument("--out", required=True, metavar="DIR", help=place)
-        add = verb.add_argument_group("the set").add_argument
-        add("--overwrite", action="store_true", help="replace the set at --out")
-        shares = "such as train=0.7,val=0.15,test=0.15; drawn class by class"
-        add("--splits", type=fractions, metavar="NAME=SHARE,...", help=shares)
-        return add
+    for flags in (convert_flags, describe_flags, check_flags, simulate_flags, resolve_flags):
+        flags(adds)
+    return top
 
+
+def made(verb: Parser) -> Callable[..., Any]:
+    """Adds where a verb makes a set of rows, and how they are shared out; returns what adds more about it."""
+    place = "folder or s3:// gs:// of the set to make"
+    verb.add_argument("--out", required=True, metavar="DIR", help=place)
+    add = verb.add_argument_group("the set").add_argument
+    add("--overwrite", action="store_true", help="replace the set at --out")
+    shares = "such as train=0.7,val=0.15,test=0.15; drawn class by class"
+    add("--splits", type=fractions, metavar="NAME=SHARE,...", help=shares)
+    return add
+
+
+def convert_flags(adds: Callable[..., Parser]) -> None:
     verb = adds("convert", "images of any format -> a data set", "INPUT [INPUT ...] --out DIR", CONVERT)
     verb.add_argument(
         "inputs",
@@ -125,6 +132,8 @@ def parser() -> argparse.ArgumentParser:
         help="columns to keep beside the label; all if not given",
     )
 
+
+def describe_flags(adds: Callable[..., Parser]) -> None:
     verb = adds("describe", "manifest, class rates, samples, histograms", "SET [SET ...]", DESCRIBE)
     verb.add_argument("sets", nargs="+", metavar="SET", help="data sets, each a row of the pictures")
     add = verb.add_argument_group("pictures").add_argument
@@ -134,6 +143,8 @@ def parser() -> argparse.ArgumentParser:
     add("--transform", default="minmax", help=about)
     add("--seed", type=int, default=0, help="of the choice of samples, and of the views [0]")
 
+
+def check_flags(adds: Callable[..., Parser]) -> None:
     about = "the same image in two sets or two splits; exit 1 if there is one"
     verb = adds("check", about, "SET [SET ...]", CHECK)
     verb.add_argument("sets", nargs="+", metavar="SET", help="data sets, compared with each other and within")
@@ -147,6 +158,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--similarity", type=float, help="correlation from which images are the same")
 
+
+def simulate_flags(adds: Callable[..., Parser]) -> None:
     verb = adds("simulate", "a preset -> a data set", "PRESET --out DIR", SIMULATE)
     verb.add_argument(
         "preset",
@@ -184,6 +197,8 @@ def parser() -> argparse.ArgumentParser:
     about = "with the faults of the published sets; of sr-pairs with their pixels too, 0.05 arcsec"
     add("--as-published", action="store_true", default=None, help=about)
 
+
+def resolve_flags(adds: Callable[..., Parser]) -> None:
     verb = adds(
         "resolve", "a data set -> the same at a higher resolution", "CHECKPOINT SET --out DIR", RESOLVE
     )
@@ -199,7 +214,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--device", default="cpu", help="cpu or cuda [cpu]")
     add("--overwrite", action="store_true", help="replace the set at --out")
-    return top
 
 
 def main(arguments: list[str]) -> int:
