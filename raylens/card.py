@@ -19,15 +19,8 @@ from raylens.checkpoint import Checkpoint
 from raylens.errors import ConfigError
 from raylens.metrics import explain
 from raylens.predictor import Predictor
-from raylens.standalone import FORMATS, TOLD
+from raylens.standalone import FORMATS
 from raylens.storage import filesystem
-
-TASKS = {
-    "classification": "tells which of the classes {classes} an image shows",
-    "regression": "tells {target} of an image",
-    "super_resolution": "paints an image with {factor} times as many pixels along each side",
-    "pretraining": "turns an image into features for other tasks; it tells nothing by itself",
-}
 
 
 def card(
@@ -38,7 +31,7 @@ def card(
     `more` are reports that are not beside the checkpoint, see `given`.
     """
     run = found.run
-    task = TASKS[ready.kind].format(
+    task = ready.task.card.format(
         classes=", ".join(ready.classes), target=ready.target, factor=found.facts.factor
     )
     parts = [
@@ -66,13 +59,13 @@ def loading(ready: Predictor, formats: Sequence[str]) -> Iterator[str]:
         yield (
             "```python\nimport onnxruntime\n"
             f'session = onnxruntime.InferenceSession("{FORMATS["onnx"]}")\n'
-            f'{TOLD[ready.kind]} = session.run(None, {{"pixels": images}})[0]\n```\n'
+            f'{ready.task.gives} = session.run(None, {{"pixels": images}})[0]\n```\n'
         )
     if "torch" in formats:
         yield (
             "```python\nimport torch\n"
             f'model = torch.export.load("{FORMATS["torch"]}").module()\n'
-            f"{TOLD[ready.kind]} = model(torch.from_numpy(images)).numpy()\n```\n"
+            f"{ready.task.gives} = model(torch.from_numpy(images)).numpy()\n```\n"
         )
 
 

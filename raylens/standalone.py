@@ -23,13 +23,6 @@ from raylens.errors import ConfigError
 from raylens.predictor import Predictor
 
 FORMATS = {"onnx": "model.onnx", "torch": "model.pt2"}
-TOLD = {
-    "classification": "probabilities",
-    "regression": "number",
-    "super_resolution": "image",
-    "pretraining": "features",
-}
-"""The name of what a model gives, by its task."""
 TOLERANCE = 1e-4
 """Largest difference from the original, in the unit of what is told, or of an image's largest number beyond 1."""
 
@@ -126,7 +119,7 @@ def _onnx(ready: Predictor, path: Path) -> Callable[[np.ndarray], np.ndarray]:
         verbose=False,
         external_data=False,
         input_names=["pixels"],
-        output_names=[TOLD[ready.kind]],
+        output_names=[ready.task.gives],
         dynamic_shapes={"pixels": {0: "batch"}},
     )
     for node in made.model.graph.all_nodes():

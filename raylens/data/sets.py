@@ -297,7 +297,7 @@ def _check_sampled(run: Run, path: str, sampled: Split) -> None:
 
 def target_of(run: Run) -> str | None:
     """The column that is predicted, of a regression, or of the images that are painted, of super-resolution."""
-    return {"regression": run.task.target, "super_resolution": HIGH}.get(run.task.name)
+    return find.task(run.task.name).column(run.task)
 
 
 def read(

@@ -170,7 +170,7 @@ class Pools:
         run, source = self.run, self.stream == "source"
         method = find.method(run.method.name)
         labelled = source and method.labelled
-        target = run.task.target if run.task.name == "regression" else None
+        target = find.task(run.task.name).column(run.task)
         columns = ["pixels", target or "label"] if labelled else ["pixels"]
         table = pa.concat_tables(_group(file, index, columns) for file, index in pool["groups"])
         held = prepared(table, run.data.transform, target if labelled else None)

@@ -24,6 +24,10 @@ class Task:
     """Metrics that stand beside it."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Settings of methods that change nothing here, and are not searched unless asked for."""
+    gives: ClassVar[str]
+    """What `raylens.load` gives for images, in a word."""
+    card: ClassVar[str]
+    """What a network of it does, for its card; {classes}, {target} and {factor} are filled in."""
     judge: Callable | None = None
     """Where what a model says is an image: what is kept of it, numbers (N, K) in place of logits."""
 
@@ -31,6 +35,11 @@ class Task:
         self, classes: Sequence[str] = (), scale: tuple[float, float] = (0.0, 1.0), **settings: Any
     ) -> None:
         self.classes, self.scale = tuple(classes), scale
+
+    @staticmethod
+    def column(settings: Any) -> str | None:
+        """The column of a set that is learned, of a task's `settings`; None for the labels of classes."""
+        return None
 
     def head(self, dim: int) -> nn.Module:
         """A layer on features (N, dim). Abstract."""

@@ -18,6 +18,8 @@ class Task(base.Task):
     objective = "auroc"
     shown = ("auroc",)
     measured = "auroc"
+    gives = "probabilities"
+    card = "tells which of the classes {classes} an image shows"
 
     def head(self, dim: int) -> nn.Module:
         """A layer from features (N, dim) to logits (N, K)."""

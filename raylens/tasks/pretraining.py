@@ -16,6 +16,8 @@ class Task(base.Task):
 
     objective = None
     shown = ("rankme", "probe", "knn")
+    gives = "features"
+    card = "turns an image into features for other tasks; it tells nothing by itself"
 
     def head(self, dim: int) -> nn.Module:
         """Features as they are."""

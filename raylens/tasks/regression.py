@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,12 @@ class Task(base.Task):
     shown = ("r2", "mae")
     measured = "mae"
     beside = ("rmse", "r2")
+    gives = "number"
+    card = "tells {target} of an image"
+
+    @staticmethod
+    def column(settings: Any) -> str:
+        return settings.target
 
     def head(self, dim: int) -> nn.Module:
         """A layer from features (N, dim) to the standardised number (N, 1)."""

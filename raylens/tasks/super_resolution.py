@@ -35,6 +35,12 @@ class Task(base.Task):
     shown = ("psnr", "bicubic_psnr", "ssim")
     measured = "psnr"
     beside = ("psnr_gain", "ssim", "mse")
+    gives = "image"
+    card = "paints an image with {factor} times as many pixels along each side"
+
+    @staticmethod
+    def column(settings: Any) -> str:
+        return "high"  # as raylens.data.shards calls it
 
     def __init__(
         self, classes=(), scale=(0.0, 1.0), *, factor: int = 2, width: int = 32, blocks: int = 4, **_: Any

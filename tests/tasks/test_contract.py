@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from raylens import find, metrics
+from raylens.config import TaskConfig
+from raylens.data.shards import HIGH
 
 every_task = pytest.mark.parametrize("name", find.names("tasks"))
 supervised_task = pytest.mark.parametrize("name", ["classification", "regression"])
@@ -34,6 +36,13 @@ def test_a_task_says_what_it_is(name):
         *filter(None, [task.objective, getattr(task, "measured", None)]),
     ):
         assert metrics.explain(metric).meaning
+    assert task.gives.isidentifier(), "it names a variable in the code of a card"
+    task.card.format(classes="a, b", target="log10_mass", factor=2)
+
+
+def test_the_column_that_is_learned_is_one_that_a_set_may_have():
+    columns = {name: find.task(name).column(TaskConfig(target="redshift")) for name in find.names("tasks")}
+    assert columns == dict.fromkeys(columns) | {"regression": "redshift", "super_resolution": HIGH}
 
 
 @supervised_task
