@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from raylens.errors import DataError, first_line
 
 ATTEMPTS = 14
 """With pauses of 1, 2, 4, ... 20 seconds at most, and half as long on average: about two minutes."""
+PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}
+"""Faults of this machine or its network, which say nothing of a file."""
 
 
 def filesystem(path: str | os.PathLike) -> tuple[arrow_fs.FileSystem, str]:

@@ -178,7 +178,7 @@ def test_a_storage_that_cannot_be_written_is_refused(refused, tmp_path):
 
 
 def test_a_gpu_that_is_not_there_is_refused(refused, tmp_path, ray_cluster, monkeypatch):
-    monkeypatch.setattr(nodes, "capacity", lambda: {"CPU": 4.0, "GPU": 0.0})
+    monkeypatch.setattr(nodes, "capacity", lambda: {"CPU": 2.0, "GPU": 0.0})
     source, target = write(f"{tmp_path}/source"), write(f"{tmp_path}/target")
     words = (
         "--data.source",
@@ -199,7 +199,7 @@ def test_more_gpus_than_there_are_are_refused(refused, tmp_path, ray_cluster):
     sets = ("--data.source", source, "--data.target", target, "--storage", f"{tmp_path}/runs")
     line = refused(tune, "adda", *sets, "--scale.gpus", "4")
     assert (
-        "1 worker(s) with 1 CPUs and 4 GPUs on one node, the cluster's 4 CPUs and 1 GPUs have room for 0"
+        "1 worker(s) with 1 CPUs and 4 GPUs on one node, the cluster's 2 CPUs and 1 GPUs have room for 0"
         in line
     )
     assert not list((tmp_path / "runs").glob("*"))

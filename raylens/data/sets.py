@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +15,13 @@ from raylens.checkpoint import Facts
 from raylens.config import Run
 from raylens.data import bands
 from raylens.data.rows import prepared
-from raylens.data.shards import HIGH, Manifest, read_manifest, read_split, split_files
+from raylens.data.shards import HIGH, Manifest, read_manifest, read_split, reading, split_files
 from raylens.data.simulate import BANDS, digest, foreseen, simulate
 from raylens.data.stream import Resident, Split, few, sizes
-from raylens.errors import DataError, first_line
+from raylens.data.tasks import ray_data
+from raylens.errors import DataError
 from raylens.methods.base import Method
-from raylens.seeds import seed as seeded
-from raylens.storage import parquet
+from raylens.storage import filesystem, parquet
 
 PRESETS = {"source": "sim", "target": "survey"}
 SIMULATED = "the simulated"
@@ -310,36 +311,48 @@ def read(
     share: float = 1.0,
     seed: int = 0,
 ) -> Split:
-    """One split of a set as arrays, preprocessed, in the order of its files, which are read side by side.
+    """One split of a set as arrays, preprocessed, in the order of its files.
 
-    With `share` it is each row with that chance, drawn by `seed`; with `target` the labels are the numbers, or images,
-    of that column. Raises DataError when a file cannot be read, or no row is left.
+    All of it fits in memory, and is read here, its files side by side. With a `share` it is each row with that chance,
+    drawn by `seed`, of what may be any number of rows: Ray Data's tasks read them, wherever there are CPUs. With
+    `target` the labels are the numbers, or images, of that column. Raises DataError when a file is broken, or no row
+    is left.
     """
-    files = split_files(path, split)
-    columns = ["pixels", target or "label"] if labels else ["pixels"]
-
-    def rows(file: str) -> list[dict[str, np.ndarray]]:
-        random, parts = np.random.default_rng(seeded(seed, "share", os.path.basename(file))), []
-        try:
-            with parquet(file) as held:
-                for group in range(held.num_row_groups):
-                    table = held.read_row_group(group, columns)
-                    if share < 1:
-                        table = table.filter(random.random(len(table)) < share)
-                    if len(table):
-                        parts.append(prepared(table, transform, target if labels else None))
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"cannot read {file}: {first_line(error)}; make the set again") from error
-        return parts
-
-    with ThreadPoolExecutor() as pool:
-        parts = [part for held in pool.map(rows, files) for part in held if len(part["pixels"])]
+    files, columns = split_files(path, split), ["pixels", target or "label"] if labels else ["pixels"]
+    prepare = partial(prepared, transform=transform, target=target if labels else None)
+    if share < 1:
+        parts = _drawn(files, columns, prepare, share, seed)
+    else:
+        with ThreadPoolExecutor() as pool:
+            parts = [part for held in pool.map(partial(_whole, columns, prepare), files) for part in held]
+    parts = [part for part in parts if len(part["pixels"])]
     if not parts:
         raise DataError(f"no row of split {split!r} of {path} was read; give more rows")
     return Split(
         np.concatenate([part["pixels"] for part in parts]),
         np.concatenate([part["label"] for part in parts]) if labels else None,
     )
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def _whole(columns: list[str], prepare: Callable[[pa.Table], Arrays], file: str) -> list[Arrays]:
+    """The row groups of a file."""
+    with reading(file), parquet(file) as held:
+        return [prepare(held.read_row_group(group, columns)) for group in range(held.num_row_groups)]
+
+
+def _drawn(
+    files: list[str], columns: list[str], prepare: Callable[[pa.Table], Arrays], share: float, seed: int
+) -> list[Arrays]:
+    """A share of the rows of all files."""
+    fs, _ = filesystem(files[0])
+    inner = [filesystem(file)[1] for file in files]
+    rows = ray_data().read_parquet(inner, filesystem=fs, override_num_blocks=max(len(files), 8))
+    rows = rows.select_columns(columns).random_sample(share, seed=seed)
+    rows = rows.map_batches(prepare, batch_format="pyarrow", batch_size=None)
+    return [*rows.iter_batches(batch_size=None, batch_format="numpy")]
 
 
 def share(run: Run, trained: Sequence[str]) -> float:

@@ -10,6 +10,8 @@ import os
 import platform
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -22,7 +24,7 @@ from pyarrow import fs as arrow_fs
 
 from raylens.errors import DataError, first_line
 from raylens.find import guess
-from raylens.storage import filesystem
+from raylens.storage import PASSING, filesystem
 
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.csv"
@@ -139,7 +141,7 @@ def read_split(
     """Columns of one split as arrays in the order they were written; a missing label is -1.
 
     Pixels are (N, C, H, W), labels, ids and numbers (N,). Raises DataError when there is no such set, split or column,
-    or a file cannot be read.
+    or a file is broken, OSError when it is out of reach.
     """
     known = RESERVED + read_manifest(path).columns
     if unknown := [column for column in columns if column not in known]:
@@ -147,13 +149,27 @@ def read_split(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     for name in split_files(path, split):
         fs, file = filesystem(name)
-        try:
+        with reading(name):
             table = pq.read_table(file, columns=list(columns), filesystem=fs, partitioning=None)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"cannot read {name}: {first_line(error)}; make the set again") from error
         for column in columns:
             parts[column].append(_array(column, table[column]))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Names the file of a set that is read: where it is broken or gone a DataError, out of reach an OSError."""
+    try:
+        yield
+    except MemoryError:  # Arrow's own is one of its exceptions too
+        raise
+    except (OSError, pa.ArrowException) as error:
+        away = isinstance(error, OSError) and (error.errno in PASSING or "AWS Error" in str(error))
+        if away and not isinstance(error, FileNotFoundError):
+            raise OSError(
+                f"{path} could not be fetched: {first_line(error)}; the same command tries again"
+            ) from error
+        raise DataError(f"cannot read {path}: {first_line(error)}; make the set again") from error
 
 
 def _column(values: Any) -> pa.Array:

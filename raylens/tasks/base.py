@@ -25,7 +25,7 @@ class Task:
     unused: ClassVar[tuple[str, ...]] = ()
     """Settings of methods that change nothing here, and are not searched unless asked for."""
     gives: ClassVar[str]
-    """What `raylens.load` gives for images, in a word."""
+    """What a model gives for images, in a word that may name a variable."""
     card: ClassVar[str]
     """What a network of it does, for its card; {classes}, {target} and {factor} are filled in."""
     judge: Callable | None = None

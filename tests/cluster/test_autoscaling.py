@@ -24,7 +24,7 @@ from ray._raylet import GcsClientOptions
 from raylens.cluster.launch import _free_port
 from tests.cluster.test_storage import bucket, server  # noqa: F401, fixtures
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 BIN = Path(sys.executable).parent
 MOST = 2

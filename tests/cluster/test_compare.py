@@ -35,7 +35,7 @@ def times(folder: Path) -> dict[Path, float]:
 
 @pytest.mark.slow
 def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tmp_path, capsys):
-    made = planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 1], **{"search.trials": 2})
+    made = planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 1], **{"search.trials": 3})
     folder = Path(compare(made))
     assert folder == tmp_path / "table"
     said = capsys.readouterr().out
@@ -57,13 +57,13 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
     mcc = table.set_index("method").loc["mcc"]
     assert mcc["auroc"] == pytest.approx(averages["target/auroc"].mean())
     assert mcc["refused"] == 0
-    assert len(trials) == 2 * (1 + 2), "adabn has nothing to draw"
+    assert len(trials) == 2 * (1 + 3), "adabn has nothing to draw"
     agreed = trials[trials["method"] == "mcc"].groupby("seed")
-    assert agreed["agreement"].count().eq(2).all()
+    assert agreed["agreement"].count().eq(3).all()
     assert len(averages) == 2
     for row in averages.to_dict("records"):
         assert row["released"]
-        assert checkpoint.read(row["checkpoint"]).metrics["averaged"].count("mcc-small") == 2
+        assert checkpoint.read(row["checkpoint"]).metrics["averaged"].count("mcc-small") == 3
         model = Said.read((folder / "outputs" / f"{Path(row['checkpoint']).name}.npz").read_bytes())
         assert row["target/auroc"] == model.auroc
     for seed in (0, 1):
@@ -72,7 +72,7 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
             for path in folder.glob(f"trials/*seed{seed}*/checkpoint_*")
         }
         assert [Path(start).parent.name for start in starts] == [f"supervised-small-seed{seed}"]
-    assert len([*folder.glob("outputs/*.npz")]) == 2 + 6 + len(averages)
+    assert len([*folder.glob("outputs/*.npz")]) == 2 + 8 + len(averages)
     assert (folder / "table.png").stat().st_size > 5000
     assert (folder / "table.md").read_text() in said
     regret = pd.read_csv(folder / "regret.csv")
@@ -86,7 +86,7 @@ def test_a_benchmark_leaves_tables_and_is_not_repeated(ray_cluster, toy_sets, tm
         name = f"{trial['method']}-small-seed{trial['seed']}-{trial['draw']}"
         assert trial["target/auroc"] == Said.read((folder / "outputs" / f"{name}.npz").read_bytes()).auroc
     with pytest.raises(ConfigError, match=r"is a benchmark with seeds \[0, 1\], and \[0, 2\] was given"):
-        compare(planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 2], **{"search.trials": 2}))
+        compare(planned(toy_sets, tmp_path, methods=["adabn", "mcc"], seeds=[0, 2], **{"search.trials": 3}))
 
 
 def test_validators_are_told_the_prior_that_a_trial_was(toy_sets, tiny, tmp_path):
@@ -134,7 +134,7 @@ def test_a_killed_benchmark_goes_on_with_what_was_not_finished(toy_sets, tmp_pat
         "storage": str(tmp_path),
         "name": "killed",
     }
-    settings |= {"fit.steps": 200}
+    settings |= {"fit.steps": 300}
     flags = [word for path, value in settings.items() for word in (f"--{path}", str(value))]
     command = [sys.executable, "-m", "raylens.benchmark", "--methods", "mcc", "--seeds", "0", *flags]
     folder = tmp_path / "killed"
@@ -148,7 +148,7 @@ def test_a_killed_benchmark_goes_on_with_what_was_not_finished(toy_sets, tmp_pat
     assert resumed.stdout.strip().splitlines()[-1] == str(folder)
     now = times(folder)
     assert {path: now[path] for path in kept} == kept
-    assert (pd.read_csv(folder / "trials.csv")["steps"] == 200).all()
+    assert (pd.read_csv(folder / "trials.csv")["steps"] == 300).all()
 
 
 def test_draws_are_the_defaults_and_others_the_same_for_every_encoder():

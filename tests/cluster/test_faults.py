@@ -71,16 +71,31 @@ def calm(ray_cluster, toy_sets, tmp_path_factory) -> list[dict[str, np.ndarray]]
     return weights(folder)
 
 
-def started(cluster, toy_sets: dict[str, str], folder: Path, verb: str = "tune", **more) -> subprocess.Popen:
-    """A search of two trials, one for each node, or what else the settings `more` ask for."""
-    settings = flags(toy_sets, folder, more or TWO_TRIALS)
-    words = [word for path, value in settings.items() for word in (f"--{path}", str(value))]
-    return subprocess.Popen(
-        [sys.executable, "-m", f"raylens.{verb}", "supervised", *words],
-        env=os.environ | {"RAY_ADDRESS": cluster.address},
-        stdout=folder.with_suffix(".log").open("w"),
-        stderr=subprocess.STDOUT,
-    )
+@pytest.fixture
+def started(toy_sets):
+    """Begins a search of two trials, one for each node, or what else the settings `more` ask for.
+
+    A test that fails leaves nothing running on the nodes of the next one.
+    """
+    begun = []
+
+    def start(cluster, folder: Path, verb: str = "tune", **more) -> subprocess.Popen:
+        settings = flags(toy_sets, folder, more or TWO_TRIALS)
+        words = [word for path, value in settings.items() for word in (f"--{path}", str(value))]
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, "-m", f"raylens.{verb}", "supervised", *words],
+                env=os.environ | {"RAY_ADDRESS": cluster.address},
+                stdout=folder.with_suffix(".log").open("w"),
+                stderr=subprocess.STDOUT,
+            )
+        )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
 
 
 def results(folder: Path) -> list[list[dict]]:
@@ -116,33 +131,35 @@ def check_whole(folder: Path, calm: list[dict[str, np.ndarray]]) -> None:
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_search_outlives_a_node_and_ends_as_if_nothing_had_happened(cluster, calm, toy_sets, tmp_path):
-    struck = started(cluster, toy_sets, tmp_path / "struck")
+def test_a_search_outlives_a_node_and_ends_as_if_nothing_had_happened(cluster, calm, started, tmp_path):
+    struck = started(cluster, tmp_path / "struck")
     at_work(struck, tmp_path / "struck")
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     assert struck.wait(600) == 0, (tmp_path / "struck.log").read_text()
     check_whole(tmp_path / "struck", calm)
 
 
-def test_a_search_goes_on_under_a_new_head(cluster, calm, toy_sets, tmp_path, monkeypatch):
+def test_a_search_goes_on_under_a_new_head(cluster, calm, started, tmp_path, monkeypatch):
     # A driver looks a minute for its head.
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     first = manned(headed())
-    struck = started(first, toy_sets, tmp_path / "struck")
-    at_work(struck, tmp_path / "struck")
-    for node in [*first.worker_nodes]:
-        first.remove_node(node, allow_graceful=False)  # at once, or trials would end in the meantime
-    first.shutdown()
+    try:
+        struck = started(first, tmp_path / "struck")
+        at_work(struck, tmp_path / "struck")
+        for node in [*first.worker_nodes]:
+            first.remove_node(node, allow_graceful=False)  # at once, or trials would end in the meantime
+    finally:
+        first.shutdown()
     assert struck.wait(120) != 0
-    struck = started(cluster, toy_sets, tmp_path / "struck")
+    struck = started(cluster, tmp_path / "struck")
     assert struck.wait(600) == 0, (tmp_path / "struck.log").read_text()
     check_whole(tmp_path / "struck", calm)
 
 
-def test_a_stream_outlives_a_task_that_reads_it(ray_cluster, cluster, toy_sets, tmp_path):
+def test_a_stream_outlives_a_task_that_reads_it(ray_cluster, cluster, toy_sets, started, tmp_path):
     alone = {"method.name": "supervised", "scale.gpus": 0}
     calm = training(config.build(alone, flags(toy_sets, tmp_path / "calm", STREAMED)))
-    struck, killed = started(cluster, toy_sets, tmp_path / "struck", "train", **STREAMED), 0
+    struck, killed = started(cluster, tmp_path / "struck", "train", **STREAMED), 0
     while struck.poll() is None and killed < 3:
         killed += kill_reader()
         time.sleep(0.02)
@@ -165,8 +182,8 @@ def kill_reader() -> bool:
     return False
 
 
-def test_a_training_goes_on_with_the_worker_that_is_left(cluster, toy_sets, tmp_path):
-    run = started(cluster, toy_sets, tmp_path / "run", "train", **TWO_WORKERS)
+def test_a_training_goes_on_with_the_worker_that_is_left(cluster, started, tmp_path):
+    run = started(cluster, tmp_path / "run", "train", **TWO_WORKERS)
     while run.poll() is None and not [*tmp_path.glob("run/workers/checkpoint_*/model.safetensors")]:
         time.sleep(0.1)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)

@@ -65,7 +65,7 @@ def sky(folder) -> str:
 
 
 @pytest.fixture(scope="module")
-def pretrained(ray_cluster, folder, sky) -> str:
+def pretrained(folder, sky) -> str:
     """A short contrastive pretraining on the set of the finetuning."""
     run = config.build(
         {"method.name": "contrastive", "data.source": sky, "storage": str(folder), "name": "pretrained"}, TINY

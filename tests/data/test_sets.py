@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from raylens.data import sets
-from raylens.data.shards import LENS_CLASSES, UNLABELLED, ShardWriter
+from raylens.data import sets, shards
+from raylens.data.shards import LENS_CLASSES, UNLABELLED, ShardWriter, split_files
 from raylens.data.stream import Split, few
 from raylens.errors import DataError
 
@@ -61,6 +65,61 @@ def test_a_number_s_scale_is_of_the_labels_that_are_left(tiny, tmp_path):
     assert sets.facts(less, ("source",)).scale == pytest.approx((masses[left].mean(), masses[left].std()))
     with pytest.raises(DataError, match=r"1 numbers left by data\.labels 0\.01 .* set more"):
         sets.facts(run.replace(**{"data.labels": 0.01}), ("source",))
+
+
+@pytest.fixture
+def many_files(tmp_path, monkeypatch):
+    """A set whose pixels say which row they are of; in nine files of two row groups, and a short one."""
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 5)
+    monkeypatch.setattr(shards, "ROWS_PER_FILE", 10)
+    with ShardWriter(str(tmp_path / "sky"), classes=LENS_CLASSES) as writer:
+        pixels = np.broadcast_to(np.arange(93.0, dtype=np.float32)[:, None, None, None], (93, 1, 16, 16))
+        labels = np.where(np.arange(93) % 3, np.arange(93) % 2, UNLABELLED)
+        writer.add("train", np.ascontiguousarray(pixels), labels, [f"{row}" for row in range(93)])
+    return str(tmp_path / "sky")
+
+
+def test_a_set_of_many_files_is_in_memory_in_their_order(many_files):
+    assert len(split_files(many_files, "train")) == 10
+    held = sets.read(many_files, "train", "none", labels=False)
+    np.testing.assert_array_equal(held.pixels[:, 0, 0, 0], np.arange(93))
+    assert held.labels is None
+    held = sets.read(many_files, "train", "none", labels=True)
+    known = np.arange(93)[np.arange(93) % 3 > 0]
+    np.testing.assert_array_equal(held.pixels[:, 0, 0, 0], known)
+    np.testing.assert_array_equal(held.labels, known % 2)
+
+
+def test_a_share_of_a_set_is_that_of_its_seed(ray_cluster, many_files):
+    one, again, other = (
+        sets.read(many_files, "train", "none", labels=False, share=0.5, seed=seed).pixels[:, 0, 0, 0]
+        for seed in (1, 1, 2)
+    )
+    assert (np.diff(one) > 0).all(), "in the order of the files"
+    assert 25 < len(one) < 70
+    np.testing.assert_array_equal(one, again)
+    assert one.tolist() != other.tolist()
+
+
+def test_a_file_that_is_torn_or_gone_is_named(many_files):
+    last = Path(split_files(many_files, "train")[-1])
+    last.write_bytes(last.read_bytes()[:-9])
+    with pytest.raises(DataError, match=f"cannot read {last}: .*; make the set again"):
+        sets.read(many_files, "train", "none", labels=True)
+    last.unlink()
+    with pytest.raises(DataError, match=f"cannot read {last}: .*; make the set again"):
+        sets.read(many_files, "train", "none", labels=True)
+
+
+def test_a_store_that_does_not_answer_says_nothing_of_a_set(many_files, monkeypatch):
+    away = OSError("When reading 'b/a.parquet': AWS Error NETWORK_CONNECTION during GetObject operation")
+    for error, told in (
+        (away, "could not be fetched: .*; the same command tries again"),
+        (pa.ArrowMemoryError("malloc of size 9 failed"), "malloc"),
+    ):
+        monkeypatch.setattr(sets, "parquet", Mock(side_effect=error))
+        with pytest.raises(type(error), match=told):
+            sets.read(many_files, "train", "none", labels=True)
 
 
 def test_a_class_that_validation_s_part_of_a_split_lacks_is_told(tiny, tmp_path, ray_cluster):

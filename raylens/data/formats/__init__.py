@@ -3,7 +3,6 @@
 A unit is what one task reads: a file, or one object's files in several band folders.
 """
 
-import errno
 import importlib
 import io
 import os
@@ -21,7 +20,7 @@ from pyarrow import fs as arrow_fs
 
 from raylens.data.shards import UNLABELLED
 from raylens.errors import DataError, first_line
-from raylens.storage import filesystem, waiting
+from raylens.storage import PASSING, filesystem, waiting
 
 Label = str | int | float | None
 """A class by name or number, or a quantity, float; see `settled`."""
@@ -31,8 +30,6 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 NEGATIVE = ("nonlens", "nonlenses", "nolens", "nolenses", "no", "nosub")
 POSITIVE = ("lens", "lenses")
 KNOWN = (*NEGATIVE, *POSITIVE, "sphere", "cdm", "vort", "axion", "sub", "unlabelled")
-PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}
-"""Faults of this machine or its network, which say nothing of a file."""
 RESOLUTION = re.compile(r"(?i)(?:(.+)_)?([lh])r")
 """Folders LR and HR, or names that end in _LR and _HR."""
 BANDS = re.compile(r"_([ugrizyjhk]+)$")
