@@ -1,15 +1,14 @@
 """Seconds until a set is in memory: `python benchmarks/resident.py [--rows 2000 40000]`.
 
 Compares how raylens reads a set that fits in memory with Ray Data's tasks, which read it before, and with a torch
-DataLoader of two workers over a file for each image, as predecessors keep theirs. Each turn is a process of its own,
-which has imported what it takes and, for Ray Data, has started Ray; the ways take turns.
+DataLoader of two workers over a file for each image, as predecessors keep theirs, without labels. Each turn is a
+process of its own, which has imported what it takes and, for Ray Data, has started Ray; the ways take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +27,7 @@ from raylens.data import sets
 from raylens.data.preprocess import preprocess
 from raylens.data.rows import prepared
 from raylens.data.shards import LENS_CLASSES, ShardWriter, made_by, split_files
+from raylens.data.tasks import ray_data
 
 SIZE, TURNS = 64, 3
 
@@ -65,8 +66,6 @@ def one_by_one(folder: str) -> int:
 
 def by_tasks(folder: str) -> int:
     """As raylens read until 2026-11-30."""
-    from raylens.data.tasks import ray_data
-
     files = split_files(f"{folder}/shards", "train")
     rows = ray_data().read_parquet(files, override_num_blocks=max(len(files), 8))
     rows = rows.select_columns(["pixels", "label"])
@@ -85,15 +84,15 @@ WAYS = {"DataLoader, a file an image": one_by_one, "Ray Data's tasks": by_tasks,
 
 
 def timed(way: str, folder: str) -> None:
-    """Print the seconds of one reading, and the GB that this process held at most."""
+    """Print the seconds of one reading."""
     if way == "Ray Data's tasks":
         import ray
 
         ray.init(address="local", log_to_driver=False, logging_level="ERROR")
+        ray_data()
     began = time.perf_counter()
     WAYS[way](folder)
-    seconds = time.perf_counter() - began
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    print(time.perf_counter() - began)
 
 
 def main() -> None:
@@ -107,19 +106,15 @@ def main() -> None:
     for rows in asked.rows:
         with tempfile.TemporaryDirectory() as folder:
             write(folder, rows)
-            told: dict[str, list[tuple[float, ...]]] = {way: [] for way in WAYS}
+            told: dict[str, list[float]] = {way: [] for way in WAYS}
             for _ in range(TURNS):
                 for way, held in told.items():
                     command = [sys.executable, __file__, "--one", way, folder]
-                    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                    held.append(tuple(map(float, said.split()[-2:])))
+                    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                    held.append(float(said.split()[-1]))
         print(f"{rows:,} images, {SIZE} x {SIZE}, {rows * 4 * SIZE**2 / 1e9:.2f} GB")
         for way, held in told.items():
-            seconds, memory = zip(*held, strict=True)
-            print(
-                f"  {way:28} {statistics.median(seconds):6.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
-                f"  {statistics.median(memory):.1f} GB"
-            )
+            print(f"  {way:28} {statistics.median(held):6.2f} s ({min(held):.2f} to {max(held):.2f})")
 
 
 if __name__ == "__main__":

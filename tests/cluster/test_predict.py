@@ -412,7 +412,7 @@ def test_a_prediction_that_is_refused_leaves_its_folder_alone(here, models, imag
         (["--cpus", "0"], "--cpus 0 is no number of CPUs"),
         (["--gpus", "-1"], "--gpus -1 is no number of GPUs"),
         (["--cpus", "500"], "--cpus is 500, the cluster has"),
-        (["--cpus", "4"], r"--cpus is 4, the cluster has 4 and reading takes 0\.5; set it to 3\.5 or less"),
+        (["--cpus", "2"], r"--cpus is 2, the cluster has 2 and reading takes 0\.5; set it to 1\.5 or less"),
         (["--gpus", "500"], "--gpus is 500, the cluster has"),
     ):
         with pytest.raises(ConfigError, match=said):

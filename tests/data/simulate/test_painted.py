@@ -103,7 +103,7 @@ def test_lenses_and_what_has_no_galaxy_are_not_painted_on(tmp_path):
     assert set(found["train"].ids) == {f"train-{row}" for row in range(2, 7)}
 
 
-def test_what_is_painted_is_a_lens_and_the_rest_is_as_it_was(ray_cluster, cutouts, tmp_path):
+def test_what_is_painted_is_a_lens_and_the_rest_is_as_it_was(ray_cluster, cutouts, tmp_path, monkeypatch):
     out = simulate("painted", rows=90, seed=1, out=f"{tmp_path}/a", onto=cutouts)
     manifest = read_manifest(out)
     assert (manifest.bands, manifest.size, manifest.arcsec_per_pixel) == (tuple("gri"), 64, PIXEL)
@@ -122,6 +122,7 @@ def test_what_is_painted_is_a_lens_and_the_rest_is_as_it_was(ray_cluster, cutout
                 np.testing.assert_array_equal(closest, 0)
             if kind == "lens":
                 assert closest.sum() > 0
+    monkeypatch.setattr("raylens.data.simulate.BLOCK", 89)  # more rows than a block's are drawn by tasks
     again = simulate("painted", rows=90, seed=1, out=f"{tmp_path}/b", onto=cutouts)
     np.testing.assert_array_equal(read_split(out, "train")["pixels"], read_split(again, "train")["pixels"])
 

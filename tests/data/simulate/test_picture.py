@@ -80,7 +80,7 @@ def test_what_is_faint_is_fainter_than_any_lens():
     assert np.isnan(truth["theta_e"][::2]).all()
 
 
-def test_the_set_is_of_pictures_in_three_bands(ray_cluster, tmp_path):
+def test_the_set_is_of_pictures_in_three_bands(tmp_path):
     simulate("spacewarps", rows=30, seed=0, out=str(tmp_path / "set"))
     manifest = read_manifest(str(tmp_path / "set"))
     assert (manifest.bands, manifest.channels, manifest.arcsec_per_pixel) == (("g", "r", "i"), 3, 0.186)
@@ -109,7 +109,7 @@ def test_a_faint_lens_is_a_light_one_and_sources_have_magnitudes_of_their_own():
     assert abs(np.corrcoef(truth["source_magnitude"], truth["magnitude"])[0, 1]) < 0.15
 
 
-def test_radii_that_are_given_are_those_of_every_lens(ray_cluster, tmp_path):
+def test_radii_that_are_given_are_those_of_every_lens(tmp_path):
     out = simulate("spacewarps", rows=60, seed=0, theta_e=(3.0, 4.0), out=str(tmp_path / "set"))
     found = read_split(out, "train", ("theta_e", "label"))
     radii = found["theta_e"][found["label"] == 1]

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -137,22 +138,30 @@ def test_mistakes_are_named():
 
 
 def test_a_set_is_the_same_however_it_was_spread(ray_cluster, tmp_path, monkeypatch):
-    def written(out: str) -> dict[str, np.ndarray]:
-        simulate("survey", rows=60, seed=3, out=out, prior=0.2)
+    """By tasks or, of a block at most, here; few at a time or many."""
+
+    def written(name: str, block: int) -> dict[str, np.ndarray]:
+        monkeypatch.setattr("raylens.data.simulate.BLOCK", block)
+        out = simulate("survey", rows=60, seed=3, out=f"{tmp_path}/{name}", prior=0.2)
         return {split: read_split(out, split)["pixels"] for split in ("train", "val", "test")}
 
-    monkeypatch.setattr("raylens.data.simulate.BLOCK", 16)
-    first = written(f"{tmp_path}/a")
+    def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
+        for split, pixels in first.items():
+            np.testing.assert_array_equal(pixels, second[split])
+
+    monkeypatch.setattr(ray_cluster, "cluster_resources", Mock(side_effect=AssertionError("drawn by tasks")))
+    here = written("here", 60)
+    monkeypatch.setattr(ray_cluster, "cluster_resources", lambda: {"CPU": 2.0})
+    same(here, written("by-tasks", 59))
+    many = written("many", 16)
     monkeypatch.setattr(ray_cluster, "cluster_resources", lambda: {"CPU": 1.0})
-    second = written(f"{tmp_path}/b")
-    for split, pixels in first.items():
-        np.testing.assert_array_equal(pixels, second[split])
-    manifest = read_manifest(f"{tmp_path}/a")
+    same(many, written("few", 16))
+    manifest = read_manifest(f"{tmp_path}/few")
     assert manifest.bands == ("i",)
     assert sum(split.rows for split in manifest.splits.values()) == 60
 
 
-def test_the_command_writes_a_set_with_its_truth(ray_cluster, tmp_path, capsys):
+def test_the_command_writes_a_set_with_its_truth(tmp_path, capsys):
     out = str(tmp_path / "set")
     flags = ["--rows", "40", "--seed", "5", "--prior", "0.25", "--bands", "gri", "--out", out]
     thirds = "train=0.3333333,val=0.3333333,test=0.3333334"

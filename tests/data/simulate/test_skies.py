@@ -64,7 +64,7 @@ def test_each_image_has_its_own_field_turned_and_rolled():
     assert {tuple(np.sort(image.ravel())) for image in some} == values
 
 
-def test_the_simulated_noise_is_that_of_the_set(ray_cluster, tmp_path):
+def test_the_simulated_noise_is_that_of_the_set(tmp_path):
     pixels = np.repeat(correlated(24, 64), 3, axis=1)
     held = write(str(tmp_path / "cutouts"), pixels)
     made = {}

@@ -157,7 +157,7 @@ def test_heavier_substructure_is_all_that_differs(name):
     assert any("rod_theta_e" in one for one in light)
 
 
-def test_a_split_without_a_share_has_no_rows(ray_cluster, tmp_path):
+def test_a_split_without_a_share_has_no_rows(tmp_path):
     shares = {"train": 0.5, "val": 0.5, "test": 0.0}
     out = simulate_substructure(
         "model-ii", rows=12, seed=0, out=str(tmp_path / "set"), size=16, splits=shares
@@ -334,7 +334,7 @@ def test_pairs_are_of_the_same_light_and_only_the_coarse_one_is_noisy():
     assert high.min() >= -1e-3 * high.max(), "without noise"
 
 
-def test_pairs_are_written(ray_cluster, tmp_path):
+def test_pairs_are_written(tmp_path):
     out = simulate_substructure("sr-pairs", rows=60, seed=1, out=str(tmp_path / "set"), size=20)
     held = read_manifest(out)
     assert (held.size, held.high, held.arcsec_per_pixel) == (20, 40, pytest.approx(0.375))
@@ -342,7 +342,7 @@ def test_pairs_are_written(ray_cluster, tmp_path):
     assert rows["high"].shape == (48, 1, 40, 40)
 
 
-def test_a_set_is_written(ray_cluster, tmp_path):
+def test_a_set_is_written(tmp_path):
     out = simulate_substructure("model-ii", rows=60, seed=1, out=str(tmp_path / "set"), size=32)
     held = read_manifest(out)
     assert held.classes == ("no_sub", "cdm", "axion")
@@ -357,7 +357,7 @@ def test_a_set_is_written(ray_cluster, tmp_path):
     np.testing.assert_array_equal(read_split(out, "val")["pixels"], read_split(twice, "val")["pixels"])
 
 
-def test_the_pixels_of_another_camera_show_another_field(ray_cluster, tmp_path):
+def test_the_pixels_of_another_camera_show_another_field(tmp_path):
     made = recipe("model-ii", pixel=0.08)
     assert (made.size, made.pixel, made.camera) == (64, 0.08, recipe("model-ii").camera)
     assert recipe("model-i", size=75, pixel=0.05) == replace(recipe("model-i"), size=75)
