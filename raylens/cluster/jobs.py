@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raylens.checkpoint import Facts
-from raylens.cluster import nodes
+from raylens.cluster import launch, nodes
 from raylens.cluster.found import Found, of_result
 from raylens.cluster.progress import Progress
 from raylens.cluster.trial import direct, nested
@@ -35,7 +35,8 @@ def train(jobs: Mapping[str, Job], folder: str, name: str, *, label: str) -> dic
 
     run = next(iter(jobs.values())).run
     each = {"CPU": run.scale.cpus, **({"GPU": run.scale.gpus} if run.scale.gpus else {})}
-    is_nested = run.scale.workers > 1
+    if is_nested := run.scale.workers > 1:
+        launch.coordinate()
     trial = tune.with_parameters(_trial(f"{label}_trial"), jobs=dict(jobs))
     trial = tune.with_resources(trial, {"node:__internal_head__": 0.001} if is_nested else each)
     settings = tune.TuneConfig(

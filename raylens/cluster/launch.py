@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def connect(*, dashboard: bool = True, **metadata: str) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # a local Ray's own handler ends its processes under our feet
     tell(**metadata)
+
+
+def coordinate() -> None:
+    """Begin the actor that Ray Train asks for nodes, which has five seconds to come before a trace is printed."""
+    with suppress(ImportError):  # Ray has no public way to it, and begins it by itself
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        get_or_create_autoscaling_coordinator()
 
 
 def leave() -> None:

@@ -94,6 +94,7 @@ def ready(
     content.check(folder, named)
     launch.connect(method=run.method.name, run=run.title)
     given, run = run, placed(run)
+    launch.coordinate()
     for remark in [*sets.remarks(run, streams, test=test), *prior.remarks(run)]:
         print(remark, flush=True)
     hold(folder)

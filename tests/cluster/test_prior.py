@@ -161,6 +161,7 @@ def test_a_prior_that_changes_nothing_is_told_before_a_run_begins(
     for module in ("training", "compare"):
         monkeypatch.setattr(f"raylens.cluster.{module}.placed", lambda run: run)
     monkeypatch.setattr("raylens.cluster.launch.connect", lambda **told: None)
+    monkeypatch.setattr("raylens.cluster.launch.coordinate", lambda: None)
     monkeypatch.setattr("raylens.data.sets.prepare", lambda run, streams: run)
     given = {**toy_sets, "storage": str(tmp_path), "method.target_prior": 0.05}
     run = tiny.run("self_ensembling").replace(**given)
