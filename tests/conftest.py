@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 os.environ.update(
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
@@ -58,6 +61,24 @@ def write_toy(out: str, *, shifted: bool, rows: int = 600, prior: float = 0.4, s
             halves = np.where(np.arange(begin, end) % 2, "odd", "even")
             writer.add(split, pixels[begin:end], labels[begin:end], ids, {"half": halves})
     return out
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """If tests are to start Ray, let its workers be forked, as tests/warm says; not where Linux is not."""
+    if not hasattr(os, "pidfd_open") or not any(
+        "ray_cluster" in item.fixturenames or item.get_closest_marker("slow") for item in session.items
+    ):
+        return
+    warm, folder = Path(__file__).parent / "warm", tempfile.mkdtemp(prefix="rl", dir="/tmp")
+    command = [sys.executable, f"{warm}/pool.py", f"{folder}/pool"]
+    pool = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    os.environ.update(PYTHONPATH=str(warm), RAYLENS_TEST_POOL=f"{folder}/pool")
+
+    def end() -> None:
+        pool.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    session.config.add_cleanup(end)
 
 
 @pytest.fixture(scope="session")

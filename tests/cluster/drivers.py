@@ -1,4 +1,4 @@
-"""A driver that is killed while its trials, or its predictions, run."""
+"""Commands that drive Ray in a process of their own: that end by themselves, or are killed at work."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from typing import TypeVar
 import psutil
 
 T = TypeVar("T")
+
+
+def warm(**more: str) -> dict[str, str]:
+    """The environment, and `more`, of commands that nobody sends a signal; see tests/warm."""
+    return {**os.environ, "RAYLENS_TEST_WARM": "1", **more}
 
 
 def killed(command: list[str], trials: Path, log: Path) -> list[str]:

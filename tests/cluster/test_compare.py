@@ -17,7 +17,7 @@ from raylens.data.shards import read_split
 from raylens.errors import ConfigError
 from raylens.grid import Cell
 from raylens.tables import Said
-from tests.cluster.drivers import killed
+from tests.cluster.drivers import killed, warm
 from tests.conftest import write_toy
 
 SHORT = {"fit.steps": 30, "fit.report_every": 15, "fit.start_steps": 30, "data.batch": 16, "scale.gpus": 0}
@@ -143,7 +143,7 @@ def test_a_killed_benchmark_goes_on_with_what_was_not_finished(toy_sets, tmp_pat
     kept = {path: at for name in finished for path, at in times(folder / "trials" / name).items()}
     kept |= times(folder / "starts")
     again = [sys.executable, "-m", "raylens.benchmark", "--resume", str(folder)]
-    resumed = subprocess.run(again, capture_output=True, text=True, timeout=400)
+    resumed = subprocess.run(again, env=warm(), capture_output=True, text=True, timeout=400)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.strip().splitlines()[-1] == str(folder)
     now = times(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import safetensors.numpy
 from raylens import checkpoint, config
 from raylens.cluster.search import search
 from raylens.cluster.training import training
+from tests.cluster.drivers import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -85,7 +85,7 @@ def started(toy_sets):
         begun.append(
             subprocess.Popen(
                 [sys.executable, "-m", f"raylens.{verb}", "supervised", *words],
-                env=os.environ | {"RAY_ADDRESS": cluster.address},
+                env=warm(RAY_ADDRESS=cluster.address),
                 stdout=folder.with_suffix(".log").open("w"),
                 stderr=subprocess.STDOUT,
             )

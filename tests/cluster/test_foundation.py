@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from tests.cluster.drivers import warm
 
 HOME = Path(__file__).parents[2]
 SMALL = {"ROWS": "180", "STEPS": "6", "FINE": "4", "SEEDS": "0", "TRIALS": "2"}
@@ -27,11 +28,10 @@ def cluster():
 
 def job(cluster, name: str, *words: str, folder: Path, **settings: str) -> Path:
     """Run a job in `folder`; returns where its runs are."""
-    environment = os.environ | settings | {"RAYLENS": sys.executable, "RAY_ADDRESS": cluster.address}
     ran = subprocess.run(
         ["bash", str(HOME / "jobs" / name), *words],
         cwd=folder,
-        env=environment,
+        env=warm(RAYLENS=sys.executable, RAY_ADDRESS=cluster.address, **settings),
         capture_output=True,
         text=True,
     )

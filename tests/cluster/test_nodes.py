@@ -23,6 +23,7 @@ from raylens.cluster.launch import _free_port
 from raylens.data.shards import read_split
 from raylens.errors import ConfigError
 from raylens.find import method
+from tests.cluster.drivers import warm
 
 BIN = Path(sys.executable).parent
 CHECK = """
@@ -209,7 +210,8 @@ def other_machine(cluster, tmp_path):
     mount = f'mount -t tmpfs none {tmp_path} && exec "$0" "$@"'
     process = subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", mount, *start],
-        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        # Its workers are not forked from the tests' pool, which sees the folder of this machine.
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -226,7 +228,7 @@ def other_machine(cluster, tmp_path):
 def ran(cluster, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *words],
-        env=os.environ | {"RAY_ADDRESS": cluster.address},
+        env=warm(RAY_ADDRESS=cluster.address),
         capture_output=True,
         text=True,
         timeout=300,

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from raylens import checkpoint
 from raylens.errors import ConfigError
+from tests.cluster.drivers import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -60,7 +61,7 @@ def test_a_stopped_run_says_so_leaves_no_process_and_goes_on(toy_sets, tmp_path,
         held = steps(folder)
         assert held < 600, "it was stopped before its end"
         again = [sys.executable, "-m", "raylens.train", "--resume", str(folder)]
-        done = subprocess.run(again, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(again, env=warm(), capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
         last = done.stdout.strip().splitlines()[-1]
         assert checkpoint.read(last).metrics["step"] == 600

@@ -23,6 +23,7 @@ from raylens.data.formats import Options, Unit, Unreached, Unreadable
 from raylens.data.shards import read_manifest, read_split, verify
 from raylens.data.stream import Resident
 from raylens.storage import filesystem
+from tests.cluster.drivers import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -70,7 +71,7 @@ def bucket(server, monkeypatch):
 def test_a_search_lives_in_object_storage(bucket, tmp_path):
     def tune(*words: str) -> str:
         command = [sys.executable, "-m", "raylens.tune", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path)
+        done = subprocess.run(command, env=warm(), capture_output=True, text=True, timeout=500, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.strip().splitlines()[-1] == f"{bucket}/runs/far/best"
         assert list(tmp_path.iterdir()) == []
@@ -121,7 +122,7 @@ def test_files_in_object_storage_are_converted(bucket):
         "--out",
         f"{bucket}/shards",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=warm(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = read_manifest(f"{bucket}/shards")
     assert manifest.rows == 30
@@ -163,6 +164,7 @@ def test_a_search_waits_for_storage_that_is_gone_for_a_while(server, bucket, toy
                 "--name",
                 "gone",
             ],
+            env=warm(),
             stdout=log,
             stderr=log,
         )
@@ -209,6 +211,7 @@ def test_a_bucket_that_may_not_be_written_is_refused_at_once(bucket, toy_sets, m
     words = [word for path, value in {**TINY, **toy_sets}.items() for word in (f"--{path}", str(value))]
     done = subprocess.run(
         [sys.executable, "-m", "raylens.tune", "supervised", *words, "--storage", place],
+        env=warm(),
         capture_output=True,
         text=True,
         timeout=300,
