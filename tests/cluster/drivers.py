@@ -22,6 +22,11 @@ def warm(**more: str) -> dict[str, str]:
     return {**os.environ, "RAYLENS_TEST_WARM": "1", **more}
 
 
+def cold() -> dict[str, str]:
+    """The environment of what sees other files than the tests do: the pool would fork workers that do not."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def killed(command: list[str], trials: Path, log: Path) -> list[str]:
     """Run `command` until trials in Ray Tune's folder `trials` have finished, then kill it; the names of these."""
     return killed_once(command, lambda: finished(trials), log)

@@ -23,7 +23,7 @@ from raylens.cluster.launch import _free_port
 from raylens.data.shards import read_split
 from raylens.errors import ConfigError
 from raylens.find import method
-from tests.cluster.drivers import warm
+from tests.cluster.drivers import cold, warm
 
 BIN = Path(sys.executable).parent
 CHECK = """
@@ -210,8 +210,7 @@ def other_machine(cluster, tmp_path):
     mount = f'mount -t tmpfs none {tmp_path} && exec "$0" "$@"'
     process = subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", mount, *start],
-        # Its workers are not forked from the tests' pool, which sees the folder of this machine.
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")},
+        env={name: value for name, value in cold().items() if not name.startswith("RAY_")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -23,7 +23,7 @@ from raylens.data.formats import Options, Unit, Unreached, Unreadable
 from raylens.data.shards import read_manifest, read_split, verify
 from raylens.data.stream import Resident
 from raylens.storage import filesystem
-from tests.cluster.drivers import warm
+from tests.cluster.drivers import cold, warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -238,7 +238,7 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_written(toy_sets, tmp_pa
         cat {disk}/full/leaderboard.csv
     """
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=800
+        ["unshare", "--mount", "sh", "-c", script], env=cold(), capture_output=True, text=True, timeout=800
     )
     full, resumed, *board = done.stdout.splitlines()
     told, again = log.read_text(), (tmp_path / "log.again").read_text()

@@ -1,0 +1,37 @@
+"""Processes that are forked from the pool of tests/warm do what those do that start as ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cluster.drivers import cold, warm
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the pool is made for Linux"),
+]
+
+
+def test_workers_of_ray_have_torch_before_they_import_it(ray_cluster):
+    @ray_cluster.remote
+    def process() -> tuple[bool, int]:
+        return "torch" in sys.modules, os.getpriority(os.PRIO_PROCESS, 0)
+
+    imported, nice = ray_cluster.get(process.remote())
+    assert imported
+    assert nice == 15, "Ray's own niceness of workers"
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["nonsense"], 2)])
+def test_a_command_prints_and_ends_as_one_that_is_not_forked(tmp_path, words, code):
+    command = [sys.executable, "-m", "raylens.train", *words]
+    forked, started = (
+        subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        for environment in (warm(), cold())
+    )
+    assert forked.returncode == started.returncode == code
+    assert (forked.stdout, forked.stderr) == (started.stdout, started.stderr)
