@@ -64,10 +64,11 @@ def write_toy(out: str, *, shifted: bool, rows: int = 600, prior: float = 0.4, s
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """If tests are to start Ray, let its workers be forked, as tests/warm says; not where Linux is not."""
-    if not hasattr(os, "pidfd_open") or not any(
-        "ray_cluster" in item.fixturenames or item.get_closest_marker("slow") for item in session.items
-    ):
+    """Begin the pool of tests/warm for tests that start Ray; without it, as where Linux is not, workers start cold."""
+    starts_ray = any(
+        "ray_cluster" in test.fixturenames or test.get_closest_marker("slow") for test in session.items
+    )
+    if not starts_ray or session.config.option.collectonly or not hasattr(os, "pidfd_open"):
         return
     warm, folder = Path(__file__).parent / "warm", tempfile.mkdtemp(prefix="rl", dir="/tmp")
     command = [sys.executable, f"{warm}/pool.py", f"{folder}/pool"]

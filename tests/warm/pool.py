@@ -1,7 +1,8 @@
 """Forks workers of Ray, and commands, from a process that has imported torch and raylens: `python pool.py SOCKET`.
 
 The tests start hundreds of them, and to import the same modules takes each ten seconds of a CPU. They are started as
-ever; sitecustomize.py hands them over to this process, which has no thread and is connected to no Ray.
+ever; sitecustomize.py hands them over to this process, which is connected to no Ray and has no thread but that of
+pyarrow's allocator, which expects forks.
 """
 
 from __future__ import annotations
