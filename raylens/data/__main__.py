@@ -188,7 +188,7 @@ def simulate_flags(adds: Callable[..., Parser]) -> None:
         help="Einstein radii, arcsec; the preset's own without it",
     )
     add("--onto", metavar="SET", help="real cutouts to paint on, of galaxies that are no lenses")
-    add("--noise-from", metavar="SET", help="real cutouts whose skies are the noise")
+    add("--noise-from", metavar="SET", help="real cutouts whose skies are the noise, of pixels of any scale")
     add = verb.add_argument_group("substructure: model-i, model-ii, model-iii, common, sr-pairs").add_argument
     add("--slope", type=float, help="of subhaloes' masses, dN/dm ~ m^SLOPE: -0.9 as published, -1.9 as meant")
     add("--discrete", type=int, metavar="POINTS", help="points that a vortex is made of; a rod without it")

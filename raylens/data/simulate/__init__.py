@@ -59,7 +59,8 @@ def simulate(
 
     The images depend on the preset, the seed and their place alone, not on the number of workers. With `onto`, a shard
     set of real cutouts, arcs are painted on these: bands and size are the set's, splits share no cutout. With
-    `noise_from`, such a set too, the noise is that of its skies. Raises ConfigError.
+    `noise_from`, such a set too, the noise is that of its skies, pixel by pixel: their scale is not looked at. Raises
+    ConfigError.
     """
     recipe, cutouts, fields = preset(name), None, None
     if (name == PAINTED.name) != (onto is not None):
