@@ -35,3 +35,17 @@ def test_a_command_prints_and_ends_as_one_that_is_not_forked(tmp_path, words, co
     )
     assert forked.returncode == started.returncode == code
     assert (forked.stdout, forked.stderr) == (started.stdout, started.stderr)
+
+
+def test_the_code_of_a_job_goes_before_that_of_the_pool(tmp_path):
+    (tmp_path / "raylens").mkdir()
+    (tmp_path / "raylens" / "__init__.py").touch()
+    (tmp_path / "raylens" / "train.py").write_text("print('its own')")
+    done = subprocess.run(
+        [sys.executable, "-m", "raylens.train"],
+        env=warm(PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"),
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "its own\n", "")

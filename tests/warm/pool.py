@@ -80,6 +80,10 @@ if __name__ == "__main__":
             importlib.import_module(module)
         asking = asked(listener)
     words = forked(asking)
+    if more := os.environ["PYTHONPATH"].split(os.pathsep)[:-1]:  # a job's own code
+        sys.path[1:1] = more
+        for name in [name for name in sys.modules if name.partition(".")[0] == "raylens"]:
+            del sys.modules[name]
     if words[0] == "-m":
         sys.argv[:], sys.path[0] = words[1:], os.getcwd()
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)

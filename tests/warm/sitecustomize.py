@@ -28,8 +28,7 @@ def _from_pool(address: str, argv: list[str]) -> None:
 
 def _words() -> list[str]:
     """What this process is to run, if the pool can do that."""
-    # With other modules in the path, as of a submitted job, those of the pool would be the wrong ones.
-    if os.environ.get("PYTHONPATH") != os.path.dirname(__file__):
+    if os.environ.get("PYTHONPATH", "").split(os.pathsep)[-1] != os.path.dirname(__file__):
         return []
     at = next((at for at, word in enumerate(sys.orig_argv) if at and word[0] != "-"), 0)
     if sys.orig_argv[at].endswith("/workers/default_worker.py"):
