@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-
 import pytest
 import safetensors.torch
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as processes
 
 from raylens import config
 from raylens.cluster.worker import build, work
@@ -17,6 +12,7 @@ from raylens.config import Run
 from raylens.errors import ConfigError
 from raylens.methods.mae import MAE, deviations, patches, seen_mean
 from tests.conftest import Tiny
+from tests.methods import groups
 from tests.methods.test_workers import farthest
 
 WORLD, BATCH = 2, 32
@@ -49,20 +45,13 @@ def trained(run: Run, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
     return {key: value.contiguous() for key, value in report.method.state_dict().items()}
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
-    weights = trained(settings(BATCH // WORLD), rank, WORLD)
+def worker(rank: int, world: int, folder: str) -> None:
+    weights = trained(settings(BATCH // world), rank, world)
     safetensors.torch.save_file(weights, f"{folder}/{rank}.safetensors")
-    dist.destroy_process_group()
 
 
 def test_two_workers_learn_what_one_learns_from_their_batches_together(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes.spawn(worker, (port, str(tmp_path)), nprocs=WORLD)
+    groups.run(worker, WORLD, tmp_path)
     run = settings(BATCH)
     alone, before = trained(run), build(run, Tiny().facts()).state_dict()
     for rank in range(WORLD):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -11,8 +9,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as processes
 
 from raylens import config, find
 from raylens.cluster.worker import build, work
@@ -20,6 +16,7 @@ from raylens.config import Run
 from raylens.methods.base import Pretraining
 from raylens.records import Images
 from tests.conftest import Tiny
+from tests.methods import groups
 
 APART = {"mae": "masks are drawn by each worker"}
 STEPS, BATCH = 3, 32
@@ -59,24 +56,17 @@ def trained(name: str, batch: int, rank: int = 0, world: int = 1) -> dict[str, t
     return {key: value.contiguous() for key, value in report.method.state_dict().items()}
 
 
-def worker(rank: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def worker(rank: int, world: int, folder: str) -> None:
     for name in CASES | OWN:
         weights = trained(name, BATCH // world, rank, world)
         safetensors.torch.save_file(weights, f"{folder}/{name}-{rank}.safetensors")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module", params=(2, 4))
 def together(request, tmp_path_factory) -> tuple[Path, int]:
     """Weights of every method as each of so many workers has them."""
     folder = tmp_path_factory.mktemp("workers")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes.spawn(worker, (request.param, port, str(folder)), nprocs=request.param)
+    groups.run(worker, request.param, folder)
     return folder, request.param
 
 

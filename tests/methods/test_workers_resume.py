@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
 
 from raylens import find
 from raylens.cluster.worker import work
 from raylens.config import Run
 from tests.conftest import Tiny
+from tests.methods import groups
 
 CASES = {name: {"name": name} for name in find.names("methods")} | {
     "adda, at once": {"name": "adda", "gate": 0.0},
@@ -31,13 +29,10 @@ def settings(name: str) -> Run:
     return Tiny().run(case.pop("name"), method=case)
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def worker(rank: int, world: int, folder: str) -> None:
     for name in CASES:
         run, facts = settings(name), Tiny().facts()
-        place, kept = {"rank": rank, "world": 2}, f"{folder}/{name}"
+        place, kept = {"rank": rank, "world": world}, f"{folder}/{name}"
         *_, whole = work(run, facts, Tiny().resident(rows=80), **place)
         halfway = next(half := work(run, facts, Tiny().resident(rows=80), **place))
         assert halfway.metrics["step"] == run.fit.steps // 2
@@ -50,17 +45,13 @@ def worker(rank: int, port: int, folder: str) -> None:
         for way, report in zip(WAYS, (whole, end), strict=True):
             held = {key: value.contiguous() for key, value in report.method.state_dict().items()}
             safetensors.torch.save_file(held, f"{kept}-{way}-{rank}.safetensors")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> Path:
     """The weights that each of two workers has in the end, of every method."""
     folder = tmp_path_factory.mktemp("killed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes.spawn(worker, (port, str(folder)), nprocs=2)
+    groups.run(worker, 2, folder)
     return folder
 
 
