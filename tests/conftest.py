@@ -64,11 +64,12 @@ def write_toy(out: str, *, shifted: bool, rows: int = 600, prior: float = 0.4, s
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin the pool of tests/warm for tests that start Ray; without it, as where Linux is not, workers start cold."""
+    """Begin the pool of tests/warm for tests that start Ray, on Linux and unless `RAYLENS_TEST_POOL` is empty."""
     starts_ray = any(
         "ray_cluster" in test.fixturenames or test.get_closest_marker("slow") for test in session.items
     )
-    if not starts_ray or session.config.option.collectonly or not hasattr(os, "pidfd_open"):
+    refused = "RAYLENS_TEST_POOL" in os.environ or not hasattr(os, "pidfd_open")
+    if refused or not starts_ray or session.config.option.collectonly:
         return
     warm, folder = Path(__file__).parent / "warm", tempfile.mkdtemp(prefix="rl", dir="/tmp")
     command = [sys.executable, f"{warm}/pool.py", f"{folder}/pool"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,17 +11,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
+from raylens.cluster.launch import _free_port
+
 
 def run(worker: Callable[[int, int, str], None], world: int, folder: Path) -> None:
     """Call `worker(rank, world, folder)` in each of the `world` processes of a group.
 
-    They are forked from a process that has imported torch, which takes each ten seconds of a CPU.
+    They are forked from a process that has imported torch: to import it takes each ten seconds of a CPU.
     """
     multiprocessing.set_forkserver_preload(["raylens.cluster.worker", "torch.distributed"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    given = (worker, world, port, str(folder))
+    given = (worker, world, _free_port(), str(folder))
     processes.start_processes(_join, given, nprocs=world, start_method="forkserver")
 
 
