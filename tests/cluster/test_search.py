@@ -149,7 +149,7 @@ def test_trials_that_fill_the_cluster_wait_for_each_other_and_survive_a_death(
     """Two workers of a CPU each are all that there is, and a trial's own process holds nothing of it."""
     run = config.build(
         {"method.name": FRAGILE, "method.dies_after": 17, "method.marker": str(tmp_path / "marker")},
-        {"storage": str(tmp_path), "name": "nested", "search.trials": 2, "search.scheduler": "none"},
+        {"storage": str(tmp_path), "name": "nested", "search.trials": 2},
         {"scale.workers": 2, "scale.cpus": 1},
         {"search.space": {"optimizer.lr": {"uniform": [1e-4, 1e-3]}}, "optimizer.lr": 5e-4},
         toy_sets,
@@ -159,8 +159,10 @@ def test_trials_that_fill_the_cluster_wait_for_each_other_and_survive_a_death(
     assert (tmp_path / "marker").exists()
     board = pd.read_csv(tmp_path / "nested" / "leaderboard.csv")
     assert len(board) == 2
-    assert board["steps"].tolist() == [30, 30]
+    assert board["steps"].tolist() == [30, 20], "the second was stopped by ASHA"
     assert checkpoint.read(best).metrics["step"] in (10, 20, 30)
+    groups = ray_cluster.util.placement_group_table().values()
+    assert {group["state"] for group in groups} <= {"REMOVED"}, "workers are reserved for nobody"
 
 
 def test_a_trial_of_two_workers_that_failed_goes_on_and_ends_as_one_that_did_not(
