@@ -84,7 +84,8 @@ def nested(sample: dict[str, Any], run: Run, facts: Any, data: tuple[Any]) -> No
             name=context.get_trial_id(),  # found again by a trial that resumes
             **kept(workers),
             logging_config=train.LoggingConfig(log_level="WARNING"),
-            failure_config=train.FailureConfig(max_failures=run.search.retries),
+            # Tune tries again. If Train did, a trial that is being stopped could reserve new workers, for nobody.
+            failure_config=train.FailureConfig(max_failures=0),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
             callbacks=[TuneReportCallback()],
         ),
